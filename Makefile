@@ -1,0 +1,75 @@
+# `make help` lists the commands. Each one sets up .venv first and skips that when it is ready.
+
+PYTHON ?= python3
+VENV   := $(or $(COURSE_VENV),.venv)
+PY     := $(VENV)/bin/python
+BUILD  := $(PY) notebooks/build.py
+NBVAL  := --nbval --nbval-current-env --nbval-cell-timeout 900 --nbval-sanitize-with tests/nbval_sanitize.cfg
+STATIC := tests/test_house.py tests/test_notebooks.py
+# The lock moves these two by hand, and together: a new PyTorch is gigabytes for everyone.
+TORCH  := torch==2.14.1 torchvision==0.29.1
+
+# A backend set outside would switch off the notebooks' inline figures.
+unexport MPLBACKEND
+unit test: export TQDM_DISABLE = 1
+
+.PHONY: help setup lab test unit run notebooks check badge readme student assets lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv, or bring it up to date
+	@command -v $(PYTHON) >/dev/null || { echo "Set-up failed. This course needs Python 3.11 or newer and $(PYTHON)" \
+		"is not installed: see https://www.python.org/downloads/" >&2; exit 1; }
+	@$(PYTHON) .ci/setup.py
+
+# Without jupytext's pairing: what a learner saves must not rewrite notebooks/src.
+lab: setup ## open the course in JupyterLab (LAB_ARGS="--no-browser" and the like are passed on)
+	$(PY) -m jupyterlab notebooks --ServerApp.jpserver_extensions="{'jupyterlab_jupytext': False}" \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+
+test: setup ## all tests: the package, the files, and every notebook cell by cell
+	$(PY) -m pytest tests
+	$(PY) -m pytest $(NBVAL) notebooks
+
+unit: setup ## the tests that run no notebook
+	$(PY) -m pytest tests
+
+run: setup ## execute the notebooks, HTML into build/ (NB=02 for one)
+	$(BUILD) run $(NB)
+
+notebooks: setup ## notebooks/src to executed notebooks and lessons (NB=02 for one)
+	$(BUILD) build $(NB)
+
+check: setup ## lint and the static tests
+	$(PY) -m ruff check .
+	$(PY) -m pytest $(STATIC)
+
+badge: setup ## make the links point to a fork: REPO=owner/name
+	@test -n "$(REPO)" || { echo 'Say which repository: make badge REPO=owner/name' >&2; exit 2; }
+	$(BUILD) badge $(REPO)
+
+readme: setup ## bring the README's generated tables up to date
+	$(BUILD) readme
+
+student: setup ## notebooks without solutions, for a class
+	$(BUILD) student
+
+assets: setup ## make the embedded data and the small trained weights again
+	$(PY) -m course_utils.assets.make
+
+lock: setup ## resolve requirements.lock again for all systems (UPGRADE=1 for the newest releases)
+	@mkdir -p build
+	@printf '%s\n' $(TORCH) > build/torch.txt
+	@test -x build/uv/bin/uv || { $(PY) -m venv build/uv && build/uv/bin/python -m pip install -q uv; }
+	@cp requirements.lock build/requirements.lock
+	build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --all-extras \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade) \
+		--constraint build/torch.txt pyproject.toml --output-file build/requirements.lock >/dev/null
+	@{ sed -n '/^#/p' requirements.lock; grep -v '^#' build/requirements.lock; } > build/requirements.new
+	@mv build/requirements.new requirements.lock
+
+clean: ## remove build/ and caches (to remove the environment: rm -r .venv)
+	rm -rf build .pytest_cache .ruff_cache *.egg-info
+	find . -path ./.venv -prune -o -path ./.git -prune -o \
+		\( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
