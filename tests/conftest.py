@@ -1,0 +1,56 @@
+"""What every test shares: the small budget, the notebook tools, and a switch that cuts the network.
+
+nbval's own settings are in notebooks/conftest.py, where pytest finds them when it is given a notebook only.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "notebooks"), str(ROOT / "tests")]  # `import build`, `import test_notebooks`
+
+os.environ.setdefault("COURSE_BUDGET", "quick")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def is_loopback(host) -> bool:
+    host = host.decode() if isinstance(host, bytes) else host
+    return host in (None, "", "localhost", "::1") or host.startswith("127.")
+
+
+def block_network(patch: pytest.MonkeyPatch) -> None:
+    """Refuse every look-up and connection that leaves this machine, with the errors of a missing network."""
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def refuse(address) -> None:
+        if isinstance(address, tuple) and not is_loopback(address[0]):
+            raise ConnectionRefusedError(f"COURSE_BLOCK_NETWORK is set: no connection to {address[0]}")
+
+    def guarded_connect(self, address):
+        refuse(address)
+        return connect(self, address)
+
+    def guarded_connect_ex(self, address):
+        refuse(address)
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host, *args, **kwargs):
+        if not is_loopback(host):
+            raise socket.gaierror(socket.EAI_NONAME, f"COURSE_BLOCK_NETWORK is set: no look-up of {host}")
+        return getaddrinfo(host, *args, **kwargs)
+
+    patch.setattr(socket.socket, "connect", guarded_connect)
+    patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+    patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def network():
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("COURSE_BLOCK_NETWORK") == "1":
+            block_network(patch)
+        yield

@@ -1,0 +1,732 @@
+"""The notebook tools, on a small course made here and executed once; and each rule on what breaks it."""
+
+import ast
+import copy
+import importlib.util
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import build
+import nbformat
+import pytest
+import test_notebooks as rules
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parents[1]
+# One pixel each.
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+GIF = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+
+PYPROJECT = """\
+[project]
+name = "tiny"
+
+[project.urls]
+Repository = "https://github.com/OWNER/tiny" # a comment that stays
+Issues = "https://github.com/OWNER/tiny/issues"
+"""
+README = """\
+# Tiny
+
+[![Open In Colab](x)](https://colab.research.google.com/github/OWNER/tiny/blob/main/notebooks/02_tiny.ipynb)
+
+<!-- notebooks:begin -->
+old
+<!-- notebooks:end -->
+between
+<!-- claims:begin -->
+<!-- claims:end -->
+The end of OWNER/tiny.
+"""
+EXERCISE = '''\
+# %% [markdown]
+# **Exercise 2.{n}** · difficulty {n}/5 · 10 minutes
+#
+# {task}
+
+# %% tags=["exercise"]
+def add_{n}(x):
+    """x + {n}, for instance 0.5 for x = 0."""
+    ...
+
+# %% tags=["check"]
+check_{n}(add_{n})
+
+# %% tags=["solution"]
+# @title Solution {n}
+def add_{n}(x):
+    """x + {n}"""
+    return x + {n}
+
+
+check_{n}(add_{n})
+
+'''
+SOURCE = (
+    '''\
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+#   course:
+#     title: Tiny
+#     summary: How a small notebook is made
+#     minutes_cpu: 1
+#     minutes_gpu: 0.5
+# ---
+
+# %% [markdown]
+# # 02 · Tiny
+#
+# **Time:** 1 minute on a 2-core CPU, 0.5 on a GPU
+#
+# ## What you will be able to do
+#
+# - Nothing much.
+
+# %% tags=["setup"]
+pass
+
+# %% tags=["export"]
+import math
+
+# %% [markdown]
+# The factor is 0.25, which the next cell prints. Goodfellow et al. (2014) report 225.5.
+
+# %% tags=["export"]
+def scaled(x):
+    return math.floor(x) * 0.25
+
+# %%
+import os
+from IPython.display import display
+
+def make_check(n):
+    def check(function):
+        value = function(1)
+        right = f"✓ exercise {n} adds {n}" if value == 1 + n else "wrong"
+        print("not attempted" if value is None else right)
+    return check
+
+check_1, check_2, check_3, check_4 = map(make_check, (1, 2, 3, 4))
+print(scaled(1))
+print("✓ the share is 0.25 < 1 for every_seed")
+
+# %%
+PNG, GIF = "'''
+    + PNG
+    + '''", "'''
+    + GIF
+    + """"
+alt = {"alt": "A dark & \\"small\\" pixel"}
+display({"image/png": PNG, "text/plain": "A dark pixel"}, raw=True, metadata={"image/png": alt})
+display({"image/gif": GIF}, raw=True, metadata={"image/gif": {"alt": "A pixel that moves"}})
+
+# %%
+41 + 1;
+
+# %% tags=["widget", "nbval-ignore-output"]
+from ipywidgets import IntSlider
+
+display(IntSlider())
+display({"image/png": PNG}, raw=True, metadata={"image/png": {"alt": "What the slider shows"}})
+
+"""
+    + "".join(EXERCISE.format(n=n, task="Find the bug." if n == 4 else "Add a number.") for n in (1, 2, 3, 4))
+    + """\
+# %% [markdown]
+# ## What was measured
+# ## What went wrong, and what helped
+# ## Further reading
+# ## Next
+"""
+)
+
+
+def make_course(root: Path, source: str = SOURCE) -> build.Course:
+    course = build.Course(root)
+    for path, text in {
+        "pyproject.toml": PYPROJECT,
+        "README.md": README,
+        "course_utils/__init__.py": "",
+        "notebooks/src/02_tiny.py": source,
+    }.items():
+        build.write_text(root / path, text)
+    return course
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> build.Course:
+    """The small course after `build`; the one real execution of this module, so tests must not change it."""
+    course = make_course(tmp_path_factory.mktemp("course"))
+    assert build.main(["build", "02"], root=course.root) == 0
+    return course
+
+
+@pytest.fixture
+def course(built, tmp_path) -> build.Course:
+    """A copy that a test may change."""
+    shutil.copytree(built.root, tmp_path / "course")
+    return build.Course(tmp_path / "course")
+
+
+@pytest.fixture
+def nb(built):
+    return build.read_notebook(built.stored("02_tiny"))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+def cell_with(nb, text: str):
+    return next(cell for cell in nb.cells if text in cell.source)
+
+
+# -------------------------------------------------------------------------------------------------- the build
+
+
+def test_the_built_notebook_keeps_every_rule_and_is_in_step(built, nb):
+    assert [problem for rule in rules.RULES for problem in rule(nb)] == []
+    assert rules.size_problems(nb, built.stored("02_tiny")) == []
+    assert rules.setup_problems(nb, built.setup_cell()) == []
+    assert build.check(built) == []
+
+
+def test_what_must_go_is_stripped_and_what_must_stay_is_kept(built, nb):
+    assert set(nb.metadata) == {"kernelspec", "language_info", "course"}
+    assert nb.metadata.kernelspec == build.KERNELSPEC
+    text = built.stored("02_tiny").read_text("utf-8")
+    for leftover in ("execution", "outputId", "widget-view", "lines_to_next_cell"):
+        assert f'"{leftover}"' not in text and build.WIDGET_VIEW not in text
+    assert [list(out.data) for out in cell_with(nb, "IntSlider").outputs] == [["image/png"]]
+    assert cell_with(nb, "41 + 1").outputs == []
+    solution = cell_with(nb, "# @title Solution 1")
+    assert solution.metadata == {"tags": ["solution"], "jupyter": {"source_hidden": True}, "cellView": "form"}
+    assert not list(built.root.rglob("*.tmp"))
+
+
+def test_colab_leftovers_go_and_adjacent_streams_are_joined():
+    def stream(text, name="stdout"):
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    view = {build.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "IntSlider()"}
+    cell = nbformat.v4.new_code_cell(
+        "1", metadata={"outputId": "x", "id": "y", "executionInfo": {}, "tags": ["long"]}
+    )
+    cell.outputs = [
+        stream("a"), stream("b"), stream("c", "stderr"), stream("d"),
+        nbformat.v4.new_output("display_data", view),
+        nbformat.v4.new_output("display_data", {**view, "image/png": PNG}),
+    ]  # fmt: skip
+    nb = nbformat.v4.new_notebook(
+        cells=[cell], metadata={"colab": {}, "widgets": {}, "course": {"title": "t"}}
+    )
+    build.strip(nb)
+    assert nb.cells[0].metadata == {"tags": ["long"]}
+    assert "widgets" not in nb.metadata and "colab" not in nb.metadata
+    assert [out.get("text") for out in nb.cells[0].outputs] == ["ab", "c", "d", None]
+    assert set(nb.cells[0].outputs[-1].data) == {"image/png", "text/plain"}
+
+
+def test_unchanged_cells_keep_their_id_and_new_ones_get_one_that_repeats(course, nb):
+    for number, cell in enumerate(nb.cells):
+        cell.id = f"old-{number}"
+    path = course.source("02_tiny")
+    edit(path, "# %%\n41 + 1;", "# %%\nprint('new')\n\n# %%\nprint('new')\n\n# %%\n41 + 1;")
+    edit(path, "print(scaled(1))", "print(scaled(2))")
+    ids = []
+    for _ in range(2):
+        changed = build.read_source(course, "02_tiny")
+        build.keep_ids(changed, nb)
+        ids.append([cell.id for cell in changed.cells])
+    assert ids[0] == ids[1] and len(set(ids[0])) == len(ids[0])
+    fresh = [index for index, key in enumerate(ids[0]) if not key.startswith("old-")]
+    assert [changed.cells[index].source.splitlines()[0] for index in fresh] == [
+        "import os",
+        "print('new')",
+        "print('new')",
+    ]
+    assert [key for key in ids[0] if key.startswith("old-")] == [
+        f"old-{n}" for n in range(len(nb.cells)) if n != 5
+    ]
+
+
+def test_a_tag_that_changed_makes_a_new_id(course, nb):
+    before = cell_with(nb, "41 + 1").id
+    edit(course.source("02_tiny"), "# %%\n41 + 1;", '# %% tags=["long"]\n41 + 1;')
+    changed = build.read_source(course, "02_tiny")
+    build.keep_ids(changed, nb)
+    assert cell_with(changed, "41 + 1").id != before
+
+
+def test_a_failing_cell_is_named_and_leaves_the_stored_notebook_as_it_was(course, capsys):
+    before = course.stored("02_tiny").read_bytes()
+    source = SOURCE[: SOURCE.index("# %%\nPNG")] + "# %%\n# why\nmissing_name + 1\n"
+    course.source("02_tiny").write_text(source, "utf-8")
+    assert build.main(["build", "02"], root=course.root) == 1
+    message = capsys.readouterr().err
+    assert "cell 5 of 5 failed" in message and "# why" in message
+    assert (
+        message.rstrip().endswith("NameError: name 'missing_name' is not defined") and "\x1b" not in message
+    )
+    assert course.stored("02_tiny").read_bytes() == before
+    assert not list(course.root.rglob("*.tmp"))
+
+
+def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "kept.txt"
+    path.write_text("old")
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build.write_text(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_an_unknown_prefix_names_the_notebooks_that_exist(built, capsys):
+    assert build.main(["build", "07"], root=built.root) == 1
+    assert capsys.readouterr().err.strip() == "No notebook begins with '07'; there is 02_tiny."
+
+
+def test_run_leaves_html_with_alt_texts_and_no_change_to_the_stored_notebook(course, capsys):
+    before = course.stored("02_tiny").read_bytes()
+    assert build.main(["run"], root=course.root) == 0
+    page = (course.root / "build" / "02_tiny.html").read_text("utf-8")
+    pictures = BeautifulSoup(page, "html.parser").select(".jp-RenderedImage img")
+    assert [(picture["alt"], picture["src"][:14]) for picture in pictures] == [
+        ('A dark & "small" pixel', "data:image/png"),
+        ("A pixel that moves", "data:image/gif"),
+        ("What the slider shows", "data:image/png"),
+    ]
+    assert "No description has been provided" not in page
+    assert course.stored("02_tiny").read_bytes() == before
+    assert "cell 19 of 19 done" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------- stamps and addresses
+
+
+def run_setup_cell(course, monkeypatch, installed: bool) -> list:
+    calls = []
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: types.SimpleNamespace() if installed else None
+    )
+    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
+    exec(course.setup_cell(), {})
+    return calls
+
+
+def test_the_setup_cell_installs_nothing_where_the_package_is(built, monkeypatch):
+    assert run_setup_cell(built, monkeypatch, installed=True) == []
+
+
+def test_the_setup_cell_without_an_address_says_what_to_do(built, monkeypatch):
+    with pytest.raises(ImportError, match=r"pip install -e \..*make badge REPO=owner/name"):
+        run_setup_cell(built, monkeypatch, installed=False)
+
+
+def test_the_setup_cell_installs_the_package_and_nothing_else_from_its_address(course, monkeypatch):
+    build.change_address(course, "someone/fork")
+    (command,) = run_setup_cell(course, monkeypatch, installed=False)
+    assert command[1:] == [
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "git+https://github.com/someone/fork@main",
+    ]
+
+
+def test_the_setup_cell_is_short_and_valid_python(built):
+    assert len(built.setup_cell().splitlines()) < 15
+    ast.parse(built.setup_cell())
+    formatter = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=110", "-"]
+    formatted = subprocess.run(formatter, input=built.setup_cell() + "\n", capture_output=True, text=True)
+    assert formatted.stdout == built.setup_cell() + "\n"  # formatting the texts leaves the stamp alone
+
+
+def test_stamping_twice_changes_nothing_and_keeps_the_authors_lines(course):
+    text = course.source("02_tiny").read_text("utf-8")
+    assert build.stamp_text(text, course, "02_tiny") == text
+    assert build.stamp_text(SOURCE, course, "02_tiny") == text
+    added = [line for line in text.splitlines() if line not in SOURCE.splitlines()]
+    assert {line.lstrip("# ") for line in added} <= {*map(str.lstrip, course.setup_cell().splitlines())} | {
+        line.lstrip("# ") for line in [*course.setup_cell().splitlines(), course.badge("02_tiny")]
+    }
+
+
+def test_a_badge_of_another_spelling_is_replaced(built):
+    old = "# T\n\n[![Open in Colab](a.svg)](https://colab.research.google.com/)\n\nText."
+    assert build.with_badge(old, built.badge("02_tiny")) == f"# T\n\n{built.badge('02_tiny')}\n\nText."
+
+
+def test_a_text_without_setup_cell_or_facts_is_refused_in_one_sentence(course, capsys):
+    course.source("02_tiny").write_text(SOURCE.replace('tags=["setup"]', ""), "utf-8")
+    assert build.main(["stamp"], root=course.root) == 1
+    assert "exactly one cell must be" in capsys.readouterr().err
+    course.source("02_tiny").write_text(SOURCE.replace("#     summary:", "#     theme:"), "utf-8")
+    assert build.main(["lessons"], root=course.root) == 1
+    assert "lacks summary" in capsys.readouterr().err
+
+
+def test_badge_moves_every_address_and_executes_nothing(course, nb):
+    assert build.main(["badge", "some-one/my.fork"], root=course.root) == 0
+    for path in (
+        course.root / "pyproject.toml",
+        course.readme,
+        course.source("02_tiny"),
+        course.stored("02_tiny"),
+    ):
+        text = path.read_text("utf-8")
+        assert "OWNER/tiny" not in text and "some-one/my.fork" in text
+    assert "# a comment that stays" in (course.root / "pyproject.toml").read_text("utf-8")
+    assert build.check(course) == []
+    moved = build.read_notebook(course.stored("02_tiny"))
+    assert [(cell.id, cell.get("outputs")) for cell in moved.cells] == [
+        (cell.id, cell.get("outputs")) for cell in nb.cells
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["someone", "a/b/c", "https://github.com/a/b", "a b/c", "/b", "a/"])
+def test_badge_refuses_what_is_not_owner_and_name(course, wrong, capsys):
+    assert build.main(["badge", wrong], root=course.root) == 1
+    assert "owner/name" in capsys.readouterr().err
+    assert "OWNER/tiny" in course.source("02_tiny").read_text("utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------- lessons
+
+
+def test_a_lesson_holds_the_exported_cells_in_order_and_works(built):
+    text = built.lesson("02_tiny").read_text("utf-8")
+    assert text.startswith(
+        "# Generated by notebooks/build.py from notebooks/src/02_tiny.py: edit the notebook.\n"
+    )
+    assert text.index("import math") < text.index("def scaled") and "check" not in text
+    namespace = {}
+    exec(text, namespace)
+    assert namespace["scaled"](2.5) == 0.5 and "Tiny" in namespace["__doc__"]
+    assert ast.get_docstring(ast.parse((built.lessons / "__init__.py").read_text("utf-8")))
+
+
+def test_a_lesson_leaves_out_titles_and_calls_such_as_checks():
+    cell = "# @title Solution\ndef f():\n    return g()\n\n\nx = f()\nclaim(\n    f(),\n)\nprint(x)"
+    assert build.silent(cell) == "def f():\n    return g()\n\n\nx = f()"
+
+
+def test_a_lesson_that_uses_an_undefined_name_is_a_problem(course):
+    edit(course.source("02_tiny"), '# %% tags=["export"]\nimport math', "# %%\nimport math")
+    build.update_lesson(course, "02_tiny")
+    assert any("F821" in problem and "math" in problem for problem in build.check(course))
+
+
+def test_a_notebook_that_exports_nothing_has_no_lesson(course):
+    edit(course.source("02_tiny"), '# %% tags=["export"]', "# %%")
+    assert any("the exported cells" in problem for problem in build.check(course))
+    build.update_lesson(course, "02_tiny")
+    assert not course.lesson("02_tiny").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ check
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "said"),
+    [
+        ("notebooks/src/02_tiny.py", "print(scaled(1))", "print(scaled(2))", "differs from the text"),
+        ("notebooks/src/02_tiny.py", '"widget", ', "", "differs from the text"),
+        ("notebooks/src/02_tiny.py", "minutes_cpu: 1", "minutes_cpu: 2", "`course` metadata"),
+        ("notebooks/src/02_tiny.py", "# ## Next\n", "# ## Next\n\n# %%\n1\n", "cells, the text"),
+        ("notebooks/src/02_tiny.py", "find_spec(", "find_spec( ", "not the stamped one"),
+        ("notebooks/src/02_tiny.py", "blob/main", "blob/old", "not the stamped one"),
+        ("notebooks/02_tiny.ipynb", "Add a number.", "Add two numbers.", "differs from the text"),
+        (
+            "notebooks/02_tiny.ipynb",
+            '"source_hidden": true',
+            '"source_hidden": false',
+            "differs from the text",
+        ),
+        ("notebooks/02_tiny.ipynb", "✓ the share", "✓ the part", "README.md"),
+        ("course_utils/lessons/nb02_tiny.py", "0.25", "0.5", "exported cells"),
+        ("README.md", "How a small", "How a large", "README.md"),
+    ],
+)
+def test_check_sees_what_is_out_of_step(course, path, old, new, said):
+    edit(course.root / path, old, new)
+    assert any(said in problem for problem in build.check(course))
+
+
+def test_check_sees_missing_and_orphaned_files(course):
+    shutil.copy(course.stored("02_tiny"), course.notebooks / "03_alone.ipynb")
+    shutil.copy(course.lesson("02_tiny"), course.lessons / "nb03_alone.py")
+    course.stored("02_tiny").unlink()
+    problems = "\n".join(build.check(course))
+    assert "notebooks/02_tiny.ipynb does not exist" in problems
+    assert "notebooks/03_alone.ipynb has no text" in problems
+    assert "course_utils/lessons/nb03_alone.py has no text" in problems
+
+
+# ----------------------------------------------------------------------------------------- README and classes
+
+
+def test_the_readme_lists_notebooks_and_claims_and_is_stable(built):
+    text = built.readme.read_text("utf-8")
+    row = next(line for line in text.splitlines() if line.startswith("| [02 Tiny](notebooks/02_tiny.ipynb)"))
+    assert "| How a small notebook is made | 1 | 0.5 | [![Open In Colab]" in row
+    assert (
+        "| 01 GAN theory | planned |" in text and "| 10 Studio | planned |" in text and "02 DCGAN" not in text
+    )
+    assert "- ✓ the share is 0.25 &lt; 1 for every\\_seed" in text and "- ✓ exercise 3 adds 3" in text
+    assert "old" not in text and "between" in text
+    assert build.readme_text(built) == text
+
+
+def test_a_readme_without_markers_is_refused(course, capsys):
+    course.readme.write_text("# No markers\n", "utf-8")
+    assert build.main(["readme"], root=course.root) == 1
+    assert "notebooks:begin" in capsys.readouterr().err
+
+
+def test_the_student_version_has_no_solutions_and_is_graded(course):
+    assert build.main(["student"], root=course.root) == 0
+    nb = build.read_notebook(course.root / "build" / "student" / "02_tiny.ipynb")
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    assert not any("solution" in build.tags(cell) or cell.outputs or cell.execution_count for cell in code)
+    graded = [cell.metadata.nbgrader for cell in nb.cells if "nbgrader" in cell.metadata]
+    assert len({entry.grade_id for entry in graded}) == len(graded) == 8
+    assert all(entry.schema_version == 3 for entry in graded)
+    assert [entry.points for entry in graded if entry.grade] == [1, 2, 3, 4]
+    assert all(entry.locked == entry.grade != entry.solution for entry in graded)
+    stub = cell_with(nb, "def add_1").source
+    assert stub.endswith("    ### BEGIN SOLUTION\n    ...\n    ### END SOLUTION")
+    assert "return x + 1" not in json.dumps(nb)
+
+
+@pytest.mark.parametrize(
+    ("stub", "marked"),
+    [
+        ("def f(x): ...", "def f(x):\n    ### BEGIN SOLUTION\n    ...\n    ### END SOLUTION"),
+        (
+            "def f(x):\n    return ...",
+            "def f(x):\n    ### BEGIN SOLUTION\n    return ...\n    ### END SOLUTION",
+        ),
+        ("loss = ...  # yours", "### BEGIN SOLUTION\nloss = ...  # yours\n### END SOLUTION"),
+        ("x = 1", "### BEGIN SOLUTION\nx = 1\n### END SOLUTION"),
+    ],
+)
+def test_the_markers_surround_only_what_a_learner_replaces(stub, marked):
+    assert build.mark_solution(stub) == marked
+
+
+def test_a_second_check_after_the_solution_is_dropped():
+    roles = ["exercise", "check", "solution", "check"]
+    cells = [nbformat.v4.new_code_cell(f"{i} ...", metadata={"tags": [role]}) for i, role in enumerate(roles)]
+    nb = build.student_version(nbformat.v4.new_notebook(cells=cells), "02_tiny")
+    assert [cell.metadata.tags for cell in nb.cells] == [["exercise"], ["check"]]
+
+
+def test_an_exported_solution_is_imported_in_the_student_version():
+    solution = "# @title Solution\na, b = 1, 2\ndef f():\n    c = 3\n\nf()"
+    cell = nbformat.v4.new_code_cell(solution, metadata={"tags": ["solution", "export"]})
+    nb = build.student_version(nbformat.v4.new_notebook(cells=[cell]), "02_tiny")
+    assert nb.cells[0].source == "from course_utils.lessons.nb02_tiny import f, a, b"
+
+
+# -------------------------------------------------------------------------------- every rule sees its mistake
+
+
+def _set(find: str, **changes):
+    """A defect that sets fields of the first cell whose source contains `find`."""
+
+    def apply(nb):
+        cell_with(nb, find).update(changes)
+
+    return apply
+
+
+def _replace(old: str, new: str):
+    def apply(nb):
+        for cell in nb.cells:
+            cell.source = cell.source.replace(old, new)
+
+    return apply
+
+
+def _tags(find: str, *names: str):
+    def apply(nb):
+        cell_with(nb, find).metadata["tags"] = list(names)
+
+    return apply
+
+
+def _output(find: str, *outputs):
+    def apply(nb):
+        cell_with(nb, find).outputs = [nbformat.from_dict(out) for out in outputs]
+
+    return apply
+
+
+def _course(**facts):
+    return lambda nb: nb.metadata.course.update(facts)
+
+
+def _printed(*lines):
+    return {"output_type": "stream", "name": "stdout", "text": "\n".join(lines)}
+
+
+def _shown(mime, value, alt=None):
+    metadata = {mime: {"alt": alt}} if alt is not None else {}
+    return {"output_type": "display_data", "data": {mime: value}, "metadata": metadata}
+
+
+def _drop(find: str):
+    def apply(nb):
+        nb.cells.remove(cell_with(nb, find))
+
+    return apply
+
+
+def _in_check_1(text):
+    return _output("check_1(add_1)", _printed(text))
+
+
+ERROR = {"output_type": "error", "ename": "E", "evalue": "", "traceback": []}
+DEFECTS = [
+    ("execution", _set("41 + 1", execution_count=None), "not 1 to 19"),
+    ("execution", _set("41 + 1", execution_count=40), "not 1 to 19"),
+    ("error", _output("41 + 1", ERROR), "an error"),
+    ("metadata", lambda nb: nb.metadata.kernelspec.update(name="venv"), "kernelspec"),
+    ("metadata", lambda nb: nb.metadata.update(widgets={}), "widget state"),
+    ("picture", _output("41 + 1", _shown("image/png", PNG)), "image/png without alt"),
+    ("picture", _output("41 + 1", _shown("image/gif", GIF, " ")), "image/gif without alt"),
+    ("picture", _output("41 + 1", _shown("image/png", "A" * 161_000, "big")), "more than 120,000"),
+    ("picture", _output("41 + 1", _shown("text/html", "<img src='x'>")), "text/html without alt"),
+    ("picture", _set("## Next", source="![](x.png)"), "no alt text"),
+    ("path", _output("41 + 1", _printed("saved to /home/ann/x.pt")), "/home/ann"),
+    ("path", _output("41 + 1", _shown("text/plain", "PosixPath('/tmp/x')")), "/tmp/x"),
+    ("path", _set("41 + 1", source="open('/Users/ann/x')"), "/Users/ann"),
+    ("path", _set("41 + 1", source=r"open(r'C:\Users\ann')"), "C:"),
+    ("length", _set("41 + 1", source="x = 1\n" * 26), "26 lines of code, more than 25"),
+    ("length", _set("@title Solution 1", source="x = 1\n" * 41), "41 lines of code, more than 40"),
+    ("structure", _replace("# 02 · Tiny", "02 · Tiny"), "no title"),
+    ("structure", _replace("[![Open In Colab]", "[![Open]"), "no Colab badge"),
+    ("structure", _replace("**Time:**", "**When:**"), "no line that begins with **Time**"),
+    ("structure", _course(minutes_cpu=7), "does not state minutes_cpu"),
+    *[("structure", _replace(heading, heading + "!"), repr(heading)) for heading in rules.HEADINGS],
+    ("time", _course(build_seconds=61), "1 minutes are promised"),
+    ("time", lambda nb: nb.metadata.course.pop("build_seconds"), "is missing"),
+    ("claim", _output("print(scaled(1))"), "4 claims, fewer than 5"),
+    ("claim", _output("print(scaled(1))", _printed("✓ a share of 0.30000000004")), "float tail"),
+    ("widget", _tags("IntSlider"), "no cell is tagged widget"),
+    ("widget", _output("IntSlider", _printed("IntSlider()")), "no static picture"),
+    ("exercise", _tags("def add_1"), "3 exercises, fewer than 4"),
+    ("exercise", _replace("Find the bug", "Find it"), "find the bug"),
+    ("exercise", _replace("difficulty 1/5", "easy"), "no 'difficulty n/5'"),
+    ("exercise", _replace("1/5 · 10 minutes", "1/5"), "gives no minutes"),
+    ("exercise", _replace("    ...", "    return 1"), "not a stub"),
+    ("exercise", _tags("check_1(add_1)"), "no check follows"),
+    ("exercise", _in_check_1("✓ all right"), "the untouched stub does not say"),
+    ("exercise", _drop("# @title Solution 1"), "no solution follows"),
+    ("exercise", _replace("# @title Solution 1", "# Solution 1"), "does not begin with"),
+    ("exercise", lambda nb: cell_with(nb, "# @title Solution 1").metadata.pop("jupyter"), "not folded"),
+    ("exercise", _set("# @title Solution 1", source="# @title Solution 1\n1"), "the solution is not checked"),
+    ("exercise", _output("# @title Solution 1", _printed("not attempted")), "check of the solution says"),
+    ("class", _set("# @title Solution 4", source="add_1(2)", metadata={}), "add_1 is used after"),
+    ("prose", _set("## Next", source="FD fell to 17.31."), "17.31"),
+    ("prose", _set("## Next", source="It covers 93 % of them."), "93 %"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "defect", "said"), DEFECTS, ids=[f"{d[0]}-{i}" for i, d in enumerate(DEFECTS)]
+)
+def test_a_rule_sees_its_mistake(nb, rule, defect, said):
+    check = getattr(rules, f"{rule}_problems")
+    assert check in rules.RULES and check(nb) == []
+    defect(nb)
+    assert any(said in problem for problem in check(nb)), check(nb)
+
+
+def test_every_rule_is_shown_to_see_a_mistake():
+    assert {rule.__name__ for rule in rules.RULES} == {f"{defect[0]}_problems" for defect in DEFECTS}
+
+
+def test_a_magic_in_a_cell_is_no_problem_but_cannot_be_exported(nb):
+    cell_with(nb, "41 + 1").source = "%time 1\nif 1:\n    !ls"
+    assert rules.class_problems(nb) == []
+    with pytest.raises(build.CourseError, match="plain Python"):
+        build.silent("%time 1")
+
+
+def test_the_rules_for_size_and_setup_cell_see_their_mistakes(built, nb, tmp_path):
+    large = tmp_path / "large.ipynb"
+    large.write_bytes(b" " * 1_500_001)
+    assert "more than 1,500,000" in rules.size_problems(nb, large)[0]
+    setup = cell_with(nb, "@title Setup")
+    setup.source += " "
+    assert rules.setup_problems(nb, built.setup_cell()) == ["the set-up cell is not the stamped one"]
+    nb.cells.append(copy.deepcopy(setup))
+    assert rules.setup_problems(nb, built.setup_cell()) == ["2 cells are tagged setup, not one"]
+
+
+def test_prose_may_quote_formulas_code_published_numbers_and_what_was_printed(nb):
+    cell_with(
+        nb, "## Next"
+    ).source = (
+        "A factor of 0.25; $x = 0.1$; `0.2`; [link](a0.3); exercise 2.7.\nHeusel et al. (2017) found 12.5 %."
+    )
+    assert rules.prose_problems(nb) == []
+
+
+def test_a_long_cell_may_have_forty_lines_and_comments_are_free(nb):
+    cell_with(nb, "41 + 1").update(source="x = 1\n" * 40, metadata={"tags": ["long"]})
+    cell_with(nb, "print(scaled(1))").update(source="x = 1\n# why\n\n" * 25)
+    assert rules.length_problems(nb) == []
+
+
+# ------------------------------------------------------------------------------------------- nbval and pytest
+
+
+def test_nbval_honours_a_trailing_semicolon_and_sees_an_output_that_changed(course):
+    for path in ("notebooks/conftest.py", "tests/nbval_sanitize.cfg"):
+        (course.root / path).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / path, course.root / path)
+    changed = course.notebooks / "03_changed.ipynb"
+    shutil.copy(course.stored("02_tiny"), changed)
+    edit(changed, "0.25\\n", "0.26\\n")
+    files = ["notebooks/02_tiny.ipynb", "notebooks/03_changed.ipynb"]
+    command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, cwd=course.root, capture_output=True, text=True, timeout=120)
+    assert "1 failed, 37 passed" in done.stdout, done.stdout
+    assert "FAILED notebooks/03_changed.ipynb::Cell 3" in done.stdout, done.stdout
+
+
+def test_the_network_switch_lets_only_this_machine_through(monkeypatch):
+    place = importlib.util.spec_from_file_location("course_conftest", ROOT / "tests" / "conftest.py")
+    conftest = importlib.util.module_from_spec(place)
+    place.loader.exec_module(conftest)
+    conftest.block_network(monkeypatch)
+    with pytest.raises(OSError, match="COURSE_BLOCK_NETWORK"):
+        socket.getaddrinfo("example.org", 80)
+    with socket.socket() as far, pytest.raises(OSError, match="COURSE_BLOCK_NETWORK"):
+        far.connect(("192.0.2.1", 80))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname(), 5).close()
