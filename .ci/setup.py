@@ -284,8 +284,9 @@ def install(venv, log, inherit=()):
     status, output = run_pip([python, "-c", IMPORTS], log, inherit)
     if status:
         raise SetupError(
-            "The packages are installed and do not import ({}): delete {} and run the same command "
-            "again.".format(last_line(output), shown(venv))
+            "The packages are installed and do not import ({}): delete {} and run the same command again.".format(
+                last_line(output), shown(venv)
+            )
         )
 
 

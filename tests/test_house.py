@@ -50,9 +50,7 @@ def test_conda_and_pip_ask_for_the_same() -> None:
 
 def test_colab_can_keep_its_own_versions() -> None:
     for requirement in requirements():
-        assert {part.operator for part in requirement.specifier} == {">="}, (
-            f"{requirement}: not a lower bound"
-        )
+        assert {part.operator for part in requirement.specifier} == {">="}, f"{requirement}: not a lower bound"
 
 
 def test_the_lock_satisfies_every_requirement() -> None:
@@ -170,9 +168,7 @@ def test_every_target_that_needs_the_environment_sets_it_up_first() -> None:
 
 @needs_make
 def test_make_without_any_python() -> None:
-    done = subprocess.run(
-        ["make", "setup", "PYTHON=no-such-python"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run(["make", "setup", "PYTHON=no-such-python"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Set-up failed. This course needs Python 3.11 or newer" in done.stderr.splitlines()[0]
 

@@ -45,9 +45,7 @@ def printed(cell) -> str:
     parts = []
     for out in cell.get("outputs", []):
         parts += [out.get("text", ""), out.get("evalue", ""), *out.get("traceback", [])]
-        parts += [
-            as_text(value) for mime, value in out.get("data", {}).items() if not mime.startswith("image/")
-        ]
+        parts += [as_text(value) for mime, value in out.get("data", {}).items() if not mime.startswith("image/")]
     return "\n".join(parts)
 
 
@@ -96,9 +94,7 @@ def picture_problems(nb) -> list[str]:
     for cell in nb.cells:
         for out in cell.get("outputs", []):
             for mime, value in out.get("data", {}).items():
-                problems += [
-                    f"{problem} in {first_line(cell)!r}" for problem in _picture(out, mime, as_text(value))
-                ]
+                problems += [f"{problem} in {first_line(cell)!r}" for problem in _picture(out, mime, as_text(value))]
         if cell.cell_type == "markdown" and re.search(r"!\[\s*\]\(", cell.source):
             problems.append(f"a picture in the text has no alt text: {first_line(cell)!r}")
     return problems
@@ -131,9 +127,7 @@ def length_problems(nb) -> list[str]:
     problems = []
     for cell in code_cells(nb):
         limit = 40 if {"long", "setup", "solution"} & set(build.tags(cell)) else 25
-        lines = [
-            line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")
-        ]
+        lines = [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
         if len(lines) > limit:
             problems.append(f"{len(lines)} lines of code, more than {limit}, in {first_line(cell)!r}")
     return problems
@@ -154,9 +148,7 @@ def structure_problems(nb) -> list[str]:
             problems.append(f"the Time line of the first cell does not state {key} ({facts[key]})")
     if not time_line:
         problems.append("the first cell has no line that begins with **Time**")
-    lines = {
-        line.strip() for cell in nb.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()
-    }
+    lines = {line.strip() for cell in nb.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()}
     return problems + [f"the heading {heading!r} is missing" for heading in HEADINGS if heading not in lines]
 
 
@@ -179,9 +171,7 @@ def time_problems(nb) -> list[str]:
 def claim_problems(nb) -> list[str]:
     found = build.claims(nb)
     problems = [] if len(found) >= 5 else [f"{len(found)} claims, fewer than 5"]
-    return problems + [
-        f"a float tail in the claim {line!r}" for line in found if re.search(r"\d\.\d{5,}", line)
-    ]
+    return problems + [f"a float tail in the claim {line!r}" for line in found if re.search(r"\d\.\d{5,}", line)]
 
 
 def widget_problems(nb) -> list[str]:
@@ -254,9 +244,7 @@ def class_problems(nb) -> list[str]:
 
 
 NOT_PROSE = re.compile(r"(?s)```.*?```|\$\$.*?\$\$|\$[^$\n]+\$|`[^`\n]+`|\]\([^)]*\)|https?://\S+")
-NUMBERED = re.compile(
-    r"(?i)\b(?:exercise|section|equation|eq\.|figure|table|version|python|arxiv:?) *\(?[\d.]+"
-)
+NUMBERED = re.compile(r"(?i)\b(?:exercise|section|equation|eq\.|figure|table|version|python|arxiv:?) *\(?[\d.]+")
 QUOTED = re.compile(r"(?<![\w.])(\d+\.\d+(?: ?%)?|\d+ ?%)(?![\w.]*\d)")
 
 
