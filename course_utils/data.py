@@ -1,0 +1,293 @@
+"""Pictures and toy distributions, always there: with the network or without it.
+
+`images(name, split)` looks for the full data set in four places, in this order, and says in one line what it
+found:
+
+1. the course's own cache (`COURSE_CACHE`, else `~/.cache/gans-to-diffusion`),
+2. the folder named in `COURSE_DATA_DIR`,
+3. Debian's package `dataset-fashion-mnist`,
+4. a download by torchvision (mirrors and checksums are torchvision's) into the cache,
+
+and last takes the subset that is embedded in the package. `COURSE_DATA=embedded` forces the subset.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import math
+import os
+import shutil
+import socket
+import struct
+import tempfile
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import getproxies, proxy_bypass
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torchvision import datasets as tv_datasets
+
+ASSETS = Path(__file__).parent / "assets"
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known about a data set before it is read."""
+
+    title: str
+    classes: tuple[str, ...]
+    torchvision: type
+    debian: Path | None = None
+
+
+DATASETS = {
+    "fashion_mnist": DatasetInfo(
+        "Fashion-MNIST",
+        ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+        tv_datasets.FashionMNIST,
+        Path("/usr/share/datasets/fashion-mnist"),
+    ),
+    "mnist": DatasetInfo("MNIST", tuple(str(digit) for digit in range(10)), tv_datasets.MNIST),
+}
+
+
+class DataError(RuntimeError):
+    """A data set cannot be read; the message names the cause and the cure."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures in memory.
+
+    Attributes:
+        x: float32 tensor (N, 1, 28, 28) in [-1, 1].
+        y: int64 tensor (N,), the class of each picture.
+        classes: the names of the classes, in order.
+        source: where the pictures came from, in words.
+    """
+
+    x: Tensor
+    y: Tensor
+    classes: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def info(name: str) -> DatasetInfo:
+    """What is known about data set `name`; raises ValueError for an unknown one."""
+    if name not in DATASETS:
+        raise ValueError(f"There is no data set {name!r}: choose one of {', '.join(sorted(DATASETS))}.")
+    return DATASETS[name]
+
+
+def images(name: str, split: str = "train", verbose: bool = True) -> Images:
+    """All pictures of one split, in memory.
+
+    Args:
+        name: "fashion_mnist" or "mnist".
+        split: "train" or "test".
+        verbose: print one line that says how many pictures there are and where they came from.
+
+    Raises:
+        ValueError: unknown name or split.
+        DataError: a file in `COURSE_DATA_DIR` is damaged, or the embedded subset is.
+    """
+    about = info(name)
+    if split not in SPLITS:
+        raise ValueError(f"There is no split {split!r} of {about.title}: choose 'train' or 'test'.")
+    pixels, labels, source = _full(name, split) or (*embedded(name, split), "the embedded subset")
+    if verbose:
+        print(f"{about.title}, {split}: {len(pixels):,} pictures from {source}")
+    return Images(to_unit_range(pixels), labels.long(), about.classes, source)
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """Bytes (N, 28, 28) in 0..255 to float32 (N, 1, 28, 28) in [-1, 1], the range of tanh."""
+    return pixels.unsqueeze(1).float().div_(127.5).sub_(1.0)
+
+
+# --- the embedded subset ------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def _embedded_file(name: str) -> dict[str, Tensor]:
+    path = ASSETS / f"{name}.safetensors.xz"
+    try:
+        return safetensors.torch.load(lzma.decompress(path.read_bytes()))
+    except (OSError, lzma.LZMAError, EOFError, safetensors.SafetensorError) as error:
+        raise DataError(
+            f"The embedded pictures {path.name} cannot be read ({error}): install the course again."
+        ) from error
+
+
+def embedded(name: str, split: str) -> tuple[Tensor, Tensor]:
+    """The pictures that ship with the course: uint8 (N, 28, 28) and uint8 labels (N,), stratified by class.
+
+    They come in one fixed mixed order, as in the full sets, so that the first n hold every class; the file is
+    sorted by class, since it packs better so.
+    """
+    tensors = _embedded_file(name)
+    labels = tensors[f"{split}_labels"]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return tensors[f"{split}_images"][order], labels[order]
+
+
+# --- the full set -------------------------------------------------------------------------------------------
+
+
+def cache_dir() -> Path:
+    """The folder that holds downloads: `COURSE_CACHE`, else `gans-to-diffusion` in the user's cache."""
+    if named := os.environ.get("COURSE_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gans-to-diffusion"
+
+
+def _full(name: str, split: str) -> tuple[Tensor, Tensor, str] | None:
+    """The full split from the first place that has it undamaged, or None."""
+    choice = os.environ.get("COURSE_DATA", "full")
+    if choice not in ("full", "embedded"):
+        raise ValueError(f"COURSE_DATA is {choice!r}: set it to 'full' or 'embedded', or unset it.")
+    if choice == "embedded":
+        return None
+    cached = cache_dir() / name
+    places: list[tuple[str, Path | None]] = [("the cache", cached), ("COURSE_DATA_DIR", _own_folder(name))]
+    places.append(("Debian's package", DATASETS[name].debian))
+    for label, folder in places:
+        if folder is None or len(_split_files(folder, split)) < 2:
+            continue
+        try:
+            return (*_read_split(folder, split), label)
+        except DataError as error:
+            if label == "COURSE_DATA_DIR":  # the reader chose these files: say so, never replace them
+                raise
+            print(f"{label} is passed over: {error}")
+    if _download(name, cached):
+        return (*_read_split(cached, split), "torchvision's download, now in the cache")
+    return None
+
+
+def _own_folder(name: str) -> Path | None:
+    """The folder of `name` in `COURSE_DATA_DIR`: a subfolder named as we, Debian or torchvision name it."""
+    named = os.environ.get("COURSE_DATA_DIR")
+    if not named:
+        return None
+    root = Path(named).expanduser()
+    if not root.is_dir():
+        raise DataError(f"COURSE_DATA_DIR is {named!r}, which is no folder: correct it or unset it.")
+    tv_name = DATASETS[name].torchvision.__name__
+    for folder in (root / name, root / name.replace("_", "-"), root / tv_name / "raw", root / tv_name):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def _split_files(folder: Path, split: str) -> list[Path]:
+    """The picture file and the label file of a split, packed or not; fewer than two when one is missing."""
+    stem = "train" if split == "train" else "t10k"
+    names = [f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"]
+    options = [[folder / f"{name}{ending}" for ending in (".gz", "")] for name in names]
+    return [path for paths in options if (path := next((p for p in paths if p.is_file()), None))]
+
+
+def _read_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
+    picture_file, label_file = _split_files(folder, split)
+    pixels, labels = _read_idx(picture_file), _read_idx(label_file)
+    if pixels.shape[1:] != (28, 28) or labels.shape != pixels.shape[:1]:
+        raise DataError(
+            f"{picture_file.name} and {label_file.name} in {folder} do not belong together: shapes"
+            f" {tuple(pixels.shape)} and {tuple(labels.shape)}; delete both or fetch them again."
+        )
+    return pixels, labels
+
+
+def _read_idx(path: Path) -> Tensor:
+    """One file in LeCun's IDX format: two zero bytes, type 8 (unsigned byte), rank, sizes, then the bytes."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        zero, kind, rank = struct.unpack_from(">HBB", raw)
+        shape = struct.unpack_from(f">{rank}I", raw, 4)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): delete it or fetch it again.") from error
+    start = 4 + 4 * rank
+    if (zero, kind) != (0, 8) or len(raw) - start != math.prod(shape):
+        raise DataError(f"{path} is no complete IDX file of bytes: delete it or fetch it again.")
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=start).reshape(shape)
+
+
+def _download(name: str, target: Path) -> bool:
+    """Fetch the full set into `target`: all of it or nothing. Says why when it cannot be had."""
+    about = DATASETS[name]
+    if not any(_answers(mirror) for mirror in about.torchvision.mirrors):
+        print(f"{about.title}: no network, so the embedded subset is used.")
+        return False
+    scratch = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+        about.torchvision(str(scratch), download=True)
+        if target.exists():  # a damaged cache, passed over above
+            shutil.rmtree(target)
+        raw = scratch / about.torchvision.__name__ / "raw"
+        for unpacked in raw.glob("*-ubyte"):  # the packed files carry checksums and are a tenth of the size
+            unpacked.unlink()
+        raw.rename(target)
+    except (OSError, RuntimeError, HTTPException) as error:
+        print(f"{about.title} could not be downloaded ({error}), so the embedded subset is used.")
+        return False
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return True
+
+
+def _answers(url: str, seconds: float = 3.0) -> bool:
+    """Whether the host of `url`, or the proxy before it, takes a connection: a download may hang for minutes."""
+    parts = urlparse(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(parts.hostname or ""):
+        parts = urlparse(proxy if "//" in proxy else f"http://{proxy}")
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), timeout=seconds).close()
+    except (OSError, ValueError):  # ValueError: a proxy whose port is no number
+        return False
+    return True
+
+
+# --- toy distributions --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """Equal isotropic Gaussians: `centers` (M, D), one standard deviation `std` in the units of the centres."""
+
+    centers: Tensor
+    std: float
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """`n` independent points, float32 (n, D)."""
+        mode = torch.randint(len(self.centers), (n,), generator=generator)
+        noise = torch.randn(n, self.centers.shape[1], generator=generator)
+        return self.centers[mode] + self.std * noise
+
+
+def ring(modes: int = 8, radius: float = 1.0, std: float = 0.01) -> GaussianMixture:
+    """`modes` Gaussians on a circle (Lin et al. 2018, PacGAN, section 4.1: 8 modes, variance 1e-4)."""
+    angle = torch.arange(modes) * (2 * math.pi / modes)
+    return GaussianMixture(radius * torch.stack([angle.cos(), angle.sin()], dim=1), std)
+
+
+def grid(side: int = 5, spacing: float = 2.0, std: float = 0.05) -> GaussianMixture:
+    """`side` x `side` Gaussians on a square lattice around 0 (PacGAN, section 4.1: 5 x 5, 2 apart)."""
+    ticks = (torch.arange(side) - (side - 1) / 2) * spacing
+    return GaussianMixture(torch.cartesian_prod(ticks, ticks), std)

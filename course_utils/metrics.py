@@ -1,0 +1,282 @@
+"""Distances between sets of pictures, on the features of the course's own small classifier.
+
+The numbers compare models inside this course. They are not FID: that word belongs to Inception's features. One
+unit of our Fréchet distance is what 2,048 real training pictures score against the reference, so a reader can
+see at a glance how many "floors" away a model is. The reference is always the embedded test pictures, so that
+figures agree between a machine with the full data and one without.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from . import data
+
+MIN_SAMPLES = 2048
+
+
+# --- the feature network ------------------------------------------------------------------------------------
+
+
+class Classifier(nn.Module):
+    """A small convolutional classifier for 28 x 28 grey pictures; its last hidden layer gives the features.
+
+    `forward` gives logits (N, 10); `features` gives float32 (N, 128), scaled once so that 2,048 real training
+    pictures have a Fréchet distance of about 1 to the reference.
+    """
+
+    feature_dim = 128
+    feature_scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [1, 32, 64, 64]
+        blocks: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:]):  # 28 -> 14 -> 7
+            blocks += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            blocks += [nn.MaxPool2d(2)] if len(blocks) < 8 else []
+        self.body = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(64 * 7 * 7, self.feature_dim), nn.ReLU())
+        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(self.feature_dim, 10))
+        self.register_buffer("feature_scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x) * self.feature_scale
+
+
+@lru_cache(maxsize=4)
+def classifier(name: str) -> Classifier:
+    """The trained classifier of data set `name`, in eval mode on the CPU, without gradients."""
+    data.info(name)
+    net = Classifier()
+    net.load_state_dict({k: v.float() for k, v in load_file(data.ASSETS / f"{name}_classifier.safetensors").items()})
+    return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, batch_size: int = 500) -> Tensor:
+    """`function` over `x` in slices, results on the CPU: memory stays bounded for any number of pictures."""
+    return torch.cat([function(part).cpu() for part in x.split(batch_size)])
+
+
+def _check_pictures(x: Tensor) -> Tensor:
+    if x.ndim != 4 or x.shape[1:] != (1, 28, 28):
+        raise ValueError(f"Metrics want pictures of shape (N, 1, 28, 28), not {tuple(x.shape)}.")
+    if len(x) == 0:
+        raise ValueError("Metrics want at least one picture, not none.")
+    if not torch.isfinite(x).all():
+        raise ValueError("The pictures hold NaN or infinity: the model that made them diverged.")
+    low, high = x.min().item(), x.max().item()
+    if low < -1.5 or high > 1.5 or low >= 0:
+        raise ValueError(f"Metrics want pictures in [-1, 1], not in [{low:.2f}, {high:.2f}]: rescale with 2 * x - 1.")
+    return x.detach().float().cpu().clamp(-1, 1)
+
+
+def features(x: Tensor, name: str) -> Tensor:
+    """Features (N, 128) of pictures (N, 1, 28, 28) in [-1, 1] under data set `name`'s classifier."""
+    return in_batches(classifier(name).features, _check_pictures(x))
+
+
+def class_probabilities(x: Tensor, name: str) -> Tensor:
+    """The classifier's softmax (N, 10) for pictures (N, 1, 28, 28) in [-1, 1]."""
+    return in_batches(lambda part: classifier(name)(part).softmax(dim=1), _check_pictures(x))
+
+
+# --- distances between two sets of features -----------------------------------------------------------------
+
+
+def _check_pair(a: Tensor, b: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor]:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"Two sets of features (N, D) are wanted, not {tuple(a.shape)} and {tuple(b.shape)}.")
+    if min(len(a), len(b)) < at_least:
+        raise ValueError(f"At least {at_least} samples a set are needed, not {len(a)} and {len(b)}.")
+    return a.detach().double().cpu(), b.detach().double().cpu()
+
+
+def frechet_from_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+    """Squared 2-Wasserstein distance between two Gaussians (Dowson and Landau 1982, equation 4).
+
+    ||mean_a - mean_b||^2 + tr(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)). The trace of the root is the sum of the
+    singular values of cov_b^(1/2) cov_a^(1/2), which needs only symmetric eigenproblems and cannot turn complex.
+
+    Args:
+        mean_a, mean_b: (D,).
+        cov_a, cov_b: (D, D), symmetric and positive semi-definite.
+    """
+
+    def root(cov: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(cov)
+        return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+    trace_of_root = torch.linalg.svdvals(root(cov_b) @ root(cov_a)).sum()
+    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * trace_of_root
+    return max(distance.item(), 0.0)
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """Fréchet distance between features (N, D) and (M, D) (Heusel et al. 2017, equation 6). 0 is best.
+
+    Warns below 2,048 samples in `fake`: the estimate is biased upwards, the more so the fewer there are.
+    """
+    if len(fake) < MIN_SAMPLES:
+        warnings.warn(
+            f"{len(fake)} samples: below {MIN_SAMPLES} the Fréchet distance is biased upwards, so compare it only"
+            " with distances from as many samples.",
+            stacklevel=2,
+        )
+    real, fake = _check_pair(real, fake)
+    return frechet_from_moments(real.mean(0), real.T.cov(), fake.mean(0), fake.T.cov())
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """KID: unbiased squared MMD with the cubic kernel (x.y / D + 1)^3 (Binkowski et al. 2018, section 4).
+
+    0 is best, and being unbiased it can fall slightly below 0. All samples are used, no random subsets.
+    """
+    a, b = _check_pair(a, b)
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def mean_off_diagonal(k: Tensor) -> Tensor:
+        return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+
+    mmd = mean_off_diagonal(kernel(a, a)) + mean_off_diagonal(kernel(b, b)) - 2 * kernel(a, b).mean()
+    return mmd.item()
+
+
+def _neighbour_radii(x: Tensor, k: int) -> Tensor:
+    """Distance (N,) from each point to its k-th nearest other point."""
+    return torch.cdist(x, x).kthvalue(k + 1, dim=1).values  # the nearest of all is the point itself
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, equations 1 and 2), each in 0..1.
+
+    Precision: share of `fake` (M, D) inside a k-neighbour ball of `real` (N, D). Recall: the other way round.
+    """
+    real, fake = _check_pair(real, fake, at_least=k + 1)
+    distance = torch.cdist(real, fake)  # (N, M)
+    precision = (distance <= _neighbour_radii(real, k)[:, None]).any(dim=0).double().mean()
+    recall = (distance <= _neighbour_radii(fake, k)[None, :]).any(dim=1).double().mean()
+    return precision.item(), recall.item()
+
+
+def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
+    """Density and coverage (Naeem et al. 2020, equations 2 and 3).
+
+    Density: how many real k-neighbour balls hold a fake point, over k; about 1 for a perfect model, and it can
+    exceed 1. Coverage: share of real balls that hold at least one fake point, in 0..1.
+    """
+    real, fake = _check_pair(real, fake, at_least=k + 1)
+    inside = torch.cdist(real, fake) < _neighbour_radii(real, k)[:, None]  # (N, M)
+    return (inside.sum(dim=0).double().mean() / k).item(), inside.any(dim=1).double().mean().item()
+
+
+def inception_score(probabilities: Tensor) -> float:
+    """exp E[KL(p(y|x) || p(y))] (Salimans et al. 2016, section 4), between 1 and the number of classes.
+
+    With the course's classifier in Inception's place. `probabilities`: (N, classes), rows sum to 1.
+    """
+    p = probabilities.double()
+    if p.ndim != 2 or not torch.allclose(p.sum(dim=1), torch.ones(len(p), dtype=p.dtype), atol=1e-4):
+        raise ValueError("The inception score wants probabilities (N, classes) whose rows sum to 1.")
+    entropy_of_mean = -torch.xlogy(p.mean(0), p.mean(0)).sum()
+    mean_entropy = -torch.xlogy(p, p).sum(dim=1).mean()
+    return (entropy_of_mean - mean_entropy).exp().item()
+
+
+def class_histogram(probabilities: Tensor) -> Tensor:
+    """Share (classes,) of samples whose most likely class is each one; sums to 1."""
+    counts = probabilities.argmax(dim=1).bincount(minlength=probabilities.shape[1])
+    return counts.double() / len(probabilities)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Modes of a mixture that samples reached, and the share of samples within 3 sigma of a centre."""
+
+    modes: int
+    of: int
+    high_quality: float
+
+
+def modes_covered(points: Tensor, mixture: data.GaussianMixture, sigmas: float = 3.0) -> Coverage:
+    """A mode counts as covered when a high-quality sample is nearest to it (Srivastava et al. 2017, section 5.1).
+
+    Args:
+        points: (N, D).
+        mixture: centres (M, D) and standard deviation.
+        sigmas: radius, in standard deviations, within which a sample is of high quality.
+    """
+    distance, nearest = torch.cdist(points.double(), mixture.centers.double()).min(dim=1)
+    good = distance <= sigmas * mixture.std
+    return Coverage(nearest[good].unique().numel(), len(mixture.centers), good.double().mean().item())
+
+
+# --- one report ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the course measures on a set of pictures. Lower is better for `fd` and `kid`."""
+
+    n: int
+    fd: float
+    kid: float
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    inception_score: float
+    histogram: tuple[float, ...]
+
+    def row(self, label: str, width: int = 22) -> str:
+        """One line of a table whose head is `Report.head()`."""
+        return (
+            f"{label:<{width}}{self.fd:8.1f}{self.kid:9.3f}{self.precision:11.2f}{self.recall:8.2f}"
+            f"{self.density:9.2f}{self.coverage:10.2f}{self.inception_score:6.1f}"
+        )
+
+    @staticmethod
+    def head(width: int = 22) -> str:
+        return f"{'':<{width}}{'FD':>8}{'KID':>9}{'precision':>11}{'recall':>8}{'density':>9}{'coverage':>10}{'IS':>6}"
+
+
+@lru_cache(maxsize=2)
+def reference_features(name: str) -> Tensor:
+    """Features of the embedded test pictures of data set `name`: what every model is compared with."""
+    return features(data.to_unit_range(data.embedded(name, "test")[0]), name)
+
+
+def evaluate(x: Tensor, name: str) -> Report:
+    """All measures of pictures `x` (N, 1, 28, 28) in [-1, 1] against the reference of data set `name`.
+
+    For the real-versus-real floor pass as many real training pictures. Precision, recall, density and coverage
+    use as many reference pictures as there are samples, since they depend on the size of both sets.
+    """
+    fake, real = features(x, name), reference_features(name)
+    probabilities = class_probabilities(x, name)
+    few = real[: len(fake)]  # of every class, since the embedded pictures are in mixed order
+    precision, recall = precision_recall(few, fake)
+    density, coverage = density_coverage(few, fake)
+    return Report(
+        len(fake),
+        frechet_distance(real, fake),
+        kernel_distance(real, fake),
+        precision,
+        recall,
+        density,
+        coverage,
+        inception_score(probabilities),
+        tuple(class_histogram(probabilities).tolist()),
+    )
