@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 
 class ClaimError(RuntimeError):
     """A sentence of the course that the measurement did not bear out."""
@@ -31,4 +29,4 @@ def claim(sentence: str, holds: bool, measured: str = "") -> None:
 
 def close(a: float, b: float, tolerance: float) -> bool:
     """Whether two finite numbers differ by at most `tolerance`; NaN is close to nothing."""
-    return math.isfinite(a) and math.isfinite(b) and abs(a - b) <= tolerance
+    return abs(a - b) <= tolerance
