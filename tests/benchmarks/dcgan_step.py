@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from course_utils import data, runtime
 from course_utils.lessons.nb02_dcgan_training import Discriminator, Generator, init_weights, train
 
-WIDTH, LATENT_DIM, BATCH, STEPS = 16, 64, 64, 200
+LATENT_DIM, BATCH, STEPS = 64, 64, 200
 
 
 def operations(function) -> int:
