@@ -13,7 +13,7 @@ TORCH  := torch==2.14.1 torchvision==0.29.1
 unexport MPLBACKEND
 unit test: export TQDM_DISABLE = 1
 
-.PHONY: help setup lab test unit run notebooks check badge readme student assets lock clean
+.PHONY: help setup lab test unit run notebooks text check badge readme student assets lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ run: setup ## execute the notebooks, HTML into build/ (NB=02 for one)
 
 notebooks: setup ## notebooks/src to executed notebooks and lessons (NB=02 for one)
 	$(BUILD) build $(NB)
+
+text: setup ## take over changed prose, keep the outputs (NB=02 for one)
+	$(BUILD) text $(NB)
 
 check: setup ## lint and the static tests
 	$(PY) -m ruff check .

@@ -32,6 +32,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.25,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -119,14 +120,19 @@ def _picture(axes: plt.Axes, pixels: Tensor, title: str) -> None:
 
 
 def film_strip(rows: Sequence[Tensor], labels: Sequence[str], alt: str, title: str = "", scale: float = 0.72) -> None:
-    """Show one row of pictures (N, C, H, W) in [-1, 1] for each label, the label at the left."""
+    """Show one row of pictures (N, C, H, W) in [-1, 1] for each label, the label at the left.
+
+    `scale` is the width of a picture in inches.
+    """
     if len(rows) != len(labels):
         raise ValueError(f"{len(rows)} rows need as many labels, not {len(labels)}.")
-    columns = max(len(row) for row in rows)
-    figure, axes = plt.subplots(len(rows), 1, figsize=(scale * columns + 1.2, scale * len(rows) + 0.35), squeeze=False)
+    margin = 0.25 + 0.085 * max(len(label) for label in labels)
+    width, height = scale * max(len(row) for row in rows) + margin, scale * len(rows) + 0.35
+    figure, axes = plt.subplots(len(rows), 1, figsize=(max(width, 0.08 * len(title)), height), squeeze=False)
     for axis, row, label in zip(axes[:, 0], rows, labels):
-        axis.imshow(tile(row, columns).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.imshow(tile(row, len(row)).numpy(), vmin=0, vmax=1, interpolation="nearest", cmap="gray")
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
+        axis.set_anchor("W")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)

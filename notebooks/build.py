@@ -4,6 +4,7 @@ The text in notebooks/src is what people edit and review; the notebook, the less
 set-up cell and the tables of the README are made from it, so that nothing has to be kept equal by hand.
 
     python notebooks/build.py build [02]        text -> notebook with outputs, and its lesson module
+    python notebooks/build.py text [02]         the same after a change of prose only: outputs are kept
     python notebooks/build.py check             say what is out of step, without running anything
     python notebooks/build.py run [02]          execute headless, leave HTML in build/
     python notebooks/build.py student           notebooks for a class, for nbgrader, in build/student/
@@ -428,6 +429,20 @@ def build(course: Course, name: str) -> None:
     write_notebook(course.stored(name), nb)
 
 
+def update_text(course: Course, name: str) -> None:
+    """Take over changed prose and keep the stored outputs: only where no code cell differs."""
+    stamp(course, name)
+    text, stored = read_source(course, name), stored_or_source(course, name)
+    old, new = ([cell for cell in nb.cells if cell.cell_type == "code"] for nb in (stored, text))
+    if [signature(cell) for cell in old] != [signature(cell) for cell in new]:
+        raise CourseError(f"{name}: code changed, so outputs must be made anew: type `make notebooks NB={name[:2]}`.")
+    for before, after in zip(old, new):
+        after.outputs, after.execution_count = before.outputs, before.execution_count
+    text.metadata.course["build_seconds"] = stored.metadata.course.build_seconds
+    keep_ids(text, stored)
+    write_notebook(course.stored(name), text)
+
+
 def run(course: Course, names: list[str]) -> None:
     """Execute for reading: HTML in build/, the stored notebooks stay as they are."""
     failures = []
@@ -633,19 +648,19 @@ def check(course: Course) -> list[str]:
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in ("build", "run", "stamp", "lessons"):
+    for command in ("build", "text", "run", "stamp", "lessons"):
         one = commands.add_parser(command)
         one.add_argument("notebook", nargs="?", default="", help="a prefix such as 02; all when left out")
     for command in ("check", "readme", "student"):
         commands.add_parser(command)
     commands.add_parser("badge").add_argument("repository", help="owner/name")
     options, course = parser.parse_args(arguments), Course(root)
-    each = {"build": build, "stamp": stamp, "lessons": update_lesson}
+    each = {"build": build, "text": update_text, "stamp": stamp, "lessons": update_lesson}
     try:
         if options.command in each:
             for name in course.names(options.notebook):
                 each[options.command](course, name)
-            if options.command == "build" and course.readme.exists():
+            if options.command in ("build", "text") and course.readme.exists():
                 update_readme(course)
         elif options.command == "run":
             run(course, course.names(options.notebook))

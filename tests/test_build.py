@@ -294,6 +294,31 @@ def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
+def test_changed_prose_is_taken_over_without_running_and_changed_code_is_not(course, nb, capsys):
+    edit(course.source("02_tiny"), "- Nothing much.", "- Something.")
+    assert build.main(["text", "02"], root=course.root) == 0
+    changed = build.read_notebook(course.stored("02_tiny"))
+    assert "- Something." in changed.cells[0].source
+    kept = [(cell.id, cell.outputs) for cell in nb.cells if cell.cell_type == "code"]
+    assert [(cell.id, cell.outputs) for cell in changed.cells if cell.cell_type == "code"] == kept
+    assert build.check(course) == []
+    edit(course.source("02_tiny"), "print(scaled(1))", "print(scaled(2))")
+    assert build.main(["text", "02"], root=course.root) == 1
+    assert "make notebooks NB=02" in capsys.readouterr().err
+
+
+def test_the_readme_shows_the_picture_of_the_tagged_cell(course):
+    assert "![" not in build.readme_text(course).split("picture:begin")[1].split("picture:end")[0]
+    nb = build.read_notebook(course.stored("02_tiny"))
+    cell_with(nb, "PNG, GIF").metadata["tags"] = ["readme"]
+    build.write_notebook(course.stored("02_tiny"), nb)
+    build.update_readme(course)
+    assert f"![A dark & \"small\" pixel]({build.PICTURE})" in course.readme.read_text("utf-8")
+    assert (course.root / build.PICTURE).read_bytes()[:4] == b"\x89PNG"
+    (course.root / build.PICTURE).write_bytes(b"another picture")
+    assert any(build.PICTURE in problem for problem in build.check(course))
+
+
 def test_an_unknown_prefix_names_the_notebooks_that_exist(built, capsys):
     assert build.main(["build", "07"], root=built.root) == 1
     assert capsys.readouterr().err.strip() == "No notebook begins with '07'; there is 02_tiny."

@@ -56,8 +56,11 @@ class Discriminator(nn.Module):
             nn.LeakyReLU(0.2),
             *self.block(first, second, 4, 2, 1),  # 14 -> 7
             *self.block(second, third, 3, 2, 1),  # 7 -> 4
-            *self.block(third, hidden, 4, 1, 0),  # 4 -> 1: sees the whole picture
-            nn.Conv2d(hidden, 1, 1),
+            nn.Flatten(),  # (N, third * 4 * 4)
+            nn.Linear(third * 4 * 4, hidden, bias=False),  # each output sees the whole picture
+            nn.BatchNorm1d(hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, 1),
             nn.Flatten(start_dim=0),
         )
 
@@ -74,9 +77,9 @@ class Discriminator(nn.Module):
 
 def init_weights(module: nn.Module) -> None:
     """DCGAN's initialisation, for `network.apply` (Radford et al. 2016, section 4, and the authors' code)."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
 
