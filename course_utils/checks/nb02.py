@@ -25,6 +25,7 @@ def transposed_size(answer: Callable[[int, int, int, int], int]) -> None:
             if found == (size + 2 * padding - kernel) // stride + 1
             else ""
         )
+        expect(isinstance(found, int), f"a side is a whole number of pixels, and you returned {found!r}: use // not /.")
         expect(found == truth, f"for {call} the layer gives {truth} and your function {found}{hint}.")
 
 
@@ -40,7 +41,9 @@ MISTAKEN_LOSSES = (
 def generator_loss(answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """`answer(fake_logits)`: the non-saturating loss, finite for any logit, with a gradient where D is sure."""
     found = answer(torch.ones(5))
-    expect(isinstance(found, torch.Tensor) and found.ndim == 0, "a loss is one number: take the mean over the batch.")
+    expect(isinstance(found, torch.Tensor), "return a tensor, not a Python number: autograd cannot follow .item().")
+    expect(found.ndim == 0, "a loss is one number: take the mean over the batch.")
+    expect(abs(found.item() + 5 * LOG_D) > 1e-4, "5 logits give 5 times the loss of one: take the mean, not the sum.")
     for value, mistake in MISTAKEN_LOSSES:
         expect(abs(found.item() - value) > 1e-4, mistake)
     at_zero = answer(torch.zeros(5)).item()
@@ -67,15 +70,18 @@ def slerp(answer: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]) -
         a, b = torch.randn(2, dim, generator=generator)
         b = b * a.norm() / b.norm()
         for t, end, name in ((0.0, a, "first"), (1.0, b, "second")):
+            found = answer(a, b, t)
+            expect(bool(torch.isfinite(found).all()), "the result is NaN: divide a.b by both lengths before acos.")
             expect(
-                torch.allclose(answer(a, b, t), end, atol=1e-4),
+                torch.allclose(found, end, atol=1e-4),
                 f"at t = {t:.0f} the path should be at the {name} point.",
             )
         middle = answer(a, b, 0.5)
+        straight = torch.allclose(middle, (a + b) / 2, atol=1e-4)
         expect(
             abs(middle.norm().item() - a.norm().item()) < 1e-3 * a.norm().item(),
             f"halfway between two vectors of length {a.norm():.2f} the length should be the same; yours is"
-            f" {middle.norm():.2f}. A straight line cuts through the inside of the sphere.",
+            f" {middle.norm():.2f}." + straight * " A straight line cuts through the inside of the sphere.",
         )
         angles = [_angle(a, answer(a, b, t)) for t in (0.25, 0.5, 0.75, 1.0)]
         expect(
