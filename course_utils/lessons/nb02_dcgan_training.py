@@ -18,7 +18,7 @@ def conv_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
 
 
 def conv_transpose_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
-    """Side in pixels after a transposed convolution without output padding (Dumoulin and Visin 2016, relationship 14)."""
+    """Side in pixels after a transposed convolution without output padding (Dumoulin and Visin 2016, relationship 13)."""
     return stride * (size - 1) + kernel - 2 * padding
 
 
@@ -46,7 +46,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, 1, 28, 28) to one logit each, (N,): positive means "real" (Radford et al. 2016, section 3)."""
+    """Pictures (N, 1, 28, 28) to one logit each, (N,): positive means "real" (after Radford et al. 2016)."""
 
     def __init__(self, channels: tuple[int, int, int] = (24, 48, 128), hidden: int = 256) -> None:
         super().__init__()
@@ -97,12 +97,19 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
 
+def descend(loss: Tensor, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """One step of gradient descent on `loss`."""
+    optimiser.zero_grad()
+    scaler.scale(loss).backward()
+    scaler.step(optimiser)
+
+
 CURVES = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after", "spread")
 
 
 def train(
-    generator: nn.Module, discriminator: nn.Module, pictures: Tensor, run: Runtime, *, steps: int, batch_size: int = 64,
-    rate_g: float = 2e-3, rate_d: float = 1e-3, smoothing: float = 0.0,
+    generator: nn.Module, discriminator: nn.Module, pictures: Tensor, run: Runtime, *, steps: int,
+    batch_size: int = 64, rate_g: float = 2e-3, rate_d: float = 1e-3, smoothing: float = 0.0,
     watch: Callable[[int, nn.Module, nn.Module], None] | None = None,
 ) -> tuple[training.EMA, dict[str, list[float]]]:
     """Train in place on `pictures` (N, 1, 28, 28); returns the averaged generator and a curve for each of CURVES.
@@ -132,25 +139,19 @@ def train(
         discriminator.requires_grad_(True)
         scaler.update()
         ema.update_parameters(generator)
-        d_values = [logits.detach().float().sigmoid().mean() for logits in (real_logits, fake_logits, new_logits)]
-        for name, value in zip(CURVES, (loss_d, loss_g, *d_values, x_fake.detach().float().std(dim=0).mean())):
+        outputs = [logits.float().sigmoid().mean() for logits in (real_logits, fake_logits, new_logits)]
+        spread = x_fake.float().std(dim=0).mean()
+        for name, value in zip(CURVES, (loss_d, loss_g, *outputs, spread)):
             curves[name].append(value.item())
     if watch:
         watch(steps, generator, ema)
     return ema, curves
 
 
-def descend(loss: Tensor, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
-    """One step of gradient descent on `loss`."""
-    optimiser.zero_grad()
-    scaler.scale(loss).backward()
-    scaler.step(optimiser)
-
-
 def diagnose(curves: dict[str, list[float]], real_spread: float) -> str:
     """Name the state of a run by the last fifth of the curves of `train`; `real_spread` is that of real pictures."""
     tail = {name: torch.tensor(values[-max(1, len(values) // 5) :]).mean().item() for name, values in curves.items()}
-    if tail["d_real"] > 0.9 and tail["d_fake_after"] < 0.1:
+    if tail["d_real"] - tail["d_fake_after"] > 0.8:
         return "discriminator too strong"
     if tail["spread"] < 0.5 * real_spread:
         return "generator collapsed"
@@ -163,7 +164,7 @@ def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """The point at `t` in 0..1 on the arc from `a` to `b` (dim,) (Shoemake 1985, section 3.3)."""
+    """The point at `t` in 0..1 on the arc from `a` to `b` (dim,) (Shoemake 1985)."""
     cosine = F.cosine_similarity(a, b, dim=0).clamp(-1, 1)
     omega = torch.acos(cosine)
     if omega < 1e-4:
