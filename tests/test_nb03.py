@@ -1,0 +1,437 @@
+"""What notebook 03 builds, against independent references, and its checks against published mistakes."""
+
+import copy
+import math
+
+import pytest
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from course_utils import data
+from course_utils.checks import WrongAnswer
+from course_utils.checks import nb03 as checks
+from course_utils.lessons import nb01_gan_theory as nb01
+from course_utils.lessons import nb03_mode_collapse_and_wgan as nb03
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+class ImageCritic(nn.Module):
+    """Smooth, so that second derivatives can be checked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(24, 7), nn.Tanh(), nn.Linear(7, 1), nn.Flatten(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+# --- three networks at once ---------------------------------------------------------------------------------
+
+
+def one_of(stacked: nn.Module, single: nn.Module, index: int) -> nn.Module:
+    """`single` with the weights of member `index` of `stacked`."""
+    single.load_state_dict({k: v[index : index + 1].clone() for k, v in stacked.state_dict().items()})
+    return single
+
+
+OPTIONS = [{}, {"batch_statistic": "discrimination"}, {"batch_statistic": "std"}, {"pack": 2}, {"spectral": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_stacked_critics_score_as_separate_ones(options) -> None:
+    critic, x = nb03.PointCritic(3, **options), torch.randn(3, 64, 2)
+    singles = [one_of(critic, nb03.PointCritic(1, **options), i) for i in range(3)]
+    scores = critic(x)
+    assert scores.shape == (3, 64 // options.get("pack", 1))
+    for i, single in enumerate(singles):
+        torch.testing.assert_close(single(x[i : i + 1])[0], scores[i], atol=1e-4, rtol=1e-4)
+
+
+RECIPES = {
+    "vanilla": nb03.Recipe(nb03.gan_d, nb03.gan_g),
+    "mode seeking": nb03.Recipe(nb03.gan_d, nb03.mode_seeking_g),
+    "minibatch discrimination": nb03.Recipe(nb03.gan_d, nb03.gan_g, {"batch_statistic": "discrimination"}),
+    "clipping": nb03.Recipe(nb03.wgan_d, nb03.wgan_g, critic_steps=2, clip=0.05),
+    "R3GAN": nb03.Recipe(nb03.r3_d, nb03.r3_g),
+    "spectral": nb03.Recipe(nb03.gan_d, nb03.gan_g, {"spectral": True}),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_stack_trains_as_its_members_would_alone(name) -> None:
+    """The same samples and latents for both: after a few steps the weights agree."""
+    recipe, n, steps = RECIPES[name], 64, 3
+    generator, critic = nb03.PointGenerator(3).double(), nb03.PointCritic(3, **recipe.critic).double()
+    alone = [
+        tuple(
+            one_of(net, type(net)(1, **options).double(), i)
+            for net, options in ((generator, {}), (critic, recipe.critic))
+        )
+        for i in range(3)
+    ]
+    draws = 2 * steps * (recipe.critic_steps + 1)
+    reals = [torch.randn(3, n, 2).double() for _ in range(draws)]
+    zs = [nb03.point_latents(3, n).double() for _ in range(draws)]
+
+    def train(pair, members, networks):
+        real, z = iter(reals), iter(zs)
+        nb03.train(recipe, *pair, lambda: next(real)[members], lambda: next(z)[members], steps=steps, networks=networks)
+
+    train((generator, critic), slice(None), 3)
+    for i, pair in enumerate(alone):
+        train(pair, slice(i, i + 1), 1)
+        for together, single in zip((generator, critic), pair):
+            for a, b in zip(together.parameters(), single.parameters()):
+                torch.testing.assert_close(a[i], b[0], atol=1e-6, rtol=1e-5)
+
+
+def test_training_one_player_leaves_no_gradient_in_the_other() -> None:
+    generator, critic = nb03.PointGenerator(1), nb03.PointCritic(1)
+    before = copy.deepcopy(critic.state_dict())
+    recipe = nb03.Recipe(lambda critic, real, fake, progress: 0 * critic(real).sum(), nb03.gan_g)
+    nb03.train(recipe, generator, critic, lambda: torch.randn(1, 8, 2), lambda: nb03.point_latents(1, 8), steps=2)
+    assert all(torch.equal(value, before[key]) for key, value in critic.state_dict().items())
+
+
+def test_unit_size_keeps_the_shape_of_a_mixture() -> None:
+    for mixture in (data.ring(), data.grid()):
+        unit = nb03.unit_size(mixture)
+        assert unit.centers.square().mean().item() == pytest.approx(1)
+        assert unit.std / unit.centers.norm() == pytest.approx(mixture.std / mixture.centers.norm().item())
+
+
+def test_an_unknown_batch_statistic_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_statistic is 'none'"):
+        nb03.PointCritic(1, batch_statistic="mean")
+
+
+# --- statistics of a batch ----------------------------------------------------------------------------------
+
+
+def test_minibatch_discrimination_is_the_formula_term_by_term() -> None:
+    features, T = torch.randn(5, 4), torch.randn(4, 3, 2)
+    M = [torch.einsum("a,abc->bc", f, T) for f in features]
+    wanted = [[sum(math.exp(-(M[i][b] - M[j][b]).abs().sum()) for j in range(5)) for b in range(3)] for i in range(5)]
+    torch.testing.assert_close(nb03.minibatch_discrimination(features, T), torch.tensor(wanted))
+
+
+def test_minibatch_discrimination_follows_a_permutation_and_is_largest_for_identical_samples() -> None:
+    features, T, order = torch.randn(9, 4), torch.randn(4, 3, 2), torch.randperm(9)
+    found = nb03.minibatch_discrimination(features, T)
+    torch.testing.assert_close(nb03.minibatch_discrimination(features[order], T), found[order])
+    alike = nb03.minibatch_discrimination(features[:1].expand(9, 4), T)
+    torch.testing.assert_close(alike, torch.full((9, 3), 9.0))
+    assert (found < alike).all() and (found >= 1).all()
+
+
+def test_minibatch_discrimination_has_the_right_gradient() -> None:
+    features = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
+    T = torch.randn(3, 2, 2, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(nb03.minibatch_discrimination, (features, T))
+
+
+def test_minibatch_std_is_one_number_a_batch_whatever_its_order() -> None:
+    features = torch.randn(8, 5)
+    found = nb03.minibatch_std(features)
+    assert found.shape == (8, 1) and found.unique().numel() == 1
+    assert found[0, 0].item() == pytest.approx(features.std(0, unbiased=False).mean().item(), rel=1e-4)
+    torch.testing.assert_close(nb03.minibatch_std(features.flip(0)), found)
+
+
+def test_packing_puts_neighbours_side_by_side() -> None:
+    x = torch.arange(12.0).reshape(1, 6, 2)
+    assert nb03.pack_samples(x, 3).tolist() == [[[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]]
+    assert nb03.pack_samples(x, 1) is x or torch.equal(nb03.pack_samples(x, 1), x)
+
+
+def test_mode_seeking_is_the_inverse_of_the_mean_ratio() -> None:
+    z = torch.randn(10, 2)
+    assert nb03.mode_seeking_loss(3 * z, z).item() == pytest.approx(1 / 3, rel=1e-3)
+    assert nb03.mode_seeking_loss(0 * z, z) > 1e4
+
+
+# --- Wasserstein distance -----------------------------------------------------------------------------------
+
+
+def test_w1_by_assignment_equals_scipy_and_the_quantiles_on_the_line() -> None:
+    x, y = torch.randn(60, dtype=torch.double), torch.rand(60, dtype=torch.double)
+    wanted = scipy.stats.wasserstein_distance(x.numpy(), y.numpy())
+    assert nb03.wasserstein(x[:, None], y[:, None]) == pytest.approx(wanted, abs=1e-9)
+    assert nb01.wasserstein_1(x, y).item() == pytest.approx(wanted, abs=1e-9)
+
+
+def test_w1_in_the_plane_equals_scipys_linear_programme() -> None:
+    x, y = torch.randn(12, 2, dtype=torch.double), torch.randn(12, 2, dtype=torch.double) + 1
+    wanted = scipy.stats.wasserstein_distance_nd(x.numpy(), y.numpy())
+    assert nb03.wasserstein(x, y) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_w1_is_a_distance() -> None:
+    x, y, z = torch.randn(3, 40, 2)
+    w = nb03.wasserstein
+    assert w(x, x[torch.randperm(40)]) == pytest.approx(0, abs=1e-9)
+    assert w(x, y) == pytest.approx(w(y, x)) and w(x, z) <= w(x, y) + w(y, z)
+    assert w(x, x + torch.tensor([3.0, 4.0])) == pytest.approx(5, rel=1e-5)
+
+
+# --- losses and penalties -----------------------------------------------------------------------------------
+
+
+def test_a_critic_that_follows_its_loss_raises_real_and_lowers_fake_scores() -> None:
+    real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
+    slopes = torch.autograd.grad(nb03.wgan_critic_loss(real, fake), (real, fake))
+    assert (slopes[0] < 0).all() and (slopes[1] > 0).all()
+    (slope,) = torch.autograd.grad(nb03.wgan_generator_loss(fake), fake)
+    assert (slope < 0).all()
+
+
+def test_the_wgan_estimate_does_not_change_when_all_scores_shift() -> None:
+    real, fake = torch.randn(2, 9)
+    loss = nb03.wgan_critic_loss(real, fake)
+    torch.testing.assert_close(nb03.wgan_critic_loss(real + 5, fake + 5), loss)
+
+
+def test_the_hinge_loss_stops_at_its_margin_and_is_no_distance() -> None:
+    far = torch.full((3,), 7.0)
+    assert nb03.hinge_loss(far, -far) == 0 and nb03.wgan_critic_loss(far, -far) == -14
+
+
+def test_relativistic_losses_of_both_players_mirror_each_other() -> None:
+    real, fake = torch.randn(2, 9)
+    assert nb03.relativistic_loss(real, fake).item() == pytest.approx(-F.logsigmoid(real - fake).mean().item())
+    gap = (nb03.relativistic_loss(real, fake) - nb03.relativistic_loss(fake, real)).item()
+    assert gap == pytest.approx((fake - real).mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("slope", "penalty"), [(0, 1), (1, 0), (3, 4)])
+def test_the_penalty_of_a_linear_critic(slope, penalty) -> None:
+    shape = (3, 4, 5)
+    found = nb03.gradient_penalty(checks.Slope(slope, shape), torch.randn(6, *shape), torch.randn(6, *shape))
+    assert found.item() == pytest.approx(penalty, abs=1e-4)
+
+
+def test_the_norm_is_one_for_each_sample_over_all_its_axes() -> None:
+    x = torch.randn(6, 2, 3, 4, requires_grad=True)
+    norms = nb03.gradient_norms(x, checks.Bowl()(x))
+    torch.testing.assert_close(norms, x.detach().flatten(1).norm(dim=1))
+    points = torch.randn(3, 7, 2, requires_grad=True)  # a stack: two axes number the samples
+    norms = nb03.gradient_norms(points, points.square().sum(-1) / 2)
+    torch.testing.assert_close(norms, points.detach().norm(dim=-1))
+
+
+def test_the_penalty_looks_at_the_segment_with_an_epsilon_for_each_sample() -> None:
+    for axes, shape in ((1, (200, 2, 3)), (2, (2, 100, 2))):
+        seen = []
+
+        def critic(x, seen=seen, axes=axes):
+            seen.append(x.detach())
+            return x.flatten(axes).sum(-1)
+
+        nb03.gradient_penalty(critic, torch.ones(shape), torch.zeros(shape), axes)
+        epsilon = seen[0].flatten(axes)
+        assert (epsilon == epsilon[..., :1]).all(), "one epsilon a sample, for all of its coordinates"
+        assert 0 <= epsilon.min() < 0.1 and 0.9 < epsilon.max() <= 1
+        assert abs(epsilon[..., 0].mean() - 0.5) < 0.1 and epsilon[..., 0].unique().numel() > 150
+
+
+def test_the_penalty_has_the_right_gradient_in_the_weights() -> None:
+    critic = ImageCritic().double()
+    real, fake = torch.randn(2, 3, 2, 3, 4, dtype=torch.double)
+    name, weight = "net.1.weight", critic.net[1].weight.detach().clone().requires_grad_()
+
+    def penalty(weight):
+        torch.manual_seed(3)  # the same epsilon for every evaluation
+        return nb03.gradient_penalty(lambda x: torch.func.functional_call(critic, {name: weight}, (x,)), real, fake)
+
+    assert torch.autograd.gradcheck(penalty, (weight,), atol=1e-6)
+
+
+def test_the_zero_centred_penalty_is_notebook_01s_r1() -> None:
+    critic, x = ImageCritic(), torch.randn(5, 2, 3, 4)
+    leaf = x.clone().requires_grad_()
+    found = nb03.zero_centred_penalty(leaf, critic(leaf))
+    torch.testing.assert_close(found, nb01.r1_penalty(critic, x, gamma=2.0))
+
+
+def test_clipping_leaves_no_weight_beyond_the_limit() -> None:
+    critic = nb03.PointCritic(2)
+    nb03.clip_weights(critic, 0.01)
+    assert max(p.abs().max().item() for p in critic.parameters()) <= 0.01 + 1e-9
+
+
+def test_spectral_normalisation_equals_torchs_after_every_step() -> None:
+    theirs = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 5), n_power_iterations=1)
+    u = theirs.parametrizations.weight[0]._u.clone()
+    weight = theirs.parametrizations.weight.original.detach().T
+    for _ in range(4):
+        ours, u = nb03.spectral_normalise(weight, u)
+        torch.testing.assert_close(ours.T, theirs.weight.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_the_published_losses_of_r3gan() -> None:
+    """E softplus(D(G(z)) - D(x)) + gamma / 2 (R1 + R2), with the gamma of the start."""
+    critic, real, fake = ImageCritic(), torch.randn(6, 2, 3, 4), torch.randn(6, 2, 3, 4)
+    wanted = F.softplus(critic(fake) - critic(real)).mean()
+    wanted = wanted + nb01.r1_penalty(critic, real, 0.3) + nb01.r1_penalty(critic, fake, 0.3)
+    torch.testing.assert_close(nb03.r3_d(critic, real, fake, 0.0), wanted)
+
+
+# --- stacked digits -----------------------------------------------------------------------------------------
+
+
+def test_triples_read_the_three_channels_in_order() -> None:
+    pixels, labels = data.embedded("mnist", "test")
+    pictures = data.to_unit_range(pixels)
+    first = [int((labels == d).nonzero()[0]) for d in (3, 0, 7)]
+    found = nb03.triples(torch.stack([pictures[first, 0], pictures[first[::-1], 0]]))
+    assert found.tolist() == [307, 703]
+
+
+def test_modes_and_kl_of_known_frequencies() -> None:
+    share = torch.full((1000,), 1e-3, dtype=torch.double)
+    modes, kl = nb03.modes_and_kl(torch.arange(1000), share)
+    assert modes == 1000 and kl == pytest.approx(0, abs=1e-12)
+    modes, kl = nb03.modes_and_kl(torch.zeros(50, dtype=torch.long), share)
+    assert modes == 1 and kl == pytest.approx(math.log(1000))
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_digit_networks_fit_each_other(batch_norm) -> None:
+    generator, critic = nb03.digit_networks(4, 8, batch_norm)
+    pictures = generator(torch.randn(3, 8, 1, 1))
+    assert pictures.shape == (3, 3, 28, 28) and critic(pictures).shape == (3,)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in critic.modules()) == batch_norm
+
+
+# --- checks: right answers pass, published mistakes are named -----------------------------------------------
+
+
+def solution_coverage(points, centers, std):
+    distance, nearest = torch.cdist(points, centers).min(dim=1)
+    good = distance <= 3 * std
+    return nearest[good].unique().numel(), good.float().mean().item()
+
+
+RIGHT = [
+    (checks.coverage, solution_coverage),
+    (checks.minibatch_discrimination, nb03.minibatch_discrimination),
+    (checks.wgan_losses, lambda real, fake: (fake.mean() - real.mean(), -fake.mean())),
+    (checks.gradient_penalty, nb03.gradient_penalty),
+    (checks.spectral_normalise, nb03.spectral_normalise),
+]
+
+
+@pytest.mark.parametrize(("check", "answer"), RIGHT, ids=[check.__name__ for check, _ in RIGHT])
+def test_right_answers_pass_and_stubs_are_not_attempted(check, answer, capsys) -> None:
+    check(answer)
+    check(lambda *args: ...)
+    assert capsys.readouterr().out.split("\n")[:2] == [
+        f"Exercise {EXERCISE[check.__name__]}: correct.",
+        f"Exercise {EXERCISE[check.__name__]}: not attempted yet.",
+    ]
+
+
+EXERCISE = {
+    "coverage": "3.1", "minibatch_discrimination": "3.2", "wgan_losses": "3.3",
+    "gradient_penalty": "3.4", "spectral_normalise": "3.5",
+}  # fmt: skip
+
+
+def counts_bad_points(points, centers, std):
+    distance, nearest = torch.cdist(points, centers).min(dim=1)
+    return nearest.unique().numel(), (distance <= 3 * std).float().mean().item()
+
+
+def largest_coordinate(points, centers, std):
+    distance, nearest = torch.cdist(points, centers, p=math.inf).min(dim=1)
+    good = distance <= 3 * std
+    return nearest[good].unique().numel(), good.float().mean().item()
+
+
+def discrimination(features, T, sign=-1, power=1, without_self=0):
+    M = torch.einsum("na,abc->nbc", features, T)
+    distance = (M[:, None] - M[None]).abs().pow(power).sum(3)
+    return (sign * distance).exp().sum(1) - without_self
+
+
+def penalty(critic, real, fake, *, epsilon=None, create_graph=True, norm=None):
+    n = len(real)
+    epsilon = torch.rand(n, *[1] * (real.ndim - 1)) if epsilon is None else epsilon
+    x_hat = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
+    gradient = torch.autograd.grad(critic(x_hat).sum(), x_hat, create_graph=create_graph)[0]
+    norms = gradient.flatten(1).norm(dim=1) if norm is None else norm(gradient)
+    return (norms - 1).square().mean()
+
+
+def detached_sigma(weight, u):
+    v = F.normalize(weight @ u, dim=0)
+    u = F.normalize(weight.T @ v, dim=0)
+    return weight / (v @ weight @ u).detach(), u.detach()
+
+
+def through_the_vectors(weight, u):
+    v = F.normalize(weight @ u, dim=0)  # not under no_grad
+    sigma = (weight.T @ v).norm()
+    return weight / sigma, F.normalize(weight.T @ v, dim=0)
+
+
+WRONG = [
+    (checks.coverage, counts_bad_points, "A bad point covers nothing"),
+    (checks.coverage, largest_coordinate, "Euclidean"),
+    (checks.coverage, lambda p, c, s: (len(c), 1.0), "cover 2 modes"),
+    (checks.minibatch_discrimination, lambda f, T: discrimination(f, T, without_self=1), "left out the sample itself"),
+    (checks.minibatch_discrimination, lambda f, T: discrimination(f, T, sign=1), "sign in the exponent"),
+    (checks.minibatch_discrimination, lambda f, T: discrimination(f, T, power=2), "L1 norm"),
+    (checks.minibatch_discrimination, lambda f, T: f, "the statistic is"),
+    # ERRATA 22: a hinge loss called WGAN
+    (checks.wgan_losses, lambda r, f: (F.relu(1 - r).mean() + F.relu(1 + f).mean(), -f.mean()), "hinge"),
+    (checks.wgan_losses, lambda r, f: (r.mean() - f.mean(), -f.mean()), "critic's sign"),
+    (checks.wgan_losses, lambda r, f: (f.mean() - r.mean(), f.mean()), "generator's sign"),
+    (checks.wgan_losses, lambda r, f: (F.softplus(-r).mean() + F.softplus(f).mean(), -f.mean()), "no sigmoid"),
+    (checks.wgan_losses, lambda r, f: (f - r, -f), "one number"),
+    # ERRATA 22: epsilon = 1, the norm over one axis
+    (checks.gradient_penalty, lambda c, r, f: penalty(c, r, f, epsilon=1), "always 1"),
+    (checks.gradient_penalty, lambda c, r, f: penalty(c, r, f, epsilon=0), "always 0"),
+    (checks.gradient_penalty, lambda c, r, f: penalty(c, r, f, norm=lambda g: g.norm(2, dim=1)), "one axis"),
+    (checks.gradient_penalty, lambda c, r, f: penalty(c, r, f, norm=lambda g: g.norm()), "one norm a sample"),
+    (checks.gradient_penalty, lambda c, r, f: penalty(c, r, f, epsilon=torch.rand(1)), "share one epsilon"),
+    (checks.gradient_penalty, lambda c, r, f: penalty(c, r, f, epsilon=torch.rand_like(r)), "epsilon of its own"),
+    (
+        checks.gradient_penalty,
+        lambda c, r, f: penalty(c, r, f, epsilon=torch.randn(len(r), 1, 1, 1)),
+        "beyond the ends",
+    ),
+    (checks.gradient_penalty, lambda c, r, f: penalty(c, r, f, create_graph=False), "create_graph"),
+    (checks.gradient_penalty, lambda c, r, f: 10 * penalty(c, r, f), "penalty \\(0 - 1\\)\\^2 = 1"),
+    (checks.spectral_normalise, lambda W, u: (W / W.norm(), u), "Frobenius"),
+    (checks.spectral_normalise, detached_sigma, "must not be detached"),
+    (checks.spectral_normalise, through_the_vectors, "gradient differs"),
+    (checks.spectral_normalise, lambda W, u: (W / torch.linalg.matrix_norm(W, 2), u), "u differs"),
+]
+
+
+@pytest.mark.parametrize(("check", "answer", "message"), WRONG, ids=[w[2] for w in WRONG])
+def test_mistakes_are_named(check, answer, message) -> None:
+    with pytest.raises(WrongAnswer, match=message):
+        check(answer)
+
+
+def test_batchnorm_in_a_penalised_critic_mixes_the_gradients_of_samples() -> None:
+    """ERRATA 22: what the penalty measures at a point must not depend on the rest of the batch."""
+    point, a, b = torch.randn(1, 2), torch.randn(7, 2), 3 * torch.randn(7, 2)
+
+    def norm_of_the_point(layer, company):
+        torch.manual_seed(0)
+        critic = nn.Sequential(nn.Linear(2, 16), layer, nn.LeakyReLU(0.2), nn.Linear(16, 1), nn.Flatten(0))
+        x = torch.cat([point, company]).requires_grad_()
+        return nb03.gradient_norms(x, critic(x))[0].item()
+
+    assert norm_of_the_point(nn.LayerNorm(16), a) == pytest.approx(norm_of_the_point(nn.LayerNorm(16), b), rel=1e-4)
+    assert norm_of_the_point(nn.BatchNorm1d(16), a) != pytest.approx(norm_of_the_point(nn.BatchNorm1d(16), b), rel=0.05)
