@@ -12,7 +12,7 @@
 #     title: GAN theory
 #     summary: The game, its best moves and its value, and why playing it by gradient descent goes in circles
 #     minutes_cpu: 2
-#     minutes_gpu: 2
+#     minutes_gpu: null
 # ---
 
 # %% [markdown]
@@ -33,7 +33,7 @@
 # - predict from two eigenvalues whether a GAN circles, spirals out or settles, and repair it with a gradient penalty;
 # - watch a GAN in the plane learn, step by step.
 #
-# **Time** about 2 minutes of computing on a 2-core laptop CPU, and 2 with a GPU, which such small networks do not need.
+# **Time** about 2 minutes of computing on a 2-core laptop CPU. Networks this small do not need a GPU, and were not timed on one.
 #
 # **Before you start** you need calculus, a little probability, and PyTorch modules and optimisers. No game theory.
 
