@@ -30,7 +30,7 @@
 # - say what the best discriminator is, and what the generator minimises when it meets that discriminator;
 # - explain which generator loss starves, when, and whom;
 # - show a pair of distributions for which the Jensen-Shannon divergence teaches nothing and the Wasserstein distance does;
-# - predict from two eigenvalues whether a GAN circles, spirals out or settles, and repair it with a gradient penalty;
+# - predict from two eigenvalues whether a GAN of two numbers circles, spirals out or settles, and repair it with a gradient penalty;
 # - watch a GAN in the plane learn, step by step.
 #
 # **Time** about 2 minutes of computing on a 2-core laptop CPU. Networks this small do not need a GPU, and were not timed on one.
@@ -93,7 +93,7 @@ from torch import Tensor, nn
 #
 # $$V(D, G) \;=\; \mathbb E_{x \sim p} \log D(x) \;+\; \mathbb E_{z} \log\big(1 - D(G(z))\big),$$
 #
-# the average log-probability that $D$ gives to the truth. $D$ wants it large, $G$ wants it small: $\min_G \max_D V(D, G)$. Such a
+# the average log-probability that $D$ gives to the truth, once over real and once over generated samples, added up. $D$ wants it large, $G$ wants it small: $\min_G \max_D V(D, G)$. Such a
 # game is called *zero-sum*, since what one player gains the other loses. A point where neither can gain by moving alone is an
 # *equilibrium*. A loss function has a bottom to roll to. A game has no such thing, only a balance, and that is the root of
 # everything that follows.
@@ -129,7 +129,7 @@ checks.value(value)
 # The players take turns. The discriminator moves a little *up* the slope of $V$; then the generator moves a little *down*. Of
 # $V$'s two terms the generator can change only the second, so that this is its loss. Two details matter:
 #
-# - in D's turn the generated samples are *detached*: the generator must not be moved by the discriminator's gradient;
+# - in D's turn the generated samples are *detached*: $D$'s gradient ends there, and the path back into the generator stays unused for $G$'s turn;
 # - in G's turn the gradient runs *through* the discriminator to the samples, and on into the generator. It is the only news of
 #   the data that the generator ever gets.
 
@@ -166,7 +166,7 @@ def generator_step(
 
 
 # %% [markdown]
-# A first game on the line: the data are $\mathcal N(2, 0.5^2)$, and both players are small networks.
+# A first game on the line: the data are $\mathcal N(2, 0.5^2)$, the discriminator is a small network, and the generator has a single weight.
 
 # %% tags=["export"]
 def mlp(inputs: int, outputs: int, width: int = 64) -> nn.Sequential:
@@ -285,7 +285,7 @@ claim("A trained network agrees with D* within 0.05 wherever there is data", err
 
 # %% [markdown]
 # Note the grey region. Where neither kind of sample ever falls, nothing tells $D$ what to say, and what it says there is an
-# accident of its architecture. Keep that in mind: a generator that sits in such a place is steered by an accident.
+# accident of its architecture. Keep that in mind: a generator that must cross such a gap to reach the data is steered by an accident.
 #
 # ## What the generator then minimises
 #
@@ -295,8 +295,8 @@ claim("A trained network agrees with D* within 0.05 wherever there is data", err
 # $$V(D^*, G) = \int p \log\frac{p}{2m} + \int q \log\frac{q}{2m} = \underbrace{\mathrm{KL}(p \| m) + \mathrm{KL}(q \| m)}_{2\,\mathrm{JSD}(p, q)} - \log 4 .$$
 #
 # The *Jensen-Shannon divergence* (JSD) is the mean of the two: how far are $p$ and $q$ from their average? It is 0 when they are
-# equal, and never more than $\log 2$. So a generator that plays against a perfect discriminator makes its density approach
-# the data's, and at the goal $V = -\log 4$, with $D$ saying ½ everywhere (Goodfellow et al. 2014, theorem 1).
+# equal, and never more than $\log 2$. So what a generator minimises against a perfect discriminator is the divergence of its density
+# from the data's (whether it gets there is another matter), and at the goal $V = -\log 4$, with $D$ saying ½ everywhere (Goodfellow et al. 2014, theorem 1).
 #
 # **Exercise 1.3** · difficulty 2/5 · 10 minutes
 #
@@ -575,7 +575,7 @@ claim("W1 equals the shift at every distance", (w1s - shifts).abs().max() < 1e-9
 # neither approach the equilibrium nor leave it: you go round (Mescheder et al. 2018, lemma 2.3).
 #
 # The function has some switches for what comes later: other losses, the gradient penalty's strength $\gamma$ and the value
-# that it pulls $|\psi|$ to, and the standard deviation $\sigma$ of noise added to both points, over which it averages with a
+# that it pulls $|\psi|$ to, and the standard deviation $\sigma$ (without an argument: not the sigmoid) of noise added to both points, over which it averages with a
 # fixed set of nodes.
 
 # %% tags=["export"]
@@ -685,16 +685,16 @@ claim("With alternating steps the distance stays within 10 % of where it began",
 # ### Two eigenvalues decide
 #
 # Near the equilibrium the update operator is linear, $F_h(x) \approx J x$ with its Jacobian $J$ (a 2 x 2 matrix), and after $k$ rounds
-# we stand at $J^k x$. So all depends on the eigenvalues $\lambda$ of $J$. If both have $|\lambda| < 1$, the distance shrinks by
-# that factor each round. If one has $|\lambda| > 1$, it grows. Complex eigenvalues mean rotation, by the angle of $\lambda$ each
+# we stand at $J^k x$. So all depends on the eigenvalues $\lambda$ of $J$. If both have $|\lambda| < 1$, the distance shrinks, in the long
+# run by the larger one each round. If one has $|\lambda| > 1$, it grows. At exactly 1 terms of higher order decide. Complex eigenvalues mean rotation, by the angle of $\lambda$ each
 # round. With $a = f'(0)$ one finds, from the field's matrix $\begin{pmatrix} 0 & a \\ -a & 0 \end{pmatrix}$,
 #
 # $$\lambda_{\text{sim}} = 1 \pm i h a, \quad |\lambda| = \sqrt{1 + h^2 a^2} > 1, \qquad
 #   \lambda_{\text{alt}} = 1 - \tfrac{\alpha^2}{2} \pm \sqrt{\big(1 - \tfrac{\alpha^2}{2}\big)^2 - 1}, \quad \alpha = ha,$$
 #
 # the latter with $|\lambda| = 1$ for $\alpha \le 2$ and one $|\lambda| > 1$ beyond (lemmas 2.4 and 2.5 for one step of each player).
-# **No step size makes either smaller than 1.** Smaller steps only go round more slowly. The non-saturating loss has the
-# same two eigenvalues; its orbit creeps inwards by terms of higher order, so that it slows down as it gets closer.
+# **No step size brings both eigenvalues below 1 in absolute value**, with either way of taking turns. Smaller steps only go round more slowly. The non-saturating loss has the
+# same two eigenvalues; with alternating steps its orbit creeps inwards by terms of higher order, so that it slows down as it gets closer.
 #
 # ### The cure: friction
 #
@@ -734,7 +734,8 @@ def r1_eigenvalues(gamma, slope):
 checks.r1_eigenvalues(r1_eigenvalues)
 
 # %% [markdown]
-# Both have a negative real part for every $\gamma > 0$ (lemma 3.3): the flow runs inwards. **Instance noise** does the same by other
+# Both have a negative real part for every $\gamma > 0$ (lemma 3.3): the flow runs inwards. Steps follow it if they are small enough: alternating ones for $h\gamma < 2 - h^2a^2/2$,
+# simultaneous ones only if also $\gamma > ha^2$. **Instance noise** does the same by other
 # means: blur the real and the generated point with the same Gaussian noise. A discriminator that is too sure is then punished
 # by the noisy points on the wrong side. Lemma 3.2 gives $f''(0)\sigma^2 \pm \sqrt{f''(0)^2\sigma^4 - f'(0)^2}$, which is the formula of R1 with
 # $\gamma = -2 f''(0)\sigma^2 = \sigma^2/2$. So near the equilibrium noise *is* a gradient penalty.
@@ -908,13 +909,13 @@ checks.r1_penalty(r1_penalty)
 # $\bar\theta \leftarrow \beta\bar\theta + (1 - \beta)\theta$, and use the average to make pictures (notebook 02 does). If the weights circle, an average
 # over many turns lies near the middle, which is the equilibrium.
 #
-# How near? For the linearised game it can be worked out. The state turns by an angle $\omega$ each round, $x_k = e^{i\omega k} x_0$ as a complex
+# How near? For the linearised game it can be worked out. The state turns by an angle $\omega$ each round (on a slightly flattened circle, which we take as round), $x_k = e^{i\omega k} x_0$ as a complex
 # number. The running average is a sum of old states with weights $(1-\beta)\beta^j$, a geometric series:
 #
 # $$\bar x_k = (1-\beta) \sum_{j \ge 0} \beta^j e^{i\omega(k - j)} x_0 = \frac{1-\beta}{1 - \beta e^{-i\omega}}\; x_k .$$
 #
 # So the average circles too, at a distance smaller by the factor $(1-\beta)/|1 - \beta e^{-i\omega}|$. It is an electrician's low-pass
-# filter. Once the memory $1/(1-\beta)$ is much longer than a turn, the factor is about $(1-\beta)/\omega$.
+# filter. Once the memory $1/(1-\beta)$ is much longer than a turn and $\omega$ is small, the factor is about $(1-\beta)/\omega$.
 
 # %% tags=["export"]
 def running_average(points: Tensor, decay: float) -> Tensor:
@@ -953,7 +954,7 @@ claim("The average lies as near the middle as the formula says, within 10 %", al
 claim("With a long memory the average is within 2 % of the radius of the centre, and the weights still circle", measured[0.999] < 0.02 and path[-1].norm() > 0.9)
 
 # %% [markdown]
-# The price is visible as well: a long memory takes long to forget the start. Both facts return in notebook 02, where averaged
+# The price is visible as well: a long memory takes long to forget the start. (Where what is left of the start is as large as the small circle, the two cancel once a turn: the deep dips.) Both facts return in notebook 02, where averaged
 # weights lower the Fréchet distance at no cost in training. (Yazıcı et al. 2019 study it for real networks.) Note what averaging
 # does not do: it leaves the game as unstable as it was, and an average of an outward spiral is of little use.
 #
@@ -1015,7 +1016,7 @@ TOYS = {"ring": data.ring(std=0.05).sample, "grid": data.grid(spacing=0.5, std=0
 
 # %% [markdown]
 # The game offers three losses. `wasserstein` is the Wasserstein GAN's value, a difference of mean outputs without any logarithm; it
-# needs a bound on the slope, so switch R1 on with it (and see what happens if you do not).
+# needs a rein on the slope, so leave R1 on with it (and see what happens if you switch it off).
 
 # %% tags=["export", "long"]
 def wasserstein_value(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
