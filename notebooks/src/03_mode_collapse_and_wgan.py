@@ -10,8 +10,8 @@
 #     name: python3
 #   course:
 #     title: Mode collapse and WGAN
-#     summary: Measure collapse, put nine cures to one test, and train with the Wasserstein distance
-#     minutes_cpu: 4
+#     summary: Measure collapse, put nine recipes to one test, and compute the Wasserstein distance that some of them use
+#     minutes_cpu: 5
 #     minutes_gpu: null
 # ---
 
@@ -32,7 +32,7 @@
 # - recognise the published mistakes: a hinge loss called WGAN, a penalty at the wrong points, a norm over one axis;
 # - test for coverage on pictures with a thousand modes.
 #
-# **Time** about 4 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size, not yet timed.
+# **Time** about 5 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size, not yet timed.
 #
 # **Before you start** you need the minimax game (notebook 01) and the training loop (notebook 02).
 
@@ -68,6 +68,7 @@ from course_utils.lessons.nb02_dcgan_training import Generator, discriminator_lo
 
 # %%
 import time
+from dataclasses import replace
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -81,14 +82,16 @@ plots.use_style()
 
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
+CORES = torch.get_num_threads()
+torch.set_num_threads(min(2, CORES))  # networks for points are so small that more threads would only wait for each other
 
 # %% [markdown]
-# The budget below gives every recipe its own number of steps, so that all take the same time: a step of one costs
-# up to twice a step of another. The table further down shows what each of them really took.
+# The budget below gives every recipe its own number of steps, so that all take about the same time: a step of one costs
+# up to three times a step of another. The table further down shows what each of them really took.
 
 # %%
 cfg = run.budget.pick(
-    quick={"steps_scale": 1, "long_steps": {"ring": 1800, "grid": 3000}, "digit_width": 16, "digit_batch": 64, "digit_scale": 1, "digit_samples": 4000},
+    quick={"steps_scale": 1, "long_steps": {"ring": 1800, "grid": 2700}, "digit_width": 16, "digit_batch": 64, "digit_scale": 1, "digit_samples": 3000},
     full={"steps_scale": 2, "long_steps": {"ring": 4000, "grid": 7000}, "digit_width": 64, "digit_batch": 128, "digit_scale": 25, "digit_samples": 26000},
 )
 SEEDS, BATCH = 3, 256  # independent networks a recipe, trained side by side; samples a step for each
@@ -146,9 +149,15 @@ checks.coverage(coverage)
 
 # %%
 ceiling = {name: metrics.modes_covered(mixture.sample(10000), mixture) for name, mixture in MIXTURES.items()}
+noise = metrics.modes_covered(3 * torch.rand(2500, 2) - 1.5, MIXTURES["grid"])
 print(f"expected share of good samples: {1 - math.exp(-4.5):.3f}")
 claim("Real samples cover 8 of 8 and 25 of 25 modes", ceiling["ring"].modes == 8 and ceiling["grid"].modes == 25)
 claim("and about 99 % of them are good", all(abs(c.high_quality - 0.989) < 0.006 for c in ceiling.values()))
+claim("Uniform noise touches 20 modes of the grid or more, with under 5 % good samples", noise.modes >= 20 and noise.high_quality < 0.05, str(noise))
+
+# %% [markdown]
+# The last line is a warning. Modes covered is nearly free: a blur over everything touches most of them. And the share of good samples alone is
+# as easy: put everything on one mode. Read the two together, or use a distance.
 
 # %% [markdown]
 # ## Three networks at once
@@ -182,10 +191,11 @@ claim("Three stacked layers compute what three separate ones compute", torch.all
 
 # %% [markdown]
 # All recipes use the same networks: three hidden layers, a generator of 2-D latents, and a critic. Two choices took
-# trials to find, and help all recipes alike:
+# trials to find:
 #
 # - the critic sees each coordinate also through sines and cosines (*Fourier features*), since a plain network of this
-#   size takes very long to tell a spot from its surroundings;
+#   size takes very long to tell a spot from its surroundings. This makes the critic sharp, which is what good samples need, and
+#   what an unprotected game does not survive: after the contest we take the features away and look;
 # - the latents are uniform on a wide square. A continuous generator must cross the gaps between modes, and what
 #   falls into a gap is a bad sample; it can cross fast only if its slope is large, which a large input makes easy.
 
@@ -270,7 +280,7 @@ class PointCritic(nn.Module):
 #
 # $$c_b(x_i, x_j) = \exp\big(-\lVert M_{i,b} - M_{j,b} \rVert_{1}\big), \qquad o(x_i)_b = \sum_{j=1}^{n} c_b(x_i, x_j),$$
 #
-# and $o(x_i) \in \mathbb R^B$ joins the features. It counts, softly, how many others in the batch are like this one.
+# and $o(x_i) \in \mathbb R^B$ joins the features. It counts, softly, how many in the batch are like this one, itself included.
 #
 # **Exercise 3.2** · difficulty 3/5 · 12 minutes
 #
@@ -426,8 +436,9 @@ checks.wgan_losses(lambda real, fake: (wgan_critic_loss(real, fake), wgan_genera
 
 
 # %% [markdown]
-# The hinge loss is a good loss for a GAN, and no estimate of a distance: it stops at its margin. Shift all scores apart, and
-# the critic's estimate grows with the gap, as $W_1$ does, while the hinge loss stays at 0.
+# The hinge loss is a good loss for a GAN, and no estimate of $W_1$: at its best it measures total variation, which like the JSD no longer
+# changes once two distributions do not overlap. It stops at its margin. Shift all scores apart, and the critic's estimate grows with the
+# gap, while the hinge loss stays at 0.
 
 # %% tags=["export"]
 def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -564,6 +575,7 @@ claim("Clipping leaves a tenth of the weights or more exactly at the limit", at_
 claim("The gradient norm is near 1 with the penalty and below a tenth with clipping", abs(penalised["norms"][:4].median() - 1) < 0.25 and clipped["norms"].max() < 0.1)
 
 # %% [markdown]
+# The penalty is soft: a slope a little above 1 costs little, and so some estimates lie above the exact value. Clipping has no such excuse.
 # A small $c$ leaves the critic almost flat, as here; a large one lets it grow steeper with every layer. Either way the optimiser uses the
 # only freedom it has, and drives weights to the ends (Gulrajani et al. 2017, figure 1). A constant factor would not disturb the generator,
 # whose optimiser ignores the scale of its gradient, but the flat critic is also a *simple* function.
@@ -594,7 +606,8 @@ claim("With BatchNorm its gradient changes with its company", ratios["BatchNorm"
 # ### Spectral normalisation
 #
 # Miyato et al. 2018 (section 2.1) bound the slope by construction: divide every weight matrix by its largest singular value. That value comes from
-# *power iteration*, one round a step, since weights change little between steps.
+# *power iteration*, one round a step, since weights change little between steps. The bound holds for each layer's *input*: behind our five
+# octaves of Fourier features, which stretch $x$ by a factor of about 29, the critic's slope in $x$ may still reach 29.
 
 # Multiplying a vector by $W^\top W$ again and again turns it towards the direction that $W$ stretches most.
 #
@@ -663,6 +676,11 @@ def zero_centred_penalty(x: Tensor, scores: Tensor) -> Tensor:
 # ## The contest
 #
 # A recipe is two losses, options of the critic, and a few numbers. The losses get the critic and the samples, so that penalties fit in.
+#
+# All nine share networks, batch and optimiser (Adam), which no paper had in this form. So some numbers depart from the papers, towards what
+# worked here: WGAN-GP takes one critic step and $\lambda = 1$ (Gulrajani et al. 2017: five and 10, and 0.1 in their own toys), clipping two
+# steps, Adam and $c = 0.1$ (Arjovsky et al. 2017: five, RMSprop, 0.01), and learning rates were chosen for each recipe from two or three
+# that were tried. The table therefore ranks recipes *as set here*, not the ideas behind them.
 
 # %% tags=["export"]
 @dataclass(frozen=True)
@@ -676,6 +694,7 @@ class Recipe:
     clip: float | None = None
     rate_d: float = 5e-3
     rate_g: float = 1e-2
+    rate_floor: float = 0.0  # the share of both rates that is left at the end: 1 keeps them constant
 
 
 def gan_d(critic, real, fake, progress):
@@ -731,7 +750,7 @@ RECIPES = {
     "R3GAN": Recipe(r3_d, r3_g),
 }
 # Steps on the grid, so that all take about the same time; the ring gets half.
-STEPS_ON_GRID = dict(zip(RECIPES, (1250, 390, 850, 1020, 1250, 640, 760, 800, 800)))
+STEPS_ON_GRID = dict(zip(RECIPES, (980, 330, 720, 850, 1000, 600, 650, 630, 630)))
 
 # %% [markdown]
 # The training loop is that of notebook 02, with the critic allowed several steps. Two things are shared by all recipes because they help
@@ -752,8 +771,10 @@ def train(
     players = {"d": critic, "g": generator}
     rates = {"d": recipe.rate_d, "g": recipe.rate_g}
     optimisers = {k: torch.optim.Adam(p.parameters(), lr=rates[k], betas=(0.0, 0.99), fused=True) for k, p in players.items()}
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR
-    schedulers = [cosine(optimisers[k], steps) for k in players]
+    schedulers = [
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimisers[k], steps, eta_min=recipe.rate_floor * rates[k])
+        for k in players
+    ]
     ema = training.EMA(generator, decay=0.999)
 
     def descend(player: str, loss: Tensor) -> None:
@@ -786,34 +807,36 @@ def train(
 # (of the *current* weights, where hopping shows). For the viewer below it also keeps some points and the critic's scores on a raster.
 
 # %%
-LOOKS = 24  # times a run is measured
+LOOKS = 20  # times a run is measured
 RASTER = torch.cartesian_prod(torch.linspace(-2, 2, 40), torch.linspace(-2, 2, 40)).flip(1)  # (1600, 2), row by row
 
 
 @torch.no_grad()
 def measure(generator, critic, ema, mixture):
-    z = point_latents(SEEDS, 1000, run.device)
-    averaged, current = ema(z).cpu(), generator(z).cpu()
+    z, real = point_latents(SEEDS, 1024, run.device), mixture.sample(SEEDS * 1024).reshape(SEEDS, 1024, 2).to(run.device)
+    averaged, current = ema(z).cpu(), generator(z)
+    pairs = zip(critic(real), critic(current))
+    current = current.cpu()
     coverages = [metrics.modes_covered(points, mixture) for points in averaged]
-    nearest = torch.cdist(current, mixture.centers.expand(SEEDS, -1, -1)).argmin(dim=2)  # (SEEDS, 1000)
+    nearest = torch.cdist(current, mixture.centers.expand(SEEDS, -1, -1)).argmin(dim=2)  # (SEEDS, 1024)
     raster = RASTER.to(run.device).repeat_interleave(critic.pack, dim=0).expand(SEEDS, -1, -1)
     return {
         "modes": [c.modes for c in coverages],
         "good": [c.high_quality for c in coverages],
-        "shares": torch.stack([n.bincount(minlength=len(mixture.centers)) / 1000 for n in nearest]),
+        "shares": torch.stack([n.bincount(minlength=len(mixture.centers)) / 1024 for n in nearest]),
+        "losses": [discriminator_loss(real_scores, fake_scores).item() for real_scores, fake_scores in pairs],
         "points": averaged[0, :600],
         "scores": critic(raster)[0].reshape(40, 40).cpu(),
     }
 
 
 # %%
-def contest(name, dataset, steps):
+def contest(recipe, dataset, steps):
     """Train SEEDS networks by one recipe on one data set; returns looks, final measures and seconds."""
-    recipe, mixture = RECIPES[name], MIXTURES[dataset]
+    mixture = MIXTURES[dataset]
     generator, critic = PointGenerator(SEEDS).to(run.device), PointCritic(SEEDS, **recipe.critic).to(run.device)
     pool = mixture.sample(100_000).to(run.device)
-    look_at, looks = {round(steps * i / LOOKS) for i in range(LOOKS + 1)}, {}
-    spent = [0.0]
+    look_at, looks, spent = {round(steps * i / LOOKS) for i in range(LOOKS + 1)}, {}, [0.0]
 
     def watch(step, ema):
         if step in look_at:
@@ -840,42 +863,39 @@ def contest(name, dataset, steps):
 # %% [markdown]
 # ### First, the failure
 #
-# The vanilla GAN on the ring. Watch where its samples are.
+# The vanilla GAN on the ring, at a high and constant learning rate. Watch where its samples are, and what its loss says.
 
 # %%
-STEPS = {(name, "grid"): round(cfg["steps_scale"] * steps) for name, steps in STEPS_ON_GRID.items()}
-STEPS |= {(name, "ring"): steps // 2 for (name, _), steps in STEPS.items()}
-results = {("vanilla", "ring"): contest("vanilla", "ring", STEPS["vanilla", "ring"])}
+restless = contest(replace(RECIPES["vanilla"], rate_d=5e-3, rate_g=1e-2, rate_floor=1.0), "ring", 240)
 
 # %%
-def plot_shares(axis, result, seed, title):
-    looks = result["looks"]
+figure, axes = plt.subplots(2, SEEDS, figsize=(10, 4), sharex=True, height_ratios=(3, 1.4))
+for seed, (above, below) in enumerate(axes.T):
+    looks = restless["looks"]
     shares = torch.stack([look["shares"][seed] for look in looks.values()], dim=1)  # (modes, looks)
-    image = axis.imshow(shares, aspect="auto", cmap=plots.SEQUENTIAL, vmin=0, vmax=0.5, origin="lower", extent=(0, max(looks), -0.5, len(shares) - 0.5))
-    axis.set(xlabel="step", ylabel="mode", title=title)
-    axis.grid(False)
-    return image
-
-
-figure, axes = plt.subplots(1, SEEDS, figsize=(10, 2.7))
-for seed, axis in enumerate(axes):
-    image = plot_shares(axis, results["vanilla", "ring"], seed, f"vanilla, seed {seed}")
-figure.colorbar(image, ax=axes, label="share of samples", extend="max")
-figure.suptitle("A vanilla GAN sits on few modes, and hops between them", x=0.01, ha="left", fontsize=11)
-plots.show(figure, "Three heat maps of mode against training step. Most samples sit on one or two modes at a time, and the bright cells jump from mode to mode.")
+    image = above.imshow(shares, aspect="auto", cmap=plots.SEQUENTIAL, vmin=0, vmax=0.5, origin="lower", extent=(0, max(looks), -0.5, 7.5))
+    above.set(title=f"seed {seed}", ylabel="mode")
+    above.grid(False)
+    below.plot(list(looks), [look["losses"][seed] for look in looks.values()], color=plots.VERMILION)
+    below.set(xlabel="step", ylabel="critic's loss", ylim=(0, None))
+figure.colorbar(image, ax=axes[0], label="share of samples", extend="max")
+figure.suptitle("A vanilla GAN hops from mode to mode", x=0.01, ha="left", fontsize=11)
+plots.show(figure, "Top: heat maps of mode against training step for three seeds; most samples sit on one or a few modes, and the bright cells move from mode to mode. Bottom: the critic's loss over the same steps.")
 
 # %% [markdown]
-# A bright row is a mode that holds a large part of the samples; eight equal rows would be right. Early on, the bright cells hop: the
-# generator moves to where the critic is fooled, the critic unlearns that place, and both move on. They come to rest only because the
-# learning rate falls to 0, and on few modes. The loss shows nothing of it.
+# A bright cell is a mode that holds a large part of the samples; eight equal rows would be right. The generator moves to where the critic is
+# fooled, the critic unlearns that place, and both move on. The loss tells neither how many modes there are nor that they change. (Left
+# alone, such a run often comes to rest on one mode; at the lower rates of the contest it does so after a few hops.)
 #
 # ### Then, all nine
 
 # %% tags=["nbval-ignore-output"]
+STEPS = {(name, "grid"): round(cfg["steps_scale"] * steps) for name, steps in STEPS_ON_GRID.items()}
+STEPS |= {(name, "ring"): steps // 2 for (name, _), steps in STEPS.items()}
+results = {}
 for name in training.progress(list(RECIPES), "contest"):
     for dataset in MIXTURES:
-        if (name, dataset) not in results:
-            results[name, dataset] = contest(name, dataset, STEPS[name, dataset])
+        results[name, dataset] = contest(RECIPES[name], dataset, STEPS[name, dataset])
 print(run.report())
 
 # %%
@@ -884,10 +904,11 @@ def spread(values, digits):
     return f"{sum(values) / len(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
+FLOORS = {d: wasserstein(m.sample(N_MATCHED), m.sample(N_MATCHED)) for d, m in MIXTURES.items()}
+
+
 def print_table(dataset):
-    floor = sum(wasserstein(MIXTURES[dataset].sample(N_MATCHED), MIXTURES[dataset].sample(N_MATCHED)) for _ in range(3)) / 3
-    of = len(MIXTURES[dataset].centers)
-    print(f"{dataset}: modes of {of} | % good | W1 (floor {floor:.3f}): mean (range) of {SEEDS} seeds | steps | seconds")
+    print(f"{dataset}: modes of {len(MIXTURES[dataset].centers)} | % good | W1 (real samples {FLOORS[dataset]:.2f}): mean (range) of {SEEDS} seeds | steps | seconds")
     for name in RECIPES:
         r = results[name, dataset]
         modes, good = [c.modes for c in r["coverage"]], [100 * c.high_quality for c in r["coverage"]]
@@ -931,7 +952,7 @@ for column, dataset in enumerate(MIXTURES):
     plot_progress(axes[1, column], dataset, "good", "share of good samples")
 figure.suptitle("Two recipes find the modes; a good share alone proves nothing", x=0.01, ha="left", fontsize=11)
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
-plots.show(figure, "Four panels over training for nine recipes. On ring and grid the R3GAN reaches all modes early, and its share of good samples keeps rising; the vanilla GAN stays at few modes.")
+plots.show(figure, "Four panels over training for nine recipes. Modes: R3GAN and WGAN-GP rise to all of the ring and nearly all of the grid, R3GAN first; the others stay below half or little above. Share of good samples: R3GAN ends highest on the ring; on the grid recipes with few modes, the vanilla GAN among them, have the larger share.")
 
 # %%
 figure, axes = plt.subplots(3, 3, figsize=(8.4, 8.7))
@@ -940,18 +961,18 @@ for axis, name in zip(axes.flat, RECIPES):
     axis.scatter(*MIXTURES["grid"].centers.T, s=60, facecolors="none", edgecolors=plots.ORANGE, linewidths=0.8)
     axis.scatter(*r["points"][0, :1500].T, s=1.5, color=plots.BLUE)
     axis.set(title=f"{name}: {r['coverage'][0].modes} of 25", xlim=(-2, 2), ylim=(-2, 2), aspect="equal", xticks=[], yticks=[])
-plots.show(figure, "Nine scatter plots of generated points over the 25 centres of the grid, one for each recipe, seed 0. Some put all points on few centres, some smear them over the square, the best place tight spots on all centres.")
+plots.show(figure, "Nine scatter plots of generated points over the 25 centres of the grid, one for each recipe, seed 0. Most draw lines or patches that touch part of the centres; WGAN-GP and R3GAN draw points around nearly all centres, with many still on the lines between them.")
 
 # %% [markdown]
 # Who helps, and who does not? Read both measures together: a generator that sits on one mode can have nothing but good samples.
 #
 # - Looking at several samples (minibatch discrimination, minibatch standard deviation, mode seeking, packing) changes *how* the game fails
 #   here, not *that* it fails: a mode more or two, with wide differences between seeds. Minibatch discrimination compares all pairs, so that a
-#   step costs three times a vanilla one and it gets a third of the steps. These cures were made for larger models that almost work.
-# - Clipping and spectral normalisation bound the slope from above only, and on average it ends far below. Samples spread over more modes, as
-#   a blur: few are good.
-# - The two *penalties* on the gradient find all modes of the ring on every seed and nearly all of the grid's: WGAN-GP, and R3GAN with more
-#   good samples in the same time.
+#   step costs three times a vanilla one and it gets a third of the steps. They were made for picture models that nearly work.
+# - Clipping and spectral normalisation bound the slope too, and lose modes all the same: a bound is not enough. What they cover on the grid they
+#   cover as a blur, with few good samples, hardly better than noise.
+# - The two *penalties* on the gradient find nearly all modes of the ring on every seed and most of the grid's: WGAN-GP and R3GAN, which are
+#   close to each other at this length.
 
 # %%
 def modes(name, dataset):
@@ -959,20 +980,42 @@ def modes(name, dataset):
 
 
 BEST = "R3GAN"
-fewer = all(sum(modes("vanilla", d)) / SEEDS < len(MIXTURES[d].centers) / 2 for d in MIXTURES)
-claim("The vanilla GAN covers fewer than half of the modes, on ring and on grid, in the mean of its seeds", fewer)
-claim("With the gradient penalty, and with R3GAN, every seed covers the whole ring", min(modes("WGAN-GP", "ring") + modes(BEST, "ring")) == 8)
-claim("and more of the grid than any vanilla seed", min(modes("WGAN-GP", "grid") + modes(BEST, "grid")) > max(modes("vanilla", "grid")))
+claim("The vanilla GAN loses modes of ring and grid on every seed", all(max(modes("vanilla", d)) < len(MIXTURES[d].centers) for d in MIXTURES))
+third = all(sum(modes("vanilla", d)) / SEEDS < 2 / 3 * len(MIXTURES[d].centers) for d in MIXTURES)
+claim("and more than a third of them in the mean of its seeds", third)
+claim("With the gradient penalty, and with R3GAN, every seed covers 7 of 8 modes of the ring or all", min(modes("WGAN-GP", "ring") + modes(BEST, "ring")) >= 7)
+mean_modes = {name: sum(modes(name, "grid")) / SEEDS for name in RECIPES}
+claim("and more of the grid than the vanilla GAN, in the mean", min(mean_modes["WGAN-GP"], mean_modes[BEST]) > mean_modes["vanilla"] + 3, str(mean_modes))
 nearer = all(max(results[BEST, d]["w1"]) < min(results["vanilla", d]["w1"]) for d in MIXTURES)
 claim("The exact Wasserstein distance agrees: R3GAN's worst seed is nearer to the data than vanilla's best", nearer)
 
 # %% [markdown]
-# ### The best recipe, given more time
+# ### How much of it is the critic's input?
 #
-# A short contest shows who is ahead, not how far the winner gets. Here is R3GAN again, the same networks, with about four times the steps.
+# The vanilla GAN on the grid again, with a plain critic that sees only the coordinates.
 
 # %% tags=["nbval-ignore-output"]
-long_runs = {dataset: contest(BEST, dataset, cfg["long_steps"][dataset]) for dataset in MIXTURES}
+plain = contest(replace(RECIPES["vanilla"], critic={"octaves": 0}), "grid", STEPS["vanilla", "grid"])
+for label, r in (("plain critic", plain), ("Fourier features", results["vanilla", "grid"])):
+    good = spread([100 * c.high_quality for c in r["coverage"]], 0)
+    print(f"{label:<17} modes {spread([c.modes for c in r['coverage']], 1):<20} % good {good:<14} W1 {spread(r['w1'], 2)}")
+
+# %%
+claim("With a plain critic even the vanilla GAN touches more modes of the grid than with Fourier features", sum(c.modes for c in plain["coverage"]) / SEEDS > mean_modes["vanilla"])
+blur = sum(c.high_quality for c in plain["coverage"]) / SEEDS
+claim("but as a blur: in the mean fewer than one sample in six is good", blur < 1 / 6, f"{blur:.2f}")
+
+# %% [markdown]
+# So collapse is not a property of the loss alone. A smooth critic cannot tell neighbours apart, pushes everything outwards, and leaves a blur
+# (count the modes of noise again). A sharp critic rewards a single spot, and the vanilla game falls into it. A sharp critic with a
+# gradient penalty keeps both: it sees the spots, and stays gentle enough that the samples spread over all of them.
+#
+# ### The best recipe, given more time
+#
+# A short contest shows who is ahead, not how far the winner gets. Here is R3GAN again, the same networks, with four to six times the steps.
+
+# %% tags=["nbval-ignore-output"]
+long_runs = {dataset: contest(RECIPES[BEST], dataset, cfg["long_steps"][dataset]) for dataset in MIXTURES}
 for dataset, r in long_runs.items():
     good = spread([100 * c.high_quality for c in r["coverage"]], 0)
     print(f"{dataset}: {[c.modes for c in r['coverage']]} modes, {good} % good, W1 {spread(r['w1'], 2)}, {r['steps']} steps, {r['seconds']:.0f} s")
@@ -995,14 +1038,15 @@ covered = {dataset: [c.modes for c in r["coverage"]] for dataset, r in long_runs
 worst = {dataset: 100 * min(c.high_quality for c in r["coverage"]) for dataset, r in long_runs.items()}
 claim("The best recipe covers 8 of 8 modes of the ring on every seed", min(covered["ring"]) == 8)
 claim("and 25 of 25 of the grid on every seed", min(covered["grid"]) == 25, str(covered["grid"]))
-claim("with more good samples than the best published method that covers as many, on both", worst["ring"] > PUBLISHED["VEEGAN"][1] and worst["grid"] > PUBLISHED["VEEGAN"][3])
+claim("with more good samples than VEEGAN, the best of the published table above, on both", worst["ring"] > PUBLISHED["VEEGAN"][1] and worst["grid"] > PUBLISHED["VEEGAN"][3])
 claim("More than 90 % of its samples on the ring are good, and more than 80 % on the grid, on every seed", worst["ring"] > 90 and worst["grid"] > 80, str(worst))
 
 # %% [markdown]
 # ### Look around
 #
 # Choose a recipe, a data set and a moment. Points are from the averaged generator of seed 0, the map is its critic's score, from low (purple) to
-# high (orange). A critic that looks at a whole batch judges the map's own points as one batch, so for those two recipes the map is only a hint.
+# high (orange). A critic that looks at several samples has no map of its own: the two minibatch recipes are shown the map's points as one batch, and
+# PacGAN each point twice, as a pair. Take those three maps as hints.
 
 # %% tags=["widget", "nbval-ignore-output"]
 def draw_moment(recipe, dataset, moment):
@@ -1036,6 +1080,7 @@ viewer = widgets.explore(
 # the generator of notebook 02, with the same networks trained as WGAN-GP and as R3GAN. The two penalised critics lose their BatchNorm.
 
 # %% tags=["nbval-ignore-output"]
+torch.set_num_threads(CORES)
 digits = data.images("mnist", "train")
 
 # %% tags=["export"]
@@ -1090,17 +1135,17 @@ def real_triples(n):
 
 real_examples = stack_digits(digits.x, 12)
 plots.image_grid(real_examples, columns=12, title="Real stacked digits", alt="Twelve pictures, each of three overlaid digits in red, green and blue.")
-for n in (500, 4000, 26000):
+for n in (400, 3000, 26000):
     found, kl = modes_and_kl(real_triples(n), TRUE_SHARE)
     print(f"{n:>6} real pictures: {found:>4} modes, KL {kl:.2f}")
 
 # %%
 DIGIT_RECIPES = {  # recipe, BatchNorm in the critic, steps: so that all take about the same time
-    "DCGAN": (Recipe(gan_d, gan_g, rate_d=1e-3, rate_g=2e-3), True, 330),
+    "DCGAN": (Recipe(gan_d, gan_g, rate_d=1e-3, rate_g=2e-3), True, 300),
     "WGAN-GP": (Recipe(partial(wgan_gp_d, weight=10.0), wgan_g, rate_d=1e-3, rate_g=2e-3), False, 200),
-    "R3GAN": (Recipe(r3_d, r3_g, rate_d=1e-3, rate_g=2e-3), False, 210),
+    "R3GAN": (Recipe(r3_d, r3_g, rate_d=1e-3, rate_g=2e-3), False, 200),
 }
-DIGIT_LATENT_DIM, DIGIT_LOOKS, LOOK_SAMPLES = 64, 5, 500
+DIGIT_LATENT_DIM, DIGIT_LOOKS, LOOK_SAMPLES = 64, 4, 400
 
 
 def digit_latents(n):
@@ -1170,14 +1215,15 @@ plots.film_strip(
 
 # %%
 kl = {name: r["kl"] for name, r in digit_results.items()}
-claim("WGAN-GP and R3GAN come nearer to the true frequencies of the thousand modes than the DCGAN", max(kl["WGAN-GP"], kl["R3GAN"]) < kl["DCGAN"], str(kl))
+claim("R3GAN comes nearer to the true frequencies of the thousand modes than the DCGAN", kl["R3GAN"] < kl["DCGAN"], str(kl))
 claim("No recipe shows more modes than as many real pictures do", max(r["modes"] for r in digit_results.values()) <= real_modes)
 
 # %% [markdown]
 # Read it with care. The best of the three is still far from all thousand, and from the real digits. A classifier must name something, so
 # it also names smudges: a mode that is "covered" here need not be a readable digit. And these are a few hundred steps: published runs of
 # R3GAN reach 1000 of 1000 modes (Huang et al. 2024, table 1) with networks and training many times as long. The full budget of this notebook
-# trains wider networks for 25 times as many steps, and wants a GPU. What carries over from the plane is the order of the three.
+# trains wider networks for 25 times as many steps, and wants a GPU. What carries over from the plane is that R3GAN beats the DCGAN. WGAN-GP is
+# slow to start: in so short a run it may end near the one or near the other, depending on the seed and on a few steps more.
 #
 # ## What was measured
 
@@ -1194,7 +1240,8 @@ for name, r in digit_results.items():
 #
 # ## What went wrong, and what helped
 #
-# - *A plain network could not see the modes.* Without Fourier features at the critic's input the grid stayed a blur within this time.
+# - *A plain critic could not see the modes.* Without Fourier features the grid stayed a blur within this time, whatever the recipe; with them
+#   the vanilla GAN, which had touched most modes, collapsed.
 # - *The latent space matters.* Eight latent dimensions were worse than two, a Gaussian worse than a uniform square, and the square has a
 #   best width: too narrow and the generator cannot bend fast enough, too wide and it begins in pieces.
 # - *High learning rates with a fall to 0* were worth more than any other single change for R3GAN, and ruin for the vanilla GAN, which then sits on
