@@ -11,7 +11,7 @@
 #   course:
 #     title: Mode collapse and WGAN
 #     summary: Measure collapse, put nine recipes to one test, and compute the Wasserstein distance that some of them use
-#     minutes_cpu: 5
+#     minutes_cpu: 4
 #     minutes_gpu: null
 # ---
 
@@ -32,7 +32,7 @@
 # - recognise the published mistakes: a hinge loss called WGAN, a penalty at the wrong points, a norm over one axis;
 # - test for coverage on pictures with a thousand modes.
 #
-# **Time** about 5 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size, not yet timed.
+# **Time** about 4 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size, not yet timed.
 #
 # **Before you start** you need the minimax game (notebook 01) and the training loop (notebook 02).
 
@@ -971,7 +971,7 @@ plots.show(figure, "Nine scatter plots of generated points over the 25 centres o
 #   step costs three times a vanilla one and it gets a third of the steps. They were made for picture models that nearly work.
 # - Clipping and spectral normalisation bound the slope too, and lose modes all the same: a bound is not enough. What they cover on the grid they
 #   cover as a blur, with few good samples, hardly better than noise.
-# - The two *penalties* on the gradient find nearly all modes of the ring on every seed and most of the grid's: WGAN-GP and R3GAN, which are
+# - The two *penalties* on the gradient find most or all modes of the ring and most of the grid's: WGAN-GP and R3GAN, which are
 #   close to each other at this length.
 
 # %%
@@ -983,7 +983,8 @@ BEST = "R3GAN"
 claim("The vanilla GAN loses modes of ring and grid on every seed", all(max(modes("vanilla", d)) < len(MIXTURES[d].centers) for d in MIXTURES))
 third = all(sum(modes("vanilla", d)) / SEEDS < 2 / 3 * len(MIXTURES[d].centers) for d in MIXTURES)
 claim("and more than a third of them in the mean of its seeds", third)
-claim("With the gradient penalty, and with R3GAN, every seed covers 7 of 8 modes of the ring or all", min(modes("WGAN-GP", "ring") + modes(BEST, "ring")) >= 7)
+claim("With R3GAN every seed covers 7 of 8 modes of the ring or all", min(modes(BEST, "ring")) >= 7, str(modes(BEST, "ring")))
+claim("With the gradient penalty of WGAN-GP the mean of the seeds is above 6", sum(modes("WGAN-GP", "ring")) / SEEDS > 6, str(modes("WGAN-GP", "ring")))
 mean_modes = {name: sum(modes(name, "grid")) / SEEDS for name in RECIPES}
 claim("and more of the grid than the vanilla GAN, in the mean", min(mean_modes["WGAN-GP"], mean_modes[BEST]) > mean_modes["vanilla"] + 3, str(mean_modes))
 nearer = all(max(results[BEST, d]["w1"]) < min(results["vanilla", d]["w1"]) for d in MIXTURES)
@@ -1039,7 +1040,7 @@ worst = {dataset: 100 * min(c.high_quality for c in r["coverage"]) for dataset, 
 claim("The best recipe covers 8 of 8 modes of the ring on every seed", min(covered["ring"]) == 8)
 claim("and 25 of 25 of the grid on every seed", min(covered["grid"]) == 25, str(covered["grid"]))
 claim("with more good samples than VEEGAN, the best of the published table above, on both", worst["ring"] > PUBLISHED["VEEGAN"][1] and worst["grid"] > PUBLISHED["VEEGAN"][3])
-claim("More than 90 % of its samples on the ring are good, and more than 80 % on the grid, on every seed", worst["ring"] > 90 and worst["grid"] > 80, str(worst))
+claim("More than 85 % of its samples on the ring are good, and more than 70 % on the grid, on every seed", worst["ring"] > 85 and worst["grid"] > 70, str(worst))
 
 # %% [markdown]
 # ### Look around
