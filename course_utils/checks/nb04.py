@@ -1,12 +1,13 @@
 """Checks for notebook 04, by invariance, brute force and published mistake.
 
-Levels are given as plain pairs (alpha, sigma) with the same attributes as the notebook's `Level`.
+What an answer is compared with is worked out here in another way than in the notebook.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +15,18 @@ from torch import Tensor
 from . import exercise, expect
 
 
-def _level(alpha_bar: float):  # noqa: ANN202 - the notebook's class, which is generated after this module
-    from course_utils.lessons.nb04_diffusion_math import Level
+class Level(NamedTuple):
+    """A stand-in for the notebook's class of this name, so that checks need nothing that the notebook builds."""
 
+    alpha: float
+    sigma: float
+
+    @property
+    def half_log_snr(self) -> Tensor:
+        return torch.tensor(math.log(self.alpha / self.sigma) if self.sigma else math.inf, dtype=torch.float64)
+
+
+def _level(alpha_bar: float) -> Level:
     return Level(math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar))
 
 
@@ -112,9 +122,7 @@ def from_v(answer: Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor
         found = answer(v, x, alpha, sigma)
         expect(isinstance(found, (tuple, list)) and len(found) == 2, "return two tensors, x0 and eps.")
         first, second = found
-        expect(
-            not (_same(first, eps) and _same(second, x0)), "these are eps and x0: return x0 first, then eps."
-        )
+        expect(not (_same(first, eps) and _same(second, x0)), "these are eps and x0: return x0 first, then eps.")
         expect(
             not _same(first, alpha * x + sigma * v),
             "your x0 has the sign of v wrong: put x = alpha x0 + sigma eps and v = alpha eps - sigma x0 into it.",
@@ -123,12 +131,8 @@ def from_v(answer: Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor
             not _same(second, sigma * x - alpha * v),
             "your eps has the sign of v wrong: put x = alpha x0 + sigma eps and v = alpha eps - sigma x0 into it.",
         )
-        expect(
-            _same(first, x0), "your x0 is not the one that v was made of: compute alpha x - sigma v by hand."
-        )
-        expect(
-            _same(second, eps), "your eps is not the one that v was made of: compute sigma x + alpha v by hand."
-        )
+        expect(_same(first, x0), "your x0 is not the one that v was made of: compute alpha x - sigma v by hand.")
+        expect(_same(second, eps), "your eps is not the one that v was made of: compute sigma x + alpha v by hand.")
 
 
 def _posterior(x0: float, x: float, now: tuple, then: tuple) -> tuple[float, float]:
@@ -169,9 +173,7 @@ def posterior(answer: Callable) -> None:
                 _same(variance, right_variance, 1e-5),
                 f"{case} Bayes on a grid has the variance {right_variance:.5f}, yours {variance:.5f}.",
             )
-            expect(
-                not _same(mean, _posterior(x, x0, now, then)[0], 1e-5), f"{case}: x0 and x have changed places."
-            )
+            expect(not _same(mean, _posterior(x, x0, now, then)[0], 1e-5), f"{case}: x0 and x have changed places.")
             expect(
                 _same(mean, right_mean, 1e-5),
                 f"{case} Bayes on a grid has the mean {right_mean:.5f}, yours {mean:.5f}: weigh x / a by a^2 / b and"
@@ -211,8 +213,6 @@ def ancestral_step(answer: Callable) -> None:
             "this is the large variance, beta; the exercise asks for the posterior's own.",
         )
         expect(_same(grain, small**0.5 * noise), "the noise has the standard deviation of the posterior.")
-    from course_utils.lessons.nb04_diffusion_math import Level
-
     last = answer(x, x0, _level(0.99), Level(1.0, 0.0), noise)
     expect(bool(torch.isfinite(last).all()), "at the last step something is divided by then.sigma, which is 0.")
     expect(
@@ -241,10 +241,16 @@ def ddim_step(answer: Callable) -> None:
             fresh = answer(zero, zero, now, then, eta, noise)
             share = (fresh * noise).sum() / noise.square().sum()
             total = share**2 + ((kept * eps).sum() / eps.square().sum()) ** 2
+            upside_down = now.sigma**2 / then.sigma**2 * (1 - (now.alpha / then.alpha) ** 2)
+            expect(
+                not _same(share**2, eta**2 * upside_down),
+                f"with eta = {eta} new noise of variance {share**2:.3f} is added where the level holds"
+                f" {then.sigma**2:.3f}: sigma_now^2 / sigma_then^2 is upside down.",
+            )
             expect(
                 bool(torch.isfinite(kept).all()) and share**2 <= then.sigma**2 + 1e-9,
                 f"with eta = {eta} new noise of variance {share**2:.3f} is added where the level holds only"
-                f" {then.sigma**2:.3f}, so that the root is imaginary: look for a fraction upside down.",
+                f" {then.sigma**2:.3f}, so that the root is imaginary: check s^2.",
             )
             expect(
                 not _same(share, eta * small),
@@ -274,9 +280,7 @@ def ddim_step(answer: Callable) -> None:
 
 @exercise("4.7")
 def dpmpp_2m_step(answer: Callable) -> None:
-    """`answer(x, x0, now, then, previous)`: DDIM at the ends, exact for a guess that is linear in exp(-lambda)'s clock."""
-    from course_utils.lessons.nb04_diffusion_math import Level
-
+    """`answer(x, x0, now, then, previous)`: DDIM at both ends, the extrapolated guess between, likely slips."""
     x, x0, x0_before = _random(3, 20, 2)
 
     def ddim(guess: Tensor, now: tuple, then: tuple) -> Tensor:

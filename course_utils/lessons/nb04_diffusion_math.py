@@ -277,8 +277,8 @@ def chain_density(denoise: Callable, levels: Sequence[Level], grid: Tensor) -> T
         mean, variance = posterior(x0, x, now, then)
         if is_clean(then):
             variance = like(transition(now, then)[1], x)
-        kernel = torch.exp(-((grid - mean) ** 2) / (2 * variance)) / (2 * math.pi * variance).sqrt()  # (from, to)
-        density = width * density @ kernel
+        kernel = ((grid - mean) / variance.sqrt()).square_().mul_(-0.5).exp_()  # (from, to), not normalised
+        density = (width * density / (2 * math.pi * variance[..., 0]).sqrt()) @ kernel
     return density
 
 
