@@ -176,7 +176,7 @@ KINDS = ("epsilon", "x0", "v", "score", "velocity")
 def x0_from(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
     """The clean point that a prediction `output` of this kind (one of KINDS) stands for at x; all (N, ...); alpha > 0, or kind "v" or "velocity".
 
-    Ho et al. 2020, equation 15 (epsilon); Salimans and Ho 2022, section 4 (v); Song et al. 2021, score-based SDEs, equation 29 (score).
+    Ho et al. 2020, equation 15 (epsilon); Salimans and Ho 2022, section 4 (v); Song et al. 2021, score-based SDEs, appendix B (score).
     """
     alpha, sigma = like(level.alpha, x), like(level.sigma, x)
     match kind:
@@ -216,7 +216,7 @@ def eps_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
 
 
 def score_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
-    """The score at x (N, ...) by Tweedie's formula, if x0 = E[x0 | x]; sigma > 0 (Efron 2011, equation 1.4)."""
+    """The score at x (N, ...) by Tweedie's formula, if x0 = E[x0 | x]; sigma > 0 (Efron 2011, section 1)."""
     return (like(level.alpha, x) * x0 - x) / like(level.sigma, x) ** 2
 
 

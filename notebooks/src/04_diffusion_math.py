@@ -173,6 +173,7 @@ class Level(NamedTuple):
 CLEAN = Level(1.0, 0.0)
 
 
+# %% tags=["export"]
 def like(value: float | Tensor, x: Tensor) -> Tensor:
     """A coefficient, a float or (N,), in the type of x (N, ...) and with its number of axes, so that they multiply sample by sample."""
     value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)  # a plain float would become float32
@@ -455,8 +456,7 @@ plots.show(figure, "Heat map of density over 1000 steps of the linear schedule: 
 
 # %% [markdown]
 # In the plane the score can be drawn as arrows. Near the clean end each arrow points to the *nearest* centre. At the noisy end they all point to
-# the middle, since from far away in the fog the six clusters look like one. A sampler that follows the arrows while the fog lifts goes to the middle first,
-# and decides late.
+# the middle: in dense fog the six clusters look like one. Only as the fog lifts is it decided which cluster a point goes to.
 
 # %%
 def draw_field(axis, marginals, level, limit=2.4, arrows=13):
@@ -523,7 +523,7 @@ KINDS = ("epsilon", "x0", "v", "score", "velocity")
 def x0_from(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
     """The clean point that a prediction `output` of this kind (one of KINDS) stands for at x; all (N, ...); alpha > 0, or kind "v" or "velocity".
 
-    Ho et al. 2020, equation 15 (epsilon); Salimans and Ho 2022, section 4 (v); Song et al. 2021, score-based SDEs, equation 29 (score).
+    Ho et al. 2020, equation 15 (epsilon); Salimans and Ho 2022, section 4 (v); Song et al. 2021, score-based SDEs, appendix B (score).
     """
     alpha, sigma = like(level.alpha, x), like(level.sigma, x)
     match kind:
@@ -564,7 +564,7 @@ def eps_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
 
 
 def score_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
-    """The score at x (N, ...) by Tweedie's formula, if x0 = E[x0 | x]; sigma > 0 (Efron 2011, equation 1.4)."""
+    """The score at x (N, ...) by Tweedie's formula, if x0 = E[x0 | x]; sigma > 0 (Efron 2011, section 1)."""
     return (like(level.alpha, x) * x0 - x) / like(level.sigma, x) ** 2
 
 
@@ -644,6 +644,7 @@ def brute_force(x0, x, now, then, grid):
     return product / torch.trapezoid(product, grid)
 
 
+# %%
 short, grid = Schedule.named("linear", 20), torch.linspace(-6, 6, 24001, dtype=torch.float64)
 cases, worst = [(12, 11), (6, 3), (3, 1)], 0.0
 x0, x = -1.5, 0.4
@@ -1093,7 +1094,7 @@ for axis, (name, x) in zip(axes, list(slips.items())[1:]):
     axis.title.set_fontsize(9)
 axes[0].set_ylabel("density")
 figure.suptitle("One exact denoiser in four loops: only the first makes the data (line)", x=0.01, ha="left", fontsize=11)
-plots.show(figure, "Four histograms against the density of the data, three bumps. Betas made for 50 steps fit. Kept betas give too much of the left bump and too little of the right, range(50) gives skewed bumps with the right one almost missing, one level off gives bumps that are too narrow.")
+plots.show(figure, "Four histograms against the density of the data, three bumps. Betas made for 50 steps fit. Kept betas give too much of the left bump and too little of the right, range(50) gives skewed bumps with far too little at the right, one level off gives bumps that are too narrow.")
 right = max(costs["right: 50 levels of 1000"], costs["right: betas made for T = 50"])
 claim("Fifty steps done right are within a W1 of 0.06 of the data", right < 0.06, f"{costs}")
 claim("Kept betas cost more than twice that, range(50) more than three times", costs["kept betas, T = 50"] > 2 * right and costs["range(50) of 1000 steps"] > 3 * right, f"{costs}")
