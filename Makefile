@@ -13,7 +13,7 @@ TORCH  := torch==2.14.1 torchvision==0.29.1
 unexport MPLBACKEND
 unit test: export TQDM_DISABLE = 1
 
-.PHONY: help setup lab test unit run notebooks text check badge readme student assets lock clean
+.PHONY: help setup lab test unit run notebooks text check badge readme student assets bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,10 @@ student: setup ## notebooks without solutions, for a class
 
 assets: setup ## make the embedded data and the small trained weights again
 	$(PY) -m course_utils.assets.make
+
+bench: setup ## our diffusion recipe beside two libraries', hours (BENCH_ARGS="--seconds 20 --only ours")
+	$(PY) -m pip install --quiet -c requirements.lock -e ".[bench]"
+	$(PY) tests/benchmarks/diffusion.py $(BENCH_ARGS)
 
 lock: setup ## resolve requirements.lock again for all systems (UPGRADE=1 for the newest releases)
 	@mkdir -p build
