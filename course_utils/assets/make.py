@@ -162,6 +162,21 @@ SOURCES = {
         "MIT",
         "make.py classifiers: course_utils.metrics.Classifier, 24 epochs on the embedded 8,000 digits, float16",
     ),
+    "fashion_mnist_dcgan.safetensors": (
+        "this course",
+        "MIT",
+        f"make.py gans: notebook 02's DCGAN, {DCGAN_STEPS:,} steps of 64 on the full training set, averaged, float16",
+    ),
+    "fashion_mnist_wgan_gp.safetensors": (
+        "this course",
+        "MIT",
+        f"make.py gans: the same networks with notebook 03's WGAN-GP, {WGAN_GP_STEPS:,} steps of 64, averaged, float16",
+    ),
+    "fashion_mnist_ddpm.safetensors": (
+        "this course",
+        "MIT",
+        f"make.py ddpm: notebook 05's network and recipe, {DDPM_STEPS:,} steps of 64 on the full training set, float16",
+    ),
 }
 
 
