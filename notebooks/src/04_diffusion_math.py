@@ -846,8 +846,8 @@ for name, gap in lasting.items():
 t = torch.arange(1, 1_000_001, dtype=torch.float64)
 constant = ((1 / t - torch.log1p(1 / t)) / 2).sum().item()
 print(f"sum of (1/t - log(1 + 1/t)) / 2: {constant:.4f} nats")
-claim("On linear and cosine schedules the bound's gap stays above that sum", min(lasting.values()) > constant)
-claim("With four times the steps the cosine schedule's gap is nearer to it, by more than a third", lasting["cosine, T = 4096"] - constant < (lasting["cosine, T = 1024"] - constant) * 2 / 3)
+claim("On linear and cosine schedules the bound's gap stays above half of Euler's constant", min(lasting.values()) > constant)
+claim("From 1024 to 4096 steps the cosine schedule's gap comes more than a third nearer to half of Euler's constant", lasting["cosine, T = 4096"] - constant < (lasting["cosine, T = 1024"] - constant) * 2 / 3)
 
 # %% [markdown]
 # The sum is half of Euler's constant, 0.2886 nats for each dimension of the data: no schedule of this kind gets below it with small variances, be it linear or cosine. The chain itself loses far less, but a bound adds up
@@ -888,7 +888,7 @@ right.plot(t, simple[1:].cumsum(0) / simple[1:].sum(), color=plots.VERMILION, li
 right.set(xlabel="t", ylabel="share of the loss up to t", title="The simple loss looks at noisier levels")
 for axis in (left, right):
     axis.legend(fontsize=8)
-plots.show(figure, "Left, on logarithmic axes: scaled to a mean of 1, the bound's weight on the noise error starts far above the simple loss's constant 1 and falls below it within the first hundred steps. Right: half of the bound's loss lies below t = 20, half of the simple loss only below t = 180.")
+plots.show(figure, "Left, on logarithmic axes: scaled to a mean of 1, the bound's weight on the noise error starts far above the simple loss's constant 1 and falls below it near t = 100. Right: half of the bound's loss lies below t = 20, half of the simple loss only below t = 180.")
 halves = [(share.cumsum(0) / share.sum() < 0.5).sum().item() + 1 for share in (weights * simple[1:], simple[1:])]
 print(f"half of the loss is reached at t = {halves[0]} (bound) and t = {halves[1]} (simple)")
 claim("The L_{t-1} terms reach half of their sum at less than half the t at which the simple loss does", 2 * halves[0] < halves[1])
@@ -1153,8 +1153,8 @@ right = max(costs["right: 50 levels of 1000"], costs["right: betas made for T = 
 claim("Fifty steps done right are within a W1 of 0.06 of the data", right < 0.06, f"{costs}")
 claim("Kept betas cost more than twice that, range(50) more than three times", costs["kept betas, T = 50"] > 2 * right and costs["range(50) of 1000 steps"] > 3 * right, f"{costs}")
 narrow, small, large = (widths[name] for name in ("one level off", "right: betas made for T = 50", "the same with large variance"))
-claim("One level off makes the left bump narrower than the right loop does, by more than a quarter", narrow < 0.75 * small, f"{widths}")
-claim("The bump is too narrow with the small variance and too wide with the large one", small < 0.2 < large, f"{widths}")
+claim("A denoiser told one level too noisy makes the left bump more than a quarter narrower", narrow < 0.75 * small, f"{widths}")
+claim("Fifty steps make the left bump too narrow with the small variance and too wide with the large one", small < 0.2 < large, f"{widths}")
 
 # %% [markdown]
 # And the price of a list that ends at $t = 0$, for ten steps of DDIM from the same noise:
@@ -1165,7 +1165,7 @@ ten = {"last step as long as the others": schedule.levels(10), "list ends at 0":
 tens = {name: wasserstein_1(real, sample(line.denoise, start, levels)[:, 0]).item() for name, levels in ten.items()}
 for name, cost in tens.items():
     print(f"{name:<32} W1 to the data {cost:.3f}")
-claim("With ten steps of DDIM the list that ends at 0 costs more", tens["list ends at 0"] > tens["last step as long as the others"], f"{tens}")
+claim("With ten steps of DDIM a list of timesteps that ends at 0 costs more than one whose last step is as long as the others", tens["list ends at 0"] > tens["last step as long as the others"], f"{tens}")
 
 # %% [markdown]
 # ## How fast does the error fall?
@@ -1290,12 +1290,13 @@ print(f"DDIM, 64 steps: median error {at_64.median():.3f}, mean {at_64.mean():.3
 figure, axis = plt.subplots(figsize=(7.4, 3.9))
 for (name, error), colour, marker in zip(errors.items(), (plots.ORANGE, plots.VERMILION, plots.GREEN, plots.BLUE), "osD^"):
     calls = [2 * n for n in counts] if name == "Heun" else counts
-    axis.loglog(calls, error, color=colour, marker=marker, markersize=4, label=f"{name}: order {slopes[name]:.1f}")
+    hollow = {"markersize": 8, "fillstyle": "none"} if name == "Heun" else {"markersize": 4}  # two curves nearly coincide
+    axis.loglog(calls, error, color=colour, marker=marker, **hollow, label=f"{name}: order {slopes[name]:.1f}")
 guide = torch.tensor([90.0, 1800.0])
-for order, at in ((1, 2.0 * errors["DDIM"][4]), (2, 0.35 * errors["DPM-Solver++(2M)"][4])):
+for order, at in ((1, 2.0 * errors["DDIM"][4]), (2, 0.2 * errors["DPM-Solver++(2M)"][4])):
     axis.loglog(guide, at * (guide / 128) ** -order, color="0.5", linestyle=":")
     axis.text(guide[1] * 1.06, at * (guide[1].item() / 128) ** -order, f"order {order}", fontsize=8, color="0.35", va="center")
-axis.set(xlabel="calls of the denoiser", ylabel="median distance from the exact end point", title="Order 2: Heun pays with a second call, DPM-Solver++(2M) with memory")
+axis.set(xlabel="calls of the denoiser", ylabel="median distance from the exact end point", title="Order 2: Heun pays with a second call, DPM-Solver++(2M) with memory only")
 axis.legend(fontsize=9, loc="lower left")
 plots.show(figure, "Error against calls of the denoiser on logarithmic axes: Euler and DDIM fall along lines of slope about -1, Heun and DPM-Solver++(2M) along lines of slope about -2, which nearly coincide.")
 claim("Euler and DDIM are of order 1 (0.9 to 1.1)", all(0.9 < slopes[name] < 1.1 for name in ("Euler", "DDIM")), f"{slopes}")
@@ -1334,7 +1335,7 @@ for _ in range(1000):  # the classical Runge-Kutta method
 error = (x - ddim_step(x_now, x0, far, near)).abs().max().item()
 one_euler = (x - euler_step(x_now, x0, far, near)).abs().max().item()
 claim("One DDIM step is the exact solution of the ODE while x0 is held still, to 1e-9", error < 1e-9, f"{error:.0e}")
-claim("One Euler step misses it by more than 0.1", one_euler > 0.1, f"{one_euler:.2f}")
+claim("One Euler step misses that solution by more than 0.1", one_euler > 0.1, f"{one_euler:.2f}")
 
 # %% [markdown]
 # Two things follow. If the data are a single point, $\hat x_0$ never changes, and DDIM is exact with *one* step. And DPM-Solver++ is the natural next move: instead of holding $\hat x_0$ still, let it change
