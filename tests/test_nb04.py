@@ -94,12 +94,25 @@ def test_lambda_and_angle_are_the_same_level_in_other_clocks():
 
 
 @pytest.mark.parametrize(("T", "steps"), [(1000, 50), (1000, 300), (1000, 999), (1000, 1000), (50, 2), (7, 5)])
-def test_respacing_keeps_both_ends_and_the_count(T, steps):
+def test_respacing_starts_at_the_end_and_takes_steps_of_one_length_down_to_clean(T, steps):
     found = lesson.respaced(T, steps)
-    assert found[0] == T - 1 and found[-1] == 0 and len(set(found)) == steps
-    assert found == sorted(found, reverse=True) and all(isinstance(t, int) for t in found)
+    assert found[0] == T - 1 and len(found) == steps and all(isinstance(t, int) for t in found)
+    jumps = [a - b for a, b in zip(found, [*found[1:], -1])]
+    assert min(jumps) >= T // steps and max(jumps) - min(jumps) <= 1
     levels = Schedule.named("linear", T).levels(steps)
     assert len(levels) == steps + 1 and levels[-1] == CLEAN
+
+
+def test_respacing_holds_for_every_length_and_gives_known_lists():
+    for T in range(1, 80):
+        for steps in range(1, T + 1):
+            found = lesson.respaced(T, steps)
+            jumps = {a - b for a, b in zip(found, [*found[1:], -1])}
+            assert found[0] == T - 1 and len(found) == steps and min(jumps) >= 1 and max(jumps) - min(jumps) <= 1
+    assert lesson.respaced(1000, 10) == list(range(999, 0, -100))
+    assert lesson.respaced(7, 7) == [6, 5, 4, 3, 2, 1, 0]
+    trailing = [round(1000 - i * 1000 / 7) - 1 for i in range(7)]  # diffusers' timestep_spacing="trailing"
+    assert lesson.respaced(1000, 7) == trailing
 
 
 def test_respacing_refuses_more_steps_than_there_are():
@@ -489,10 +502,10 @@ def right_ddim(x, x0, now, then, eta, noise):
 
 RIGHT = {
     "noisy": right_noisy,
-    "respaced": lambda T, n: [round((T - 1) * i / (n - 1)) for i in reversed(range(n))] if n > 1 else [T - 1],
+    "respaced": lambda T, n: [round(T - i * T / n) - 1 for i in range(n)],
     "from_v": lambda v, x, a, s: (a * x - s * v, s * x + a * v),
     "posterior": lesson.posterior,
-    "ancestral_step": lesson.ancestral_step,
+    "ancestral_step": partial(lesson.ancestral_step, variance="large"),
     "ddim_step": right_ddim,
     "dpmpp_2m_step": lesson.dpmpp_2m_step,
 }
@@ -546,8 +559,8 @@ def with_variance(of):
 
 
 def variance_times_noise(x, x0, now, then, noise):
-    mean, variance = lesson.posterior(x0, x, now, then)
-    return mean + variance * noise
+    mean, _ = lesson.posterior(x0, x, now, then)
+    return mean + transition(now, then)[1] * noise
 
 
 def always_noise(x, x0, now, then, noise):
@@ -556,11 +569,8 @@ def always_noise(x, x0, now, then, noise):
     return mean + spread**0.5 * noise
 
 
-def noise_at_the_end(x, x0, now, then, noise):
-    mean, spread = lesson.posterior(x0, x, now, then)
-    if then.sigma == 0:
-        return mean + transition(now, then)[1] ** 0.5 * noise
-    return mean + spread.sqrt() * noise
+def only_x0_at_the_end_but_noisy(x, x0, now, then, noise):
+    return x0 + now.sigma * noise if then.sigma == 0 else always_noise(x, x0, now, then, noise)
 
 
 def upside_down_ddim(x, x0, now, then, eta, noise):
@@ -597,10 +607,12 @@ MISTAKES = [
     ("noisy", signal_without_root, "root of alpha_bar"),
     ("respaced", lambda T, n: list(range(0, T, T // n))[::-1], "start at 980"),
     ("respaced", lambda T, n: [t + 1 for t in range(0, T, T // n)][::-1], "start at 981"),
-    ("respaced", lambda T, n: list(range(T - 1, -1, -(T // n))), "end at 19"),
+    ("respaced", lambda T, n: list(range(T - 1, -1, -(T // n))), "300 steps you return 334"),
+    ("respaced", lambda T, n: torch.linspace(T - 1, 0, n).round().long().tolist(), "you end at 0: the last step"),
+    ("respaced", lambda T, n: torch.linspace(T - 1, -1, n).round().long().tolist(), "end at -1"),
     ("respaced", lambda T, n: torch.linspace(0, T - 1, n).long().tolist(), "runs upwards"),
     ("respaced", lambda T, n: list(range(n))[::-1], "start at 49"),
-    ("respaced", lambda T, n: [T - 1, *range(n - 2, -1, -1)], "spread them evenly"),
+    ("respaced", lambda T, n: [T - 1, *range(n - 1, 0, -1)], "spread them evenly"),
     ("from_v", lambda v, x, a, s: (a * x + s * v, s * x + a * v), "sign of v wrong"),
     ("from_v", lambda v, x, a, s: (a * x - s * v, s * x - a * v), "sign of v wrong"),
     ("from_v", lambda v, x, a, s: (s * x + a * v, a * x - s * v), "x0 first, then eps"),
@@ -608,16 +620,19 @@ MISTAKES = [
     ("posterior", with_variance(lambda variance, now, then: transition(now, then)[1]), "step forward"),
     ("posterior", with_variance(lambda variance, now, then: variance.sqrt()), "standard deviation"),
     ("posterior", lambda x0, x, n, t: lesson.posterior(x, x0, n, t), "changed places"),
+    ("posterior", lambda x0, x, n, t: lesson.posterior(x0, x, n, t)[::-1], "mean first, then the variance"),
     ("posterior", with_ratio_upside_down, "upside down"),
     ("posterior", lambda x0, x, n, t: (t.alpha * x0, lesson.posterior(x0, x, n, t)[1]), "Bayes on a grid has the mean"),
-    ("ancestral_step", noise_at_the_end, "finished sample"),
-    ("ancestral_step", always_noise, "large variance"),
+    ("ancestral_step", only_x0_at_the_end_but_noisy, "finished sample"),
+    ("ancestral_step", always_noise, "finished sample"),
+    ("ancestral_step", lesson.ancestral_step, "small variance"),
     ("ancestral_step", variance_times_noise, "root of the variance"),
     ("ancestral_step", lambda x, x0, n, t, e: lesson.ddim_step(x, x0, n, t), "posterior's mean"),
     ("ddim_step", upside_down_ddim, "upside down"),
     ("ddim_step", ddim_with(lambda all, new: all, lambda eta, small, b: eta**2 * small), "taken from the old"),
     ("ddim_step", ddim_with(lambda all, new: all - new, lambda eta, small, b: eta * small), r"eta \*squared\*"),
     ("ddim_step", ddim_with(lambda all, new: max(all - new, 0), lambda eta, small, b: eta**2 * b), "not on beta"),
+    ("ddim_step", ddim_with(lambda all, new: max(all - new, 0), lambda eta, small, b: eta**2 * small), "do not clamp"),
     ("ddim_step", lambda x, x0, n, t, eta, e: t.alpha * x0 + t.sigma * x, "new\\* level"),
     ("dpmpp_2m_step", with_factor(lambda h, h_before: 0.0), "still DDIM"),
     ("dpmpp_2m_step", with_factor(lambda h, h_before: h / h_before), "half-way"),

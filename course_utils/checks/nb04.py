@@ -91,7 +91,7 @@ def noisy(answer: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> None:
 
 @exercise("4.2")
 def respaced(answer: Callable[[int, int], list[int]]) -> None:
-    """`answer(T, steps)`: both ends, the count, the order and the evenness."""
+    """`answer(T, steps)`: the start, the count, the order, and jumps of one length, the last one to -1 among them."""
     for T, steps in ((1000, 50), (1000, 300), (1000, 7), (1000, 1000), (50, 49), (10, 2), (1000, 1)):
         found = [int(t) for t in answer(T, steps)]
         case = f"for T = {T} and {steps} steps"
@@ -101,14 +101,18 @@ def respaced(answer: Callable[[int, int], list[int]]) -> None:
             f"{case} you start at {found[0]}: pure noise belongs to the last level, {T - 1}."
             + (" Yours runs upwards." if found[-1] == T - 1 and steps > 1 else ""),
         )
-        if steps == 1:
-            continue
-        expect(found[-1] == 0, f"{case} you end at {found[-1]}, not at 0: the last levels are left out.")
-        jumps = [a - b for a, b in zip(found, found[1:])]
+        expect(found[-1] >= 0, f"{case} you end at {found[-1]}: the step to -1 is added later, so stop before it.")
+        jumps = [a - b for a, b in zip(found, [*found[1:], -1])]
         expect(min(jumps) > 0, f"{case} timesteps repeat or run upwards.")
         expect(
+            found[-1] > 0 or min(jumps[:-1], default=1) < 3,
+            f"{case} you end at 0: the last step, from 0 to -1 (clean), has the length 1, the others up to"
+            f" {max(jumps)}. Spread T - 1 to -1 evenly, and leave out the -1.",
+        )
+        expect(
             max(jumps) - min(jumps) <= 1,
-            f"{case} the jumps lie between {min(jumps)} and {max(jumps)}: spread them evenly, and round.",
+            f"{case} the jumps, with the last one to -1, lie between {min(jumps)} and {max(jumps)}: spread them"
+            " evenly, and round.",
         )
 
 
@@ -157,6 +161,10 @@ def posterior(answer: Callable) -> None:
             expect(isinstance(found, (tuple, list)) and len(found) == 2, "return two things: mean and variance.")
             mean, variance = (torch.as_tensor(v).double().reshape(-1)[0].item() for v in found)
             right_mean, right_variance = _posterior(x0, x, now, then)
+            expect(
+                not (_same(mean, right_variance, 1e-5) and _same(variance, right_mean, 1e-5)),
+                "these are variance and mean: return the mean first, then the variance.",
+            )
             case = f"for x0 = {x0}, x = {x}, alpha_bar from {bar_now} back to {bar_then}"
             slips = {
                 beta: "your variance is that of the step forward. Knowing x0 as well leaves less: multiply it by"
@@ -196,23 +204,22 @@ def _mean_and_small(x: Tensor, x0: Tensor, now: tuple, then: tuple) -> tuple[Ten
 
 @exercise("4.5")
 def ancestral_step(answer: Callable) -> None:
-    """`answer(x, x0, now, then, noise)`: the posterior's mean and noise, and none on the way to clean data."""
+    """`answer(x, x0, now, then, noise)`: the posterior's mean, noise of variance beta, none at clean data."""
     x, x0, noise = _random(3, 20, 2)
     for now, then in _steps():
-        mean, small = _mean_and_small(x, x0, now, then)
+        (mean, small), large = _mean_and_small(x, x0, now, then), 1 - (now.alpha / then.alpha) ** 2
         without = _points(answer(x, x0, now, then, torch.zeros_like(x)), x, "the new x")
         expect(_same(without, mean), "without noise the step goes to the posterior's mean: use `posterior`.")
         grain = answer(x, x0, now, then, noise) - without
         expect(
-            not _same(grain, small * noise),
+            not _same(grain, large * noise),
             "noise is multiplied by the standard deviation, the root of the variance.",
         )
-        large = 1 - (now.alpha / then.alpha) ** 2
         expect(
-            not _same(grain, large**0.5 * noise),
-            "this is the large variance, beta; the exercise asks for the posterior's own.",
+            not _same(grain, small**0.5 * noise),
+            "this is the small variance, the posterior's own; the exercise asks for beta, `transition(now, then)[1]`.",
         )
-        expect(_same(grain, small**0.5 * noise), "the noise has the standard deviation of the posterior.")
+        expect(_same(grain, large**0.5 * noise), "the noise has the variance beta, `transition(now, then)[1]`.")
     last = answer(x, x0, _level(0.99), Level(1.0, 0.0), noise)
     expect(bool(torch.isfinite(last).all()), "at the last step something is divided by then.sigma, which is 0.")
     expect(
@@ -276,6 +283,16 @@ def ddim_step(answer: Callable) -> None:
             x_then = answer(x, x0, now, then, eta, noise)
             mean = then.alpha * x0 + math.sqrt(then.sigma**2 - eta**2 * small) * eps
             expect(_same(x_then, mean + eta * math.sqrt(small) * noise), "the three parts must be added up.")
+    now, then = _level(0.3), _level(0.6)
+    try:
+        hidden = answer(x0, x0, now, then, 3.0, noise)
+    except (ValueError, ArithmeticError, AssertionError, RuntimeError):
+        return
+    expect(
+        hidden.is_complex() or bool(hidden.isnan().any()),
+        "eta = 3 asks for more noise than the next level holds, and your step goes on as if that were possible: raise"
+        " a ValueError, and do not clamp.",
+    )
 
 
 @exercise("4.7")

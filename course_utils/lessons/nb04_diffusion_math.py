@@ -73,7 +73,10 @@ def cosine_betas(T: int) -> Tensor:
 
 
 def sigmoid_betas(T: int) -> Tensor:
-    """1e-4 to 0.02 along a sigmoid from -6 to 6, times 1000/T, at most 0.999; float64 (T,) (Xu et al. 2022, GeoDiff, their code)."""
+    """1e-4 to 0.02 along a sigmoid from -6 to 6, times 1000/T, at most 0.999; float64 (T,).
+
+    The shape is GeoDiff's (Xu et al. 2022, their code), the ends are those of the linear schedule.
+    """
     rise = torch.sigmoid(torch.linspace(-6, 6, T, dtype=torch.float64))
     return ((1e-4 + rise * (0.02 - 1e-4)) * (1000 / T)).clamp(max=0.999)
 
@@ -82,10 +85,13 @@ BETAS = {"linear": linear_betas, "scaled linear": scaled_linear_betas, "cosine":
 
 
 def respaced(T: int, steps: int) -> list[int]:
-    """`steps` different timesteps, evenly spread, from T - 1 down to 0; ValueError unless 1 <= steps <= T."""
+    """`steps` timesteps from T - 1 downwards; all steps are equally long (rounded), the last one, to -1 (clean), among them.
+
+    ValueError unless 1 <= steps <= T. (Lin et al. 2024, section 3.3; "trailing" in diffusers.)
+    """
     if not 1 <= steps <= T:
         raise ValueError(f"Between 1 and {T} steps are possible on a schedule of {T}, not {steps}.")
-    return torch.linspace(T - 1, 0, steps, dtype=torch.float64).round().long().tolist()
+    return torch.linspace(T - 1, -1, steps + 1, dtype=torch.float64).round()[:-1].long().tolist()
 
 
 class Schedule:
@@ -176,7 +182,7 @@ KINDS = ("epsilon", "x0", "v", "score", "velocity")
 def x0_from(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
     """The clean point that a prediction `output` of this kind (one of KINDS) stands for at x; all (N, ...); alpha > 0, or kind "v" or "velocity".
 
-    Ho et al. 2020, equation 15 (epsilon); Salimans and Ho 2022, section 4 (v); Song et al. 2021, score-based SDEs, appendix B (score).
+    Ho et al. 2020, equation 15 (epsilon); Salimans and Ho 2022, section 4 (v); Efron 2011, equation 1.4 (score).
     """
     alpha, sigma = like(level.alpha, x), like(level.sigma, x)
     match kind:
@@ -216,7 +222,7 @@ def eps_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
 
 
 def score_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
-    """The score at x (N, ...) by Tweedie's formula, if x0 = E[x0 | x]; sigma > 0 (Efron 2011, section 1)."""
+    """The score at x (N, ...) by Tweedie's formula, if x0 = E[x0 | x]; sigma > 0 (Efron 2011, equation 1.4)."""
     return (like(level.alpha, x) * x0 - x) / like(level.sigma, x) ** 2
 
 
@@ -365,7 +371,7 @@ def euler_maruyama_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: T
 
 
 def angular_velocity(x: Tensor, x0: Tensor, level: Level) -> Tensor:
-    """v = alpha eps - sigma x0 = dx/dphi of the probability-flow ODE, (N, ...); variance preserving, sigma > 0 (Salimans and Ho 2022, appendix D)."""
+    """v = alpha eps - sigma x0, with x0 = E[x0 | x] the speed dx/dphi of the probability-flow ODE, (N, ...); variance preserving, sigma > 0 (Salimans and Ho 2022, appendix D)."""
     return output_from("v", x0, eps_from_x0(x0, x, level), level)
 
 

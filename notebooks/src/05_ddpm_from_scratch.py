@@ -1114,10 +1114,10 @@ distance = {name: [(solve(step, calls // cost) - limit).square().mean().sqrt().i
 figure, axis = plt.subplots(figsize=(6, 2.9))
 for (name, values), colour, marker in zip(distance.items(), (plots.VERMILION, plots.GREEN, plots.BLUE), "s^o"):
     axis.loglog(CALLS, values, marker + "-", color=colour, label=name)
-axis.set(xlabel="evaluations of the network", ylabel="distance to the limit", title="A second-order solver needs a fraction of DDIM's steps", xticks=CALLS, xticklabels=CALLS)
+axis.set(xlabel="evaluations of the network", ylabel="distance to the limit", title="With few evaluations the solver hardly matters, with 32 it does", xticks=CALLS, xticklabels=CALLS)
 axis.minorticks_off()
 axis.legend(fontsize=8)
-plots.show(figure, "Root mean square distance to the limit over 4 to 32 evaluations, both axes logarithmic: all three curves fall; DPM-Solver++(2M) lies lowest.")
+plots.show(figure, "Root mean square distance to the limit over 4 to 32 evaluations, both axes logarithmic: the curves for DDIM, Heun and DPM-Solver++(2M) fall close together up to 16 evaluations; at 32 DDIM lies about twice as high as the others.")
 
 # %% tags=["nbval-ignore-output"]
 print(f"{'evaluations':<18}" + "".join(f"{calls:>9}" for calls in CALLS))
@@ -1125,7 +1125,8 @@ for name, values in distance.items():
     print(f"{name:<18}" + "".join(f"{value:>9.3f}" for value in values))
 
 # %%
-claim("With 16 evaluations DPM-Solver++(2M) is nearer to the limit than DDIM with 16, and than DDIM with 32", distance["DPM-Solver++(2M)"][2] < min(distance["DDIM"][2:]), str(distance))
+second_order = max(distance["Heun"][-1], distance["DPM-Solver++(2M)"][-1])
+claim("With 32 evaluations both second-order solvers are nearer to the limit than DDIM, by a quarter or more", second_order < 0.75 * distance["DDIM"][-1], str(distance))
 
 # %% [markdown]
 # ### A fair race
