@@ -498,9 +498,9 @@ share = drawn.bincount(minlength=T) / len(drawn)
 figure, axis = plt.subplots(figsize=(6.4, 2.4))
 axis.plot(weights * T, color=plots.BLUE, label="ours")
 axis.axhline(1, color=plots.BLACK, linestyle=":", label="uniform")
-axis.set(xlabel="timestep t", ylabel="how often, relative", title="Train most where most is decided", ylim=(0, None))
+axis.set(xlabel="timestep t", ylabel="how often, relative", title="Both ends are trained less", ylim=(0, None))
 axis.legend(fontsize=8)
-plots.show(figure, "A bell-shaped curve over timesteps, above the uniform line in the middle half of the schedule and near 0 at both ends.")
+plots.show(figure, "How often each timestep is trained: the curve starts near 0, peaks at one and a half times the uniform line near t = 100, stays a little below that line from 400 to 900, and falls to 0 at the end.")
 claim("Timesteps are drawn as often as they should be, to 1 % over all", (share - weights).abs().sum() < 0.2 and abs(share[:500].sum() - weights[:500].sum()) < 0.01)
 
 # %% [markdown]
@@ -693,8 +693,8 @@ print(run.report())
 # %%
 steps_seen = list(looks)
 plots.film_strip(
-    film, [f"step {step}" for step in steps_seen], title="From noise to clothes: the same ten starting points while the network learns",
-    alt="Eight rows of ten generated pictures over training, one class a column: blurred blobs in the first row, recognisable clothes with clear outlines in the last.",
+    film, [f"step {step}" for step in steps_seen], title="The same ten starting points while the network learns: rough first, then clean",
+    alt="Eight rows of ten generated pictures over training, one class a column: the first row shows clothes with holes and grain, the last the same clothes, cleaner and with clear outlines.",
 )  # fmt: skip
 
 # %%
