@@ -131,7 +131,7 @@ def test_no_file_mentions_a_machine_path() -> None:
 
 # ------------------------------------------------------------------------------------------------- commands
 
-TARGETS = "help setup lab test unit run notebooks text check badge readme student assets lock clean".split()
+TARGETS = "help setup lab test unit run notebooks text check badge readme student assets bench lock clean".split()
 needs_make = pytest.mark.skipif(not shutil.which("make") or os.name == "nt", reason="needs make")
 
 

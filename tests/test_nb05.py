@@ -376,7 +376,8 @@ MISTAKES = [
     ("visits", lambda T, steps: pairs([*reversed(range(0, T, T // steps)), -1]), "start at timestep"),  # ERRATA 15
     ("visits", lambda T, steps: pairs([*range(T - 1, -1, -(T // steps)), -1]), "steps"),
     ("visits", lambda T, steps: pairs([*nb04.respaced(T, steps), 0])[:steps], "end at timestep 0"),
-    ("visits", lambda T, steps: [(t, t - 1) for t in nb04.respaced(T, steps)][:-1] + [(0, -1)], "begin where the last one ended"),
+    ("visits", lambda T, n: [(t, t - 1) for t in nb04.respaced(T, n)][:-1] + [(0, -1)], "where the last one ended"),
+    ("visits", lambda T, n: pairs([*torch.linspace(T - 1, 0, n).long().tolist(), -1]), "spent on almost nothing"),
     ("guided", lambda a, b, w: a + w * (b - a), "swapped"),
     ("guided", lambda a, b, w: b - w * (a - b), "sign"),  # ERRATA 18
     ("guided", lambda a, b, w: b + (1 + w) * (a - b), "w = 0"),

@@ -14,7 +14,7 @@ from course_utils.lessons.nb04_diffusion_math import (
 )  # fmt: skip
 
 
-T, NULL = 1000, 10  # timesteps of training; the label that stands for "no class given"
+T, N_CLASSES, NULL = 1000, 10, 10  # timesteps of training; classes 0 to 9; the label that stands for "no class given"
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -120,7 +120,7 @@ class MixtureDenoiser(nn.Module):
         super().__init__()
         flat, means, log_weights = x.flatten(1), [], []
         within, around_class = torch.empty_like(flat), torch.empty_like(flat)
-        for c in range(NULL):
+        for c in range(N_CLASSES):
             rows = flat[y == c]
             centres, nearest = k_means(rows, clusters)
             means.append(centres)
@@ -133,10 +133,10 @@ class MixtureDenoiser(nn.Module):
         self.register_buffer("class_variances", (around_class @ directions).square().mean(0))  # (D,)
         self.register_buffer("means", torch.cat(means) @ directions)  # (10 clusters, D), in the basis U
         self.register_buffer("log_weights", torch.cat(log_weights))
-        self.register_buffer("owner", torch.arange(NULL).repeat_interleave(clusters))
+        self.register_buffer("owner", torch.arange(N_CLASSES).repeat_interleave(clusters))
 
     def forward(self, x: Tensor, level: Level, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The guess E[x0 | x] like x, and (N, 1, 1, 1), the error that one Gaussian for each class would make, root mean square."""
+        """The guess E[x0 | x] like x, and the error that one Gaussian for each class would make (for NULL too), root mean square, with 4 axes."""
         in_basis = x.flatten(1) @ self.directions
         alpha, sigma = like(level.alpha, in_basis), like(level.sigma, in_basis)
         variance = alpha**2 * self.variances + sigma**2  # of x, in each direction
@@ -190,6 +190,16 @@ def draw_timesteps(weights: Tensor, n: int) -> Tensor:
     """n timesteps (n,) with these frequencies (T,), one from each of n equal slices of the distribution."""
     u = (torch.arange(n) + torch.rand(n, dtype=torch.float64)) / n
     return torch.searchsorted(weights.cumsum(0), u).clamp(max=len(weights) - 1)
+
+
+def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
+    """The guess without a class, moved `guidance` times as far as the class moves it (Ho and Salimans 2022, equation 6, whose w is ours - 1)."""
+    return without + guidance * (with_class - without)
+
+
+def drop_labels(y: Tensor, p: float) -> Tensor:
+    """Labels (N,), each replaced by NULL with probability p, by itself."""
+    return torch.where(torch.rand(len(y), device=y.device) < p, NULL, y)
 
 
 def orthogonalise(X: Tensor, rounds: int = 5) -> Tensor:
@@ -255,7 +265,7 @@ def train(
     ema = training.EMA(net, decay)
     for step in training.progress(steps):
         chosen = torch.randint(len(x), (batch,))
-        label = torch.where(torch.rand(batch) < drop, NULL, y[chosen]).to(device)
+        label = drop_labels(y[chosen], drop).to(device)
         x0, t = x[chosen].to(device), draw_timesteps(weights, batch).to(device)
         loss = diffusion_loss(net, x0, label, t, torch.randn_like(x0), schedule, kind)
         net.zero_grad()
@@ -266,11 +276,6 @@ def train(
         if watch:
             watch(step + 1, loss.item(), ema)
     return ema
-
-
-def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
-    """The guess without a class, moved `guidance` times as far as the class moves it: 0 ignores the class, 1 obeys, more exaggerates."""
-    return without + guidance * (with_class - without)
 
 
 def timestep_of(schedule: Schedule, level: Level) -> int:
@@ -333,6 +338,8 @@ def classifier_guided(denoise: Callable, classifier: nn.Module, schedule: Schedu
     """A denoiser (x, level) to x0 that also follows the classifier's gradient (Dhariwal and Nichol 2021, algorithm 2, in terms of x0)."""
 
     def steered(x: Tensor, level: Level) -> Tensor:
+        if level.alpha < 0.05:
+            return denoise(x, level)
         t = torch.full((len(x),), timestep_of(schedule, level), device=x.device)
         with torch.enable_grad():
             x_in = x.detach().requires_grad_()
@@ -344,7 +351,7 @@ def classifier_guided(denoise: Callable, classifier: nn.Module, schedule: Schedu
 
 
 def jump_back(x: Tensor, then: Level, now: Level, noise: Tensor) -> Tensor:
-    """From x (N, ...) at level `then` to the noisier `now`: one step of the forward chain (Lugmayr et al. 2022, equation 8a's chain)."""
+    """From x (N, ...) at level `then` to the noisier `now`: one step of the forward chain (Lugmayr et al. 2022, algorithm 1)."""
     shrink, variance = transition(now, then)
     return like(shrink, x) * x + like(variance**0.5, x) * noise
 
@@ -367,6 +374,7 @@ def repaint(denoise: Callable, known: Tensor, mask: Tensor, levels: list[Level],
 
 SEVERAL_PROCESSES = '''
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -386,7 +394,7 @@ accelerator = Accelerator(cpu=True)
 torch.manual_seed(0)
 net, schedule = UNet((16, 32)), Schedule.named("cosine", 1000)
 net, optimiser = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=1e-3))
-state, first = options.folder / "state", 0
+state, fresh, first = options.folder / "state", options.folder / "state.new", 0
 if state.exists():
     accelerator.load_state(state)
     first = int((state / "step.txt").read_text())
@@ -395,15 +403,20 @@ for step in range(first, options.steps):
     draw = torch.Generator().manual_seed(step)  # every process draws the whole batch and takes its share
     x0, noise = torch.rand(2, options.batch, 1, 28, 28, generator=draw) * 2 - 1
     t, y = (torch.randint(k, (options.batch,), generator=draw) for k in (1000, 10))
-    loss = diffusion_loss(net, x0[mine], y[mine], t[mine], noise[mine], schedule)
+    x0, noise, t, y = (part[mine].to(accelerator.device) for part in (x0, noise, t, y))
+    loss = diffusion_loss(net, x0, y, t, noise, schedule)
     optimiser.zero_grad()
     accelerator.backward(loss)
     optimiser.step()
     mean_loss = accelerator.gather(loss.detach()[None]).mean().item()
     accelerator.print(f"{accelerator.num_processes} processes, step {step}, loss {mean_loss:.6f}", flush=True)
     if step % 2 == 1:
-        accelerator.save_state(state)
-        (state / "step.txt").write_text(str(step + 1))
+        accelerator.save_state(fresh)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:  # the old state stays whole until the new one is
+            (fresh / "step.txt").write_text(str(step + 1))
+            shutil.rmtree(state, ignore_errors=True)
+            fresh.rename(state)
         accelerator.wait_for_everyone()
     if options.die_after == step + 1:
         raise SystemExit("killed")
