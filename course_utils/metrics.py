@@ -59,11 +59,11 @@ def classifier(name: str) -> Classifier:
     data.info(name)
     net = Classifier()
     net.load_state_dict({k: v.float() for k, v in load_file(data.ASSETS / f"{name}_classifier.safetensors").items()})
-    return net.eval().requires_grad_(False)
+    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # three times as fast on a CPU
 
 
 @torch.no_grad()
-def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, batch_size: int = 500) -> Tensor:
+def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, batch_size: int = 100) -> Tensor:
     """`function` over `x` in slices, results on the CPU: memory stays bounded for any number of pictures."""
     return torch.cat([function(part).cpu() for part in x.split(batch_size)])
 

@@ -1142,7 +1142,7 @@ for n in (400, 3000, 26000):
 
 # %%
 DIGIT_RECIPES = {  # recipe, BatchNorm in the critic, steps: so that all take about the same time
-    "DCGAN": (Recipe(gan_d, gan_g, rate_d=1e-3, rate_g=2e-3), True, 300),
+    "DCGAN": (Recipe(gan_d, gan_g, rate_d=1e-3, rate_g=2e-3), True, 240),
     "WGAN-GP": (Recipe(partial(wgan_gp_d, weight=10.0), wgan_g, rate_d=1e-3, rate_g=2e-3), False, 200),
     "R3GAN": (Recipe(r3_d, r3_g, rate_d=1e-3, rate_g=2e-3), False, 200),
 }
