@@ -372,7 +372,7 @@ def repaint(denoise: Callable, known: Tensor, mask: Tensor, levels: list[Level],
     return x
 
 
-SEVERAL_PROCESSES = '''
+BEFORE_THE_LOOP = '''
 import argparse
 import shutil
 from pathlib import Path
@@ -399,6 +399,10 @@ if state.exists():
     accelerator.load_state(state)
     first = int((state / "step.txt").read_text())
 mine = slice(accelerator.process_index, None, accelerator.num_processes)
+'''
+
+
+SEVERAL_PROCESSES = BEFORE_THE_LOOP + '''
 for step in range(first, options.steps):
     draw = torch.Generator().manual_seed(step)  # every process draws the whole batch and takes its share
     x0, noise = torch.rand(2, options.batch, 1, 28, 28, generator=draw) * 2 - 1

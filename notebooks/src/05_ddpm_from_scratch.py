@@ -11,7 +11,7 @@
 #   course:
 #     title: DDPM from scratch
 #     summary: A U-Net from its blocks, two minutes of training, four ways to sample, guidance, repair of pictures, and a fair race against GANs
-#     minutes_cpu: 7
+#     minutes_cpu: 8
 #     minutes_gpu: null
 # ---
 
@@ -33,7 +33,7 @@
 # - compare GANs and diffusion in one protocol, with floors beside the figures;
 # - train on several processes and prove that nothing changed.
 #
-# **Time** about 7 minutes on a 2-core laptop CPU, two to three of them for the main training; a GPU trains a larger model for longer, not yet timed.
+# **Time** about 8 minutes on a 2-core laptop CPU, two to three of them for the main training; a GPU trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 04's levels and samplers, and the training loop of notebook 02.
 
@@ -778,6 +778,8 @@ errors = picture_error(ema)
 class_means = torch.stack([train_set.x[train_set.y == c].mean(0) for c in range(10)]).to(run.device)
 spread_of_classes = (held_out[0] - class_means[held_out[1]]).square().mean().item()
 ahead, behind = looks[steps_seen[3]]
+
+# %%
 figure, axis = plt.subplots(figsize=(6.4, 2.8))
 axis.plot(list(errors), list(errors.values()), "o-", color=plots.BLUE, label="the network's guess")
 axis.plot(list(errors), [(schedule.level(t).sigma / schedule.level(t).alpha) ** 2 for t in errors], color=plots.BLACK, linestyle=":", label="no denoising: x / alpha")
@@ -785,6 +787,8 @@ axis.axhline(spread_of_classes, color=plots.ORANGE, label="the mean of the class
 axis.set(xlabel="timestep t", ylabel="error in x0", ylim=(0, 1.3 * spread_of_classes), title="The loss is a sum of easy and impossible tasks")
 axis.legend(fontsize=8)
 plots.show(figure, "Error of the guess over timesteps: it rises slowly from near zero, stays far below the error of the noisy input, and ends at the error of the class mean, a horizontal line.")
+
+# %%
 first, last = losses[: len(losses) // 20], losses[-(len(losses) // 5) :]
 before = losses[-2 * (len(losses) // 5) : -(len(losses) // 5)]
 
@@ -1210,8 +1214,8 @@ claim("No model comes down to the floor of real pictures", min(v for name, v in 
 #
 # The script is a file of its own, because every process runs all of it. It saves a checkpoint every second step, and goes on from it when it is started again.
 
-# %% tags=["export", "long"]
-SEVERAL_PROCESSES = '''
+# %% tags=["export"]
+BEFORE_THE_LOOP = '''
 import argparse
 import shutil
 from pathlib import Path
@@ -1238,6 +1242,10 @@ if state.exists():
     accelerator.load_state(state)
     first = int((state / "step.txt").read_text())
 mine = slice(accelerator.process_index, None, accelerator.num_processes)
+'''
+
+# %% tags=["export"]
+SEVERAL_PROCESSES = BEFORE_THE_LOOP + '''
 for step in range(first, options.steps):
     draw = torch.Generator().manual_seed(step)  # every process draws the whole batch and takes its share
     x0, noise = torch.rand(2, options.batch, 1, 28, 28, generator=draw) * 2 - 1
