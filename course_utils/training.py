@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ from tqdm.auto import tqdm
 def progress(steps: int | Iterable, label: str = "training") -> tqdm:
     """A bar over `range(steps)` or any iterable, gone when done; `TQDM_DISABLE=1` silences it, as in tests."""
     iterable = range(steps) if isinstance(steps, int) else steps
-    return tqdm(iterable, desc=label, leave=False, mininterval=0.5)
+    silent = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # tqdm's notebook bar does not ask by itself
+    return tqdm(iterable, desc=label, leave=False, mininterval=0.5, disable=silent)
 
 
 class EMA(AveragedModel):

@@ -285,3 +285,11 @@ def test_only_trainable_numbers_are_counted() -> None:
     assert training.parameters(model) == 9 + 6 + 4
     model[0].requires_grad_(False)
     assert training.parameters(model) == 10
+
+
+def test_the_notebook_bar_is_silenced_like_the_one_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tqdm.notebook import tqdm
+
+    monkeypatch.setattr(training, "tqdm", tqdm)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    assert training.progress(3).disable and list(training.progress(3)) == [0, 1, 2]

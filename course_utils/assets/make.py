@@ -118,8 +118,7 @@ def train_classifier(name: str, epochs: int, batch_size: int = 128) -> None:
             schedule.step()
         print(f"{name} epoch {epoch + 1}/{epochs}: test accuracy {accuracy(net, test.x, test.y):.4f}", flush=True)
     calibrate(net, name)
-    weights = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
-    write(data.ASSETS / f"{name}_classifier.safetensors", safetensors.torch.save(weights))
+    store(f"{name}_classifier.safetensors", net)
     metrics.classifier.cache_clear()
     print(f"{name}: stored in float16, accuracy {accuracy(metrics.classifier(name), test.x, test.y):.4f}")
 

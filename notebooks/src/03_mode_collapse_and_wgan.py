@@ -521,7 +521,7 @@ checks.gradient_penalty(gradient_penalty)
 # Six critics learn to tell the ring from itself with 1, 2, 3, 4, 6 or 8 modes left: stacked, so that one loop trains all six. Once with the
 # penalty, once with clipping. Nothing is generated; only the critics learn.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def train_critics(constraint, steps=400, n=128):
     critic = PointCritic(len(KEPT), octaves=0).to(run.device)
     optimiser = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.9))
@@ -865,7 +865,7 @@ def contest(recipe, dataset, steps):
 #
 # The vanilla GAN on the ring, at a high and constant learning rate. Watch where its samples are, and what its loss says.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 restless = contest(replace(RECIPES["vanilla"], rate_d=5e-3, rate_g=1e-2, rate_floor=1.0), "ring", 240)
 
 # %%

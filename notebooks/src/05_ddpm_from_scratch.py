@@ -1004,7 +1004,7 @@ def classifier_guided(denoise: Callable, classifier: nn.Module, schedule: Schedu
     return steered
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 reader = NoisyClassifier().to(run.device)
 optimiser = torch.optim.AdamW(reader.parameters(), 2e-3, fused=True)
 for _ in training.progress(300, "noisy classifier"):
