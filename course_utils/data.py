@@ -116,6 +116,24 @@ def to_unit_range(pixels: Tensor) -> Tensor:
     return pixels.unsqueeze(1).float().div_(127.5).sub_(1.0)
 
 
+def weights(name: str) -> dict[str, Tensor]:
+    """The state dict of a model that ships with the course, such as "fashion_mnist_ddpm", in float32.
+
+    Raises:
+        ValueError: there is no such model.
+        DataError: its file is damaged.
+    """
+    suffix, path = ".safetensors", ASSETS / f"{name}.safetensors"
+    if not path.is_file():
+        known = ", ".join(sorted(file.name.removesuffix(suffix) for file in ASSETS.glob(f"*{suffix}")))
+        raise ValueError(f"The course ships no model {name!r}: choose one of {known}.")
+    try:
+        state = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataError(f"The weights {path.name} cannot be read ({error}): install the course again.") from error
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
 # --- the embedded subset ------------------------------------------------------------------------------------
 
 

@@ -492,3 +492,21 @@ def test_a_generator_fixes_the_sample_and_spares_the_global_state() -> None:
     other = data.ring().sample(9, torch.Generator().manual_seed(6))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_shipped_weights_come_as_float32() -> None:
+    state = data.weights("fashion_mnist_ddpm")
+    assert state["unet.stem.weight"].dtype == torch.float32
+    assert state["mixture.owner"].dtype == torch.int64
+
+
+def test_a_model_that_is_not_shipped_is_named() -> None:
+    with pytest.raises(ValueError, match="no model 'nonsense': choose one of .*fashion_mnist_ddpm"):
+        data.weights("nonsense")
+
+
+def test_damaged_weights_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "ASSETS", tmp_path)
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
+    with pytest.raises(data.DataError, match="cut.safetensors cannot be read .* install the course again"):
+        data.weights("cut")

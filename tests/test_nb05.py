@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from course_utils import data, metrics
 from course_utils.checks import WrongAnswer
 from course_utils.checks import nb05 as checks
 from course_utils.lessons import nb04_diffusion_math as nb04
@@ -283,6 +285,24 @@ def test_repaint_keeps_the_known_and_fills_the_rest(schedule: nb04.Schedule) -> 
     mask[..., :3, :] = True
     out = nb05.repaint(lambda x, level: torch.full_like(x, 0.25), known, mask, schedule.levels(8), repeats=3)
     assert torch.equal(out[..., :3, :], known[..., :3, :]) and torch.allclose(out[..., 3:, :], torch.tensor(0.25))
+
+
+def test_pretrained_is_the_stored_model(schedule: nb04.Schedule) -> None:
+    net, stored = nb05.pretrained(), data.weights("fashion_mnist_ddpm")
+    assert not net.training
+    assert all(torch.equal(value, stored[key]) for key, value in net.state_dict().items())
+    pictures = nb05.generate(net, schedule, torch.arange(10), 5, generator=torch.Generator().manual_seed(0))
+    seen = metrics.class_probabilities(pictures, "fashion_mnist").argmax(1)
+    assert (seen == torch.arange(10)).sum() >= 7  # ten of ten as a rule
+
+
+def test_the_stored_table_of_fd_counts_evaluations() -> None:
+    rows = json.loads((data.ASSETS / "fashion_mnist_ddpm_fd.json").read_text("utf-8"))
+    assert len({(row["sampler"], row["steps"], row["guidance"]) for row in rows}) == len(rows)
+    for row in rows:
+        once = 2 * row["steps"] - 1 if row["sampler"] == "Heun" else row["steps"]
+        assert row["evaluations"] == once * (1 if row["guidance"] == 1 else 2)
+        assert row["samples"] >= metrics.MIN_SAMPLES and row["fd"] > 0 and row["date"] and row["threads"] > 0
 
 
 # --- several processes --------------------------------------------------------------------------------------

@@ -176,6 +176,11 @@ SOURCES = {
         "MIT",
         f"make.py ddpm: notebook 05's network and recipe, {DDPM_STEPS:,} steps of 64 on the full training set, float16",
     ),
+    "fashion_mnist_ddpm_fd.json": (
+        "this course",
+        "MIT",
+        "tests/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance; 2 cores of an EPYC (Zen 3)",
+    ),
 }
 
 

@@ -2,13 +2,13 @@
 """What notebook 05 (DDPM from scratch) builds, for later notebooks to import."""
 
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils import training
+from course_utils import data, training
 from course_utils.lessons.nb04_diffusion_math import (
     Level, Schedule, add_noise, ancestral_step, dpmpp_2m_step, like, output_from, sample, transition, x0_from,
 )  # fmt: skip
@@ -235,10 +235,11 @@ class Muon(torch.optim.Optimizer):
                 p.add_(change.view_as(p), alpha=-group["lr"] * size)
 
 
-def optimisers(net: nn.Module, rate: float = 2e-3, muon_rate: float = 0.02) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between the first and the last layer, AdamW for embeddings, both ends, scales, norms and biases."""
-    ends = {"time", "label", "stem", "scale_shift", "out"}
-    hidden = [p for name, p in net.named_parameters() if p.ndim >= 2 and not ends & set(name.split("."))]
+def optimisers(
+    net: nn.Module, rate: float = 2e-3, muon_rate: float = 0.02, ends: Collection[str] = ("time", "label", "stem", "scale_shift", "out"),
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between the first and the last layer, AdamW for the layers named in `ends` and for norms and biases."""
+    hidden = [p for name, p in net.named_parameters() if p.ndim >= 2 and not set(ends) & set(name.split("."))]
     rest = [p for p in net.parameters() if all(p is not q for q in hidden)]
     return [Muon(hidden, muon_rate), torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)]
 
@@ -308,7 +309,7 @@ class Denoiser:
         return guided(*both.chunk(2), self.guidance).clamp(-1, 1)
 
 
-def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, guidance: float = 2.0, step: Callable = dpmpp_2m_step,
+def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, guidance: float = 1.5, step: Callable = dpmpp_2m_step,
              generator: torch.Generator | None = None, batch: int = 512) -> Tensor:  # fmt: skip
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,); `generator` is a CPU one and draws x_T and the steps' noise."""
     device, levels, pictures = next(net.parameters()).device, schedule.levels(steps), []
@@ -316,6 +317,15 @@ def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, gui
         x = torch.randn(len(labels), 1, 28, 28, generator=generator).to(device)
         pictures.append(sample(Denoiser(net, schedule, labels.to(device), guidance), x, levels, step, generator).cpu())
     return torch.cat(pictures)
+
+
+def pretrained() -> HeadStart:
+    """This notebook's network and schedule after a longer training on Fashion-MNIST, from the course's assets; in eval mode, on the CPU."""
+    clusters = 64  # nothing is fitted here: the mixture is stored with the weights
+    mixture = MixtureDenoiser(torch.zeros(N_CLASSES * clusters, 1, 28, 28), torch.arange(N_CLASSES).repeat(clusters), clusters)
+    net = HeadStart(UNet(n_in=2), mixture, Schedule.named("cosine", T))
+    net.load_state_dict(data.weights("fashion_mnist_ddpm"))
+    return net.eval().to(memory_format=torch.channels_last)
 
 
 class NoisyClassifier(nn.Module):
