@@ -1,0 +1,184 @@
+"""Pipelines from the Hugging Face hub, and from the course's own copies where the hub does not answer.
+
+After `start({"org/name": folder})` the unmodified `DDPMPipeline.from_pretrained("org/name")` looks in this order:
+
+1. the hub (`HF_ENDPOINT`, else huggingface.co), if it answered when asked, through the user's own cache;
+2. that cache alone, if it did not answer or `HF_HUB_OFFLINE` is set;
+3. the course's copy, with one line that says so and why.
+
+Without a copy the failure is one `HubError`. The mechanism is a wrapper around `DiffusionPipeline.from_pretrained`,
+taken off by `close()`: no copy is ever written to the user's cache, and single models, schedulers and tokenizers
+are loaded as the libraries do it.
+
+huggingface_hub compares a file that comes over plain HTTP with its announced size, not with its hash. Here every
+new file is hashed after the download (`remove_damaged`). Two gaps: where the system has no symlinks (Windows without
+developer mode) the cache does not keep the hashes, so nothing can be compared; and a hub that falls silent between
+`start` and the load hangs the cell, since the library's first request has no time limit: interrupt the kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from huggingface_hub import constants, model_info
+from huggingface_hub.errors import GatedRepoError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
+
+PROBE = "google/ddpm-cifar10-32"  # any repository will do: "there is none of this name" is an answer too
+SECONDS = 3.0
+HASH_NAME = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+_active = ExitStack()
+
+
+class HubError(OSError):
+    """A pipeline cannot be loaded; the message names the cause and the cure. An OSError, as the library's own are."""
+
+
+@functools.lru_cache(maxsize=1)
+def silence() -> str:
+    """Why the hub does not answer, "" if it does: asked once per process, known after 3 s at most.
+
+    The library's own request is made, so proxies and certificates count as they do in a download. It runs in a thread
+    of its own, because a name look-up has no time limit.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    answer = []
+
+    def ask() -> None:
+        try:
+            model_info(PROBE, timeout=SECONDS)
+            answer.append("")
+        except RepositoryNotFoundError:
+            answer.append("")
+        except ValueError:  # no JSON
+            answer.append("something else answers in its place, such as a log-in page")
+        except Exception as error:  # of any kind: it becomes the reason that is printed
+            answer.append(_first_line(error))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    return answer[0] if answer else f"nothing came for {SECONDS:.0f} s"
+
+
+def start(copies: Mapping[str, str | Path]) -> ExitStack:
+    """Let `from_pretrained` of every diffusers pipeline fall back on `copies`; prints whether the hub answers.
+
+    Args:
+        copies: repository id to the folder of a saved pipeline (flat or in subfolders).
+
+    Returns:
+        What ends it: `with start(copies): ...`, or `close()`. Another `start` replaces it.
+    """
+    global _active
+    if missing := [str(folder) for folder in copies.values() if not (Path(folder) / "model_index.json").is_file()]:
+        raise HubError(f"There is no saved pipeline in {', '.join(missing)}: correct the path or install again.")
+    why = silence()
+    instead = f"models come from your cache or else the course's own copies: {', '.join(copies) or 'none'}"
+    print(f"hub: no answer ({why}), {instead}" if why else "hub: answers")
+    _active.close()
+    _active = ExitStack()
+    plain = DiffusionPipeline.__dict__["from_pretrained"]
+
+    @functools.wraps(plain.__func__)
+    def from_pretrained(cls: type[DiffusionPipeline], pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        return _load(functools.partial(plain.__func__, cls), str(pretrained_model_name_or_path), kwargs, copies, why)
+
+    DiffusionPipeline.from_pretrained = classmethod(from_pretrained)
+    _active.callback(setattr, DiffusionPipeline, "from_pretrained", plain)
+    return _active
+
+
+def _load(plain: Any, name: str, kwargs: dict[str, Any], copies: Mapping[str, str | Path], why: str) -> Any:
+    """`plain(name)`, the library's from_pretrained, else the copy, else HubError."""
+    if os.path.isdir(name):
+        return plain(name, **kwargs)
+    began, cache, error = time.time() - 2, kwargs.get("cache_dir"), None  # some file systems count in 2 s
+    try:
+        pipeline = plain(name, **kwargs | ({"local_files_only": True} if why else {}))
+        damaged = [] if why else remove_damaged(name, cache, since=began)
+        if not damaged:
+            return pipeline
+    except Exception as raised:
+        error = raised
+        damaged = [] if why else remove_damaged(name, cache)
+        if not damaged and not isinstance(error, (OSError, HTTPError)):
+            raise  # no matter of files or network, such as a misspelt argument
+    cause = f"it arrived damaged and {', '.join(damaged)} was removed; run the cell again" if damaged else ""
+    cause = cause or _cause(error, why)
+    if name not in copies:
+        raise HubError(f"{name} cannot be loaded: {cause}.") from error
+    print(f"{name}: not the hub's model but the course's own small one, so expect other pictures: {cause}.")
+    return plain(str(copies[name]), **kwargs)
+
+
+def _cause(error: BaseException, why: str) -> str:
+    """Cause and cure in words, from what the library raised and what that was caused by."""
+    if why:
+        cure = "unset it" if constants.HF_HUB_OFFLINE else "connect to the network"
+        return f"the hub does not answer ({why}) and your cache does not hold all of it; {cure} and restart the kernel"
+    chain = list(_chain(error))
+    kinds = {kind for link in chain for kind in type(link).__mro__}
+    if GatedRepoError in kinds:
+        return "its owner asks for consent; accept the terms on its page and log in with `hf auth login`"
+    if RepositoryNotFoundError in kinds:
+        return "the hub has no such repository, or hides it; correct the name, or log in with `hf auth login`"
+    first = _first_line(chain[-1])
+    if RemoteEntryNotFoundError in kinds or "no file named" in first:
+        what = first.split(" found in directory")[0]
+        return f"a file is missing on the hub ({what}); tell the owner, or use another repository"
+    if HTTPError in kinds or "Consistency check" in first:
+        return f"the download failed ({first}); run the cell again"
+    return first
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def remove_damaged(repo_id: str, cache_dir: str | Path | None = None, since: float = 0.0) -> list[str]:
+    """Delete the files of a repository in the cache whose content does not have the hash that the hub announced.
+
+    The cache names a file by that hash: sha256 for large files, git's sha1 for small ones. The next load fetches
+    what was deleted.
+
+    Args:
+        repo_id: such as "google/ddpm-cifar10-32".
+        cache_dir: else huggingface_hub's own.
+        since: only look at files written after this time (seconds, as from `time.time()`).
+
+    Returns:
+        The names that the deleted files have in the repository.
+    """
+    folder = Path(cache_dir or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type="model")
+    names = []
+    for pointer in sorted(path for path in folder.glob("snapshots/*/**/*") if path.is_symlink() and path.is_file()):
+        blob = folder / "blobs" / Path(os.readlink(pointer)).name  # may lead on to a store that several share
+        if HASH_NAME.fullmatch(blob.name) and blob.stat().st_mtime >= since and _hash(blob) != blob.name:
+            names.append(pointer.name)
+            for path in (blob.resolve(), blob, pointer):
+                path.unlink(missing_ok=True)
+    return names
+
+
+def _hash(blob: Path) -> str:
+    digest = hashlib.sha256() if len(blob.name) == 64 else hashlib.sha1(b"blob %d\0" % blob.stat().st_size)
+    with blob.open("rb") as file:
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
