@@ -1,0 +1,80 @@
+"""Checks for notebook 06, against the library itself and by published mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from . import WrongAnswer, exercise, expect
+
+
+class _Guess(nn.Module):
+    """A stand-in for UNet2DModel that remembers which timesteps it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.3))
+        self.config, self.device = SimpleNamespace(in_channels=2, sample_size=6), torch.device("cpu")
+        self.asked: list[int] = []
+
+    def forward(self, x: Tensor, t: Tensor) -> SimpleNamespace:
+        self.asked.append(int(t))
+        return SimpleNamespace(sample=self.gain * x)
+
+
+@exercise("6.1")
+def loop(answer: Callable[..., Tensor]) -> None:
+    """`answer(unet, scheduler, n, steps, generator)`: what DDPMPipeline draws, (n, C, H, W) in [0, 1]."""
+    from diffusers import DDIMScheduler, DDPMScheduler
+
+    for kind in (DDPMScheduler, DDIMScheduler):
+        unet, scheduler, wanted_from = _Guess(), kind(num_train_timesteps=100), kind(num_train_timesteps=100)
+        found = answer(unet, scheduler, 3, 7, torch.Generator().manual_seed(4))
+        wanted_from.set_timesteps(7)
+        expect(isinstance(found, Tensor) and found.shape == (3, 2, 6, 6), "return a tensor (n, C, H, W).")
+        expect(
+            unet.asked == wanted_from.timesteps.tolist(),
+            f"for 7 steps of 100 the network was asked at timesteps {unet.asked}, and {wanted_from.timesteps.tolist()}"
+            " was right: call scheduler.set_timesteps(steps) and walk scheduler.timesteps.",
+        )
+        expect(not found.requires_grad, "the result still holds gradients: decorate the function with torch.no_grad().")
+        draw = torch.Generator().manual_seed(4)
+        x, silent = torch.randn(3, 2, 6, 6, generator=draw), torch.Generator().manual_seed(4)
+        torch.randn(3, 2, 6, 6, generator=silent)
+        for t in wanted_from.timesteps:
+            x = wanted_from.step(0.3 * x, t, x, generator=draw).prev_sample
+        expect(
+            found.min() >= 0 and found.max() <= 1,
+            "pictures of a pipeline lie in [0, 1]: halve, add a half, and clamp.",
+        )
+        if not torch.allclose(found, (x / 2 + 0.5).clamp(0, 1), atol=1e-6):
+            again = answer(_Guess(), scheduler, 3, 7, torch.Generator().manual_seed(4))
+            raise WrongAnswer(
+                "the same generator gave two different results: pass it to torch.randn and to scheduler.step."
+                if not torch.equal(found, again)
+                else "the pictures are not the pipeline's: start with torch.randn(..., generator=generator), give the"
+                " generator to every step, and end with (x / 2 + 0.5).clamp(0, 1)."
+            )
+
+
+@exercise("6.2")
+def gate(answer: Callable[[bool], str]) -> None:
+    """`answer(approved)`: the maintained repository, or PermissionError unless approved is True."""
+    for refused in (False, None, 0, "", "yes"):
+        try:
+            answer(refused)
+        except PermissionError as error:
+            expect(len(str(error)) > 10, "the error should say in a sentence what is missing.")
+        except AssertionError as error:
+            raise WrongAnswer("an assert vanishes under python -O: raise PermissionError instead.") from error
+        else:
+            raise WrongAnswer(f"approved={refused!r} was let through: only True itself counts as an approval.")
+    name = answer(True)
+    expect(name != "runwayml/stable-diffusion-v1-5", "this repository was deleted in August 2024.")
+    expect(
+        name == "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "return the name of the maintained copy: stable-diffusion-v1-5/stable-diffusion-v1-5.",
+    )
