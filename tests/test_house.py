@@ -431,3 +431,7 @@ def test_two_setups_take_turns(setup: ModuleType, tmp_path: Path) -> None:
         os.close(handle)
     with setup.only_one(tmp_path / "venv") as inherit:  # and the lock is free again
         assert len(inherit) == 1
+
+
+def test_the_readme_quotes_the_benchmark_as_it_was_measured() -> None:
+    assert text("tests/benchmarks/diffusion.txt").strip() in text("README.md")
