@@ -34,11 +34,11 @@ STEPS = 10  # of the solver, for everyone
 
 @dataclass
 class Contestant:
-    """`step()` trains once and returns the number of pictures; `sample(n, steps)` gives (n, 1, 28, 28) in [-1, 1]."""
+    """`step()` trains once and returns the number of pictures; `sample(n)` gives (n, 1, 28, 28) in [-1, 1]."""
 
     net: nn.Module
     step: Callable[[], int]
-    sample: Callable[[int, int], Tensor]
+    sample: Callable[[int], Tensor]
     finish: Callable[[float], None] = field(default=lambda share: None)  # told the share of the time that is over
 
 
@@ -74,9 +74,9 @@ def our_recipe(train: data.Images, net: nn.Module, classes: bool = True, batch: 
         clock["steps"] += 1
         return batch
 
-    def sample(n: int, steps: int) -> Tensor:
+    def sample(n: int) -> Tensor:
         y = torch.arange(n) % 10 if classes else torch.full((n,), nb05.NULL)
-        return nb05.generate(ema, SCHEDULE, y, steps, guidance=1.5 if classes else 1.0)
+        return nb05.generate(ema, SCHEDULE, y, STEPS, guidance=1.5 if classes else 1.0)
 
     return Contestant(net, step, sample, lambda share: clock.update(share=share))
 
@@ -120,13 +120,13 @@ def tutorial_unet(**options: object) -> nn.Module:
     )
 
 
-def draw(net: Callable, schedule: nb04.Schedule, kind: str, n: int, size: int, steps: int, batch: int = 128) -> Tensor:
+def draw(net: Callable, schedule: nb04.Schedule, kind: str, n: int, size: int, batch: int = 128) -> Tensor:
     """Samples (n, 1, size, size) of a network without classes, by notebook 04's solver."""
     parts = []
     for y in torch.full((n,), nb05.NULL).split(batch):
         x = torch.randn(len(y), 1, size, size)
         denoise = nb05.Denoiser(net, schedule, y, kind=kind)
-        parts.append(nb04.sample(denoise, x, schedule.levels(steps), nb04.dpmpp_2m_step))
+        parts.append(nb04.sample(denoise, x, schedule.levels(STEPS), nb04.dpmpp_2m_step))
     return torch.cat(parts)
 
 
@@ -146,10 +146,10 @@ def diffusers_tutorial(train: data.Images, batch: int = 128) -> Contestant:
         player.step()
         return batch
 
-    def sample(n: int, steps: int) -> Tensor:
+    def sample(n: int) -> Tensor:
         net.eval()
         schedule = nb04.Schedule(noising.betas.double())
-        return draw(lambda x, t, y: net(x, t).sample, schedule, "epsilon", n, 28, steps)
+        return draw(lambda x, t, y: net(x, t).sample, schedule, "epsilon", n, 28)
 
     return Contestant(net, step, sample)
 
@@ -173,12 +173,11 @@ def lucidrains(train: data.Images, batch: int = 16) -> Contestant:
         ema.update_parameters(diffusion)
         return batch
 
-    def sample(n: int, steps: int) -> Tensor:
+    def sample(n: int) -> Tensor:
         model = ema.module
         schedule = nb04.Schedule(model.betas.double())
-        return draw(lambda x, t, y: model.model(x, t), schedule, model.objective.removeprefix("pred_"), n, 32, steps)[
-            :, :, 2:-2, 2:-2
-        ]
+        kind = model.objective.removeprefix("pred_")
+        return draw(lambda x, t, y: model.model(x, t), schedule, kind, n, 32)[:, :, 2:-2, 2:-2]
 
     return Contestant(net, step, sample)
 
@@ -226,7 +225,7 @@ def race(make: Callable[[data.Images], Contestant], train: data.Images, seconds:
         pictures += contestant.step()
     rate = pictures / spent
     start = time.perf_counter()
-    contestant.sample(64, STEPS)
+    contestant.sample(64)
     sampling = time.perf_counter() - start
     row = {"weights": training.parameters(contestant.net), "rate": rate, "gflops": rate * cost, "sampling": sampling}
     return contestant, row
@@ -272,7 +271,7 @@ def main() -> None:
     fd = {}
     for name, contestant in contestants.items():
         torch.manual_seed(1)
-        report = metrics.evaluate(contestant.sample(options.samples, STEPS), DATASET)
+        report = metrics.evaluate(contestant.sample(options.samples), DATASET)
         fd[name] = report.fd
         lines.append(f"{timed[name]}{report.fd:>8.1f}{report.kid:>8.3f}{report.precision:>7.2f}{report.recall:>8.2f}")
         print(lines[-1], flush=True)

@@ -65,22 +65,19 @@ from course_utils.lessons.nb04_diffusion_math import Schedule
 from course_utils.lessons.nb05_ddpm_from_scratch import N_CLASSES, NULL, HeadStart, MixtureDenoiser, T, UNet, pretrained
 
 # %%
-import copy
 import tempfile
 import time
 from pathlib import Path
 
 import diffusers
-import matplotlib.pyplot as plt
 import torch.nn.functional as F
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
-from course_utils import data, hub, metrics, pictures, plots, runtime, training, widgets
+from course_utils import data, hub, pictures, plots, runtime, training
 from course_utils.checks import nb06 as checks
 from course_utils.claims import claim
-from course_utils.lessons.nb05_ddpm_from_scratch import generate
 
 plots.use_style()
 diffusers.utils.logging.set_verbosity_error()
