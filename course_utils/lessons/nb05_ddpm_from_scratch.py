@@ -319,15 +319,6 @@ def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, gui
     return torch.cat(pictures)
 
 
-def pretrained() -> HeadStart:
-    """This notebook's network and schedule after a longer training on Fashion-MNIST, from the course's assets; in eval mode, on the CPU."""
-    clusters = 64  # nothing is fitted here: the mixture is stored with the weights
-    mixture = MixtureDenoiser(torch.zeros(N_CLASSES * clusters, 1, 28, 28), torch.arange(N_CLASSES).repeat(clusters), clusters)
-    net = HeadStart(UNet(n_in=2), mixture, Schedule.named("cosine", T))
-    net.load_state_dict(data.weights("fashion_mnist_ddpm"))
-    return net.eval().to(memory_format=torch.channels_last)
-
-
 class NoisyClassifier(nn.Module):
     """Logits (N, 10) of noisy pictures (N, 1, 28, 28) at timesteps t (N,)."""
 
@@ -380,6 +371,20 @@ def repaint(denoise: Callable, known: Tensor, mask: Tensor, levels: list[Level],
             if again < repeats - 1:
                 x = jump_back(x, then, now, fresh())
     return x
+
+
+def empty_model(widths: tuple[int, int] = (32, 64), clusters: int = 64) -> HeadStart:
+    """This notebook's network and schedule with nothing fitted or trained, for weights that are loaded into it."""
+    pictures, labels = torch.zeros(N_CLASSES * clusters, 1, 28, 28), torch.arange(N_CLASSES).repeat(clusters)
+    mixture = MixtureDenoiser(pictures, labels, clusters)
+    return HeadStart(UNet(widths, n_in=2), mixture, Schedule.named("cosine", T))
+
+
+def pretrained() -> HeadStart:
+    """This notebook's model after a longer training on Fashion-MNIST, from the course's assets; in eval mode, on the CPU."""
+    net = empty_model()
+    net.load_state_dict(data.weights("fashion_mnist_ddpm"))
+    return net.eval().to(memory_format=torch.channels_last)
 
 
 BEFORE_THE_LOOP = '''

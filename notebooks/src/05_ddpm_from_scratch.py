@@ -11,7 +11,7 @@
 #   course:
 #     title: DDPM from scratch
 #     summary: A U-Net from its blocks, two minutes of training, four ways to sample, guidance, repair of pictures, and a fair race against GANs
-#     minutes_cpu: 6
+#     minutes_cpu: 7
 #     minutes_gpu: null
 # ---
 
@@ -33,7 +33,7 @@
 # - compare GANs and diffusion in one protocol, with floors beside the figures;
 # - train on several processes and prove that nothing changed.
 #
-# **Time** about 6 minutes on a 2-core laptop CPU, two to three of them for the main training; a GPU trains a larger model for longer, not yet timed.
+# **Time** about 7 minutes on a 2-core laptop CPU, two to three of them for the main training; a GPU trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 04's levels and samplers, and the training loop of notebook 02.
 
@@ -690,6 +690,7 @@ class Denoiser:
         return guided(*both.chunk(2), self.guidance).clamp(-1, 1)
 
 
+# %% tags=["export"]
 def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, guidance: float = 1.5, step: Callable = dpmpp_2m_step,
              generator: torch.Generator | None = None, batch: int = 512) -> Tensor:  # fmt: skip
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,); `generator` is a CPU one and draws x_T and the steps' noise."""
@@ -698,15 +699,6 @@ def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, gui
         x = torch.randn(len(labels), 1, 28, 28, generator=generator).to(device)
         pictures.append(sample(Denoiser(net, schedule, labels.to(device), guidance), x, levels, step, generator).cpu())
     return torch.cat(pictures)
-
-
-def pretrained() -> HeadStart:
-    """This notebook's network and schedule after a longer training on Fashion-MNIST, from the course's assets; in eval mode, on the CPU."""
-    clusters = 64  # nothing is fitted here: the mixture is stored with the weights
-    mixture = MixtureDenoiser(torch.zeros(N_CLASSES * clusters, 1, 28, 28), torch.arange(N_CLASSES).repeat(clusters), clusters)
-    net = HeadStart(UNet(n_in=2), mixture, Schedule.named("cosine", T))
-    net.load_state_dict(data.weights("fashion_mnist_ddpm"))
-    return net.eval().to(memory_format=torch.channels_last)
 
 # %% [markdown]
 # Now the main run. While it trains, it looks at itself six times: the loss on pictures that it was never shown, with the averaged and with the current
@@ -1168,6 +1160,21 @@ claim("With 32 evaluations both second-order solvers are nearer to the limit tha
 # DCGAN and the same networks with notebook 03's gradient penalty, each trained for two minutes on the same two cores; their weights are shipped with the course, and
 # `python -m course_utils.assets.make gans` makes them again. The row "longer" is our network with the same recipe, 9,000 steps of twice the batch, shipped likewise (`make ddpm`). Our other row was
 # trained above; fitting the mixture, some seconds, comes on top of its two minutes.
+
+# %% tags=["export"]
+def empty_model(widths: tuple[int, int] = (32, 64), clusters: int = 64) -> HeadStart:
+    """This notebook's network and schedule with nothing fitted or trained, for weights that are loaded into it."""
+    pictures, labels = torch.zeros(N_CLASSES * clusters, 1, 28, 28), torch.arange(N_CLASSES).repeat(clusters)
+    mixture = MixtureDenoiser(pictures, labels, clusters)
+    return HeadStart(UNet(widths, n_in=2), mixture, Schedule.named("cosine", T))
+
+
+def pretrained() -> HeadStart:
+    """This notebook's model after a longer training on Fashion-MNIST, from the course's assets; in eval mode, on the CPU."""
+    net = empty_model()
+    net.load_state_dict(data.weights("fashion_mnist_ddpm"))
+    return net.eval().to(memory_format=torch.channels_last)
+
 
 # %% tags=["nbval-ignore-output"]
 def shipped_gan(name):

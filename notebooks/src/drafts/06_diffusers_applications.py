@@ -61,8 +61,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
-from course_utils.lessons.nb04_diffusion_math import Schedule
-from course_utils.lessons.nb05_ddpm_from_scratch import N_CLASSES, NULL, HeadStart, MixtureDenoiser, T, UNet, pretrained
+from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, pretrained
 
 # %%
 import tempfile
@@ -173,9 +172,7 @@ class CourseUNet(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, sample_size: int = 28, in_channels: int = 1, widths: tuple[int, int] = (32, 64), clusters: int = 64) -> None:
         super().__init__()
-        blank = torch.zeros(N_CLASSES * clusters, in_channels, sample_size, sample_size)  # weights come with from_pretrained
-        mixture = MixtureDenoiser(blank, torch.arange(N_CLASSES).repeat(clusters), clusters)
-        self.net = HeadStart(UNet(tuple(widths), n_in=2), mixture, Schedule.named("cosine", T))
+        self.net = empty_model(tuple(widths), clusters)  # the weights come with from_pretrained
 
     def forward(self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True) -> UNet2DOutput | tuple[Tensor]:
         """Noisy pictures (N, 1, 28, 28), one timestep or N of them, labels (N,), none for no class; the result's `sample` is v."""
