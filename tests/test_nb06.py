@@ -48,6 +48,24 @@ def gate(name: str, truthy: bool = False) -> Callable:
     return answer
 
 
+def last(timesteps, strength):
+    n = int(len(timesteps) * strength)
+    return timesteps[len(timesteps) - n :]
+
+
+def negative(wanted, unwanted, guidance):
+    return unwanted + guidance * (wanted - unwanted)
+
+
+def merged(W, A, B, alpha):
+    return W + alpha / len(A) * B @ A
+
+
+def in_place(W, A, B, alpha):
+    W += alpha / len(A) * B @ A
+    return W
+
+
 KEPT, GONE = "stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"
 MISTAKES = [
     ("loop", loop(timesteps=False), "set_timesteps"),  # ERRATA 3
@@ -60,16 +78,31 @@ MISTAKES = [
     ("gate", lambda approved: KEPT, "let through"),
     ("gate", gate(GONE), "deleted in August 2024"),  # ERRATA 8
     ("gate", gate("somewhere/else"), "maintained copy"),
+    ("timesteps", lambda t, strength: t[: int(len(t) * strength)], "noisiest"),
+    ("timesteps", lambda t, strength: t[int(len(t) * strength) :], "runs"),
+    ("timesteps", lambda t, strength: t[-int(len(t) * strength) :], "runs 0"),
+    ("timesteps", lambda t, strength: last(t, strength)[::-1], "should run"),
+    ("negative", lambda w, u, g: w + g * (u - w), "exchanged"),
+    ("negative", lambda w, u, g: w + g * (w - u), "too much"),
+    ("negative", lambda w, u, g: g * (w - u), "unwanted \\+ guidance"),
+    ("negative", lambda w, u, g: (w - u).mean(), "shaped like"),
+    ("merge", in_place, "itself was changed"),
+    ("merge", lambda W, A, B, alpha: W + alpha * B @ A, "too large"),
+    ("merge", lambda W, A, B, alpha: W + (alpha / len(A) * B @ A).flip(0), "should equal"),
+    ("merge", lambda W, A, B, alpha: W @ A.T, "shaped like W"),
 ]
 
 
-@pytest.mark.parametrize(("name", "answer"), [("loop", loop()), ("gate", gate(KEPT))])
+RIGHT = [("loop", loop()), ("gate", gate(KEPT)), ("timesteps", last), ("negative", negative), ("merge", merged)]
+
+
+@pytest.mark.parametrize(("name", "answer"), RIGHT)
 def test_right_answers_pass(name: str, answer: Callable, capsys: pytest.CaptureFixture) -> None:
     getattr(checks, name)(answer)
     assert "correct" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["loop", "gate"])
+@pytest.mark.parametrize("name", [name for name, _ in RIGHT])
 def test_stubs_are_not_attempted(name: str, capsys: pytest.CaptureFixture) -> None:
     getattr(checks, name)(lambda *args: ...)
     assert "not attempted" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
@@ -77,3 +77,64 @@ def gate(answer: Callable[[bool], str]) -> None:
         name == "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "return the name of the maintained copy: stable-diffusion-v1-5/stable-diffusion-v1-5.",
     )
+
+
+@exercise("6.3")
+def timesteps(answer: Callable[[Sequence[int], float], Sequence[int]]) -> None:
+    """`answer(timesteps, strength)`: which of the timesteps, noisiest first, run when a picture is changed."""
+    for steps, strength in ((10, 0.6), (20, 0.25), (10, 1.0), (10, 0.0), (7, 0.5)):
+        every = list(range(1000 - 1000 // steps, -1, -(1000 // steps)))[:steps]
+        found = [int(t) for t in answer(every, strength)]
+        wanted = every[steps - int(steps * strength) :]
+        if found == wanted:
+            continue
+        expect(
+            found != every[: int(steps * strength)] or not found,
+            "these are the noisiest timesteps: the picture would stay unfinished. Take the last ones.",
+        )
+        expect(len(found) == len(wanted), f"strength {strength} of {steps} steps runs {len(wanted)}, not {len(found)}.")
+        raise WrongAnswer(f"for strength {strength} of {every} these should run: {wanted}; you gave {found}.")
+
+
+@exercise("6.4")
+def negative(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+    """`answer(wanted, unwanted, guidance)`: the guess away from a negative prompt, like both guesses."""
+    draw = torch.Generator().manual_seed(0)
+    wanted, unwanted = torch.randn(2, 3, 4, 5, 5, generator=draw)
+    for guidance in (1.0, 0.0, 3.5):
+        found = answer(wanted, unwanted, guidance)
+        expect(isinstance(found, Tensor) and found.shape == wanted.shape, "return a tensor shaped like both guesses.")
+        if torch.allclose(found, unwanted + guidance * (wanted - unwanted), atol=1e-5):
+            continue
+        expect(
+            not torch.allclose(found, wanted + guidance * (unwanted - wanted), atol=1e-5),
+            "the roles are exchanged: this walks towards what nobody wants.",
+        )
+        expect(
+            not torch.allclose(found, wanted + guidance * (wanted - unwanted), atol=1e-5),
+            "this is one guidance too much: at guidance 1 the result should be the guess with the prompt, unchanged.",
+        )
+        raise WrongAnswer(f"at guidance {guidance} the result should be unwanted + guidance * (wanted - unwanted).")
+
+
+@exercise("6.5")
+def merge(answer: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
+    """`answer(W, A, B, alpha)`: W (out, in) with the change of A (rank, in) and B (out, rank) in it."""
+    draw = torch.Generator().manual_seed(0)
+    for rows, columns, rank, alpha in ((6, 5, 2, 4.0), (5, 5, 5, 1.0)):
+        W, A, B = (torch.randn(*shape, generator=draw) for shape in ((rows, columns), (rank, columns), (rows, rank)))
+        before, x = W.clone(), torch.randn(3, columns, generator=draw)
+        found = answer(W, A, B, alpha)
+        expect(torch.equal(W, before), "W itself was changed: make a new matrix, so that the style can be taken off.")
+        shaped = isinstance(found, Tensor) and found.shape == W.shape
+        expect(shaped, f"return a matrix shaped like W, {(rows, columns)}.")
+        apart = x @ W.T + alpha / rank * (x @ A.T) @ B.T
+        if torch.allclose(x @ found.T, apart, atol=1e-4):
+            continue
+        expect(
+            not torch.allclose(found, W + alpha * B @ A, atol=1e-4),
+            "the change is too large: LoRA divides alpha by the rank, so that the rank can be changed alone.",
+        )
+        raise WrongAnswer(
+            "F.linear(x, W') should equal F.linear(x, W) + alpha / rank * F.linear(F.linear(x, A), B) for every x."
+        )

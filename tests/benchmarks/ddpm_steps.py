@@ -4,8 +4,8 @@
 
 Uses the diffusion model that the course ships. Every row is written to the asset that notebook 05 draws, and rows that
 are there already are not measured again: delete the file to start anew. A quarter of an hour on two cores; `--chain`
-adds the ancestral chain of 1,000 steps, another half hour; `--cost` prints seconds against pictures, steps and width
-instead.
+adds the ancestral chain of 1,000 steps and the solver without guidance, another half hour; `--cost` prints seconds
+against pictures, steps and width instead.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import argparse
 import datetime
 import json
 import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from course_utils import data, metrics, runtime, training
 from course_utils.assets.make import write
@@ -39,7 +42,7 @@ RUNS = [  # sampler, steps, guidance
     *[("ancestral", steps, 1.5) for steps in (10, 20)],
     *[("DPM-Solver++(2M)", 10, guidance) for guidance in (1.0, 1.25, 2.0)],
 ]
-CHAIN = [("ancestral", 1000, 1.0)]
+CHAIN = [*[("DPM-Solver++(2M)", steps, 1.0) for steps in (20, 50)], ("ancestral", 1000, 1.0)]
 
 
 def evaluations(sampler: str, steps: int, guidance: float) -> int:
@@ -47,17 +50,14 @@ def evaluations(sampler: str, steps: int, guidance: float) -> int:
     return (2 * steps - 1 if sampler == "Heun" else steps) * (1 if guidance == 1 else 2)
 
 
-def measure(net: torch.nn.Module, sampler: str, steps: int, guidance: float) -> dict[str, object]:
+def measure(generate: Callable[[Tensor, torch.Generator], Tensor]) -> dict[str, object]:
+    """FD and the rest of 2,048 pictures that `generate` makes of labels and a generator, and what they took."""
     y, draw = torch.arange(metrics.MIN_SAMPLES) % 10, torch.Generator().manual_seed(1)
     begin = time.perf_counter()
-    pictures = nb05.generate(net, SCHEDULE, y, steps, guidance, SAMPLERS[sampler], draw)
+    pictures = generate(y, draw)
     spent = time.perf_counter() - begin
     report = metrics.evaluate(pictures, DATASET)
     return {
-        "sampler": sampler,
-        "steps": steps,
-        "guidance": guidance,
-        "evaluations": evaluations(sampler, steps, guidance),
         **{name: round(getattr(report, name), 4) for name in ("fd", "kid", "precision", "recall")},
         "samples": len(y),
         "seconds": round(spent),
@@ -66,16 +66,26 @@ def measure(net: torch.nn.Module, sampler: str, steps: int, guidance: float) -> 
     }
 
 
+def fill(file: Path, runs: list[dict[str, object]], measured: Callable[[dict[str, object]], dict[str, object]]) -> None:
+    """A row for each run: its settings and what `measured` says of them. Rows that the file has are kept."""
+    rows = json.loads(file.read_text("utf-8")) if file.exists() else []
+    for run in runs:
+        if any(run.items() <= row.items() for row in rows):
+            continue
+        rows.append(run | measured(run))
+        print(rows[-1], flush=True)
+        write(file, ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
+
+
 def measure_all(runs: list[tuple[str, int, float]]) -> None:
     net = nb05.pretrained()
-    rows = json.loads(FILE.read_text("utf-8")) if FILE.exists() else []
-    done = {(row["sampler"], row["steps"], row["guidance"]) for row in rows}
-    for run in runs:
-        if run in done:
-            continue
-        rows.append(measure(net, *run))
-        print(rows[-1], flush=True)
-        write(FILE, ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
+
+    def measured(run: dict[str, object]) -> dict[str, object]:
+        sampler, steps, guidance = run.values()
+        generate = partial(nb05.generate, net, SCHEDULE, steps=steps, guidance=guidance, step=SAMPLERS[sampler])
+        return {"evaluations": evaluations(*run.values())} | measure(lambda y, draw: generate(y, generator=draw))
+
+    fill(FILE, [dict(zip(("sampler", "steps", "guidance"), run)) for run in runs], measured)
 
 
 def training_step(net: torch.nn.Module, n: int = 32) -> None:

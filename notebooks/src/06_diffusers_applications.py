@@ -55,10 +55,14 @@ if importlib.util.find_spec("course_utils") is None:
 # %% tags=["export"]
 import inspect
 
+import diffusers
 import torch
-from diffusers import ModelMixin, SchedulerMixin
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, ModelMixin, SchedulerMixin, UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, pretrained
@@ -68,11 +72,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import diffusers
-import torch.nn.functional as F
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.training_utils import EMAModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
 
 from course_utils import data, hub, pictures, plots, runtime, training
 from course_utils.checks import nb06 as checks
@@ -183,7 +183,7 @@ class CourseUNet(ModelMixin, ConfigMixin):
 
 
 # %% tags=["export"]
-LEVELS = {"num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+LEVELS = {"num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing", "skip_prk_steps": True}
 
 
 def course_unet() -> CourseUNet:
@@ -219,28 +219,29 @@ plots.film_strip(
 # clipping of the gradient's norm and checkpoints. A checkpoint that misses a part, most often the average or the state of the random numbers, goes on *almost* as before, and nobody notices. So
 # the test is exact: stop half-way, build everything anew, load, go on, and compare with the run that was not stopped.
 
-# %%
+# %% tags=["export"]
 class Trainer:
-    """A small UNet2DModel with all that its training needs."""
+    """A small UNet2DModel with all that its training needs; pictures x (N, 1, 28, 28) in [-1, 1]."""
 
-    def __init__(self, steps, seed=0):
+    def __init__(self, x: Tensor, steps: int, seed: int = 0, device: torch.device | str = "cpu") -> None:
         torch.manual_seed(seed)
-        self.unet = UNet2DModel(
-            sample_size=28, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(16, 32), norm_num_groups=8,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        ).to(run.device)  # fmt: skip
+        self.x, self.unet = x, UNet2DModel(
+            sample_size=28, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(16, 32, 64), norm_num_groups=8,
+            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        ).to(device)  # fmt: skip
         self.noising = DDPMScheduler(**LEVELS)
         self.optimiser = torch.optim.AdamW(self.unet.parameters(), lr=1e-3)
         self.rate = get_cosine_schedule_with_warmup(self.optimiser, num_warmup_steps=20, num_training_steps=steps)
-        self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True)
+        self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, power=3 / 4)
         self.draw, self.done, self.losses = torch.Generator().manual_seed(seed), 0, []
 
-    def step(self, batch=32):
-        chosen = torch.randint(len(train_set.x), (batch,), generator=self.draw)
-        x0, noise = train_set.x[chosen], torch.randn(batch, 1, 28, 28, generator=self.draw)
+    def step(self, batch: int = 32) -> None:
+        """One step of the optimiser; all random numbers come from `draw`."""
+        chosen = torch.randint(len(self.x), (batch,), generator=self.draw)
+        x0, noise = self.x[chosen], torch.randn(batch, 1, 28, 28, generator=self.draw)
         t = torch.randint(T, (batch,), generator=self.draw)
-        x_t, target = self.noising.add_noise(x0, noise, t), self.noising.get_velocity(x0, noise, t)
-        loss = F.mse_loss(self.unet(x_t.to(run.device), t.to(run.device)).sample, target.to(run.device))
+        x_t, target = (part.to(self.unet.device) for part in (self.noising.add_noise(x0, noise, t), self.noising.get_velocity(x0, noise, t)))
+        loss = F.mse_loss(self.unet(x_t, t.to(self.unet.device)).sample, target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimiser.step(), self.rate.step(), self.optimiser.zero_grad()
@@ -258,7 +259,7 @@ def save(trainer, path):
 
 
 def resume(path, steps):
-    trainer = Trainer(steps, seed=1)  # whatever it starts with is replaced
+    trainer = Trainer(train_set.x, steps, seed=1, device=run.device)  # whatever it starts with is replaced
     content = training.load_checkpoint(path, **{part: getattr(trainer, part) for part in PARTS})
     trainer.draw.set_state(content["draw"])
     trainer.done, trainer.losses = content["step"], content["losses"]
@@ -267,7 +268,7 @@ def resume(path, steps):
 
 # %% tags=["nbval-ignore-output"]
 STEPS = run.budget.pick(quick=60, full=20_000)
-whole = Trainer(STEPS)
+whole = Trainer(train_set.x, STEPS, device=run.device)
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "half.pt"
     for _ in training.progress(STEPS):
@@ -291,27 +292,41 @@ claim("The loss has fallen by half", sum(whole.losses[-10:]) < 0.5 * sum(whole.l
 # A scheduler holds the levels and one step. They share a signature, so that any of them can sample any model that was trained on its levels. Which one should you take? Names do not say; measure.
 
 # %% tags=["export"]
+NOISY = ("DDPM", "EulerAncestralDiscrete")  # draw noise in every step
+SOLVERS = ("DDIM", "PNDM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep")
+
+
+def capped_betas(largest: float = 80.0) -> list[float]:
+    """Betas of the course's levels, but none whose sigma / alpha is above `largest`."""
+    alphas_bar = DDPMScheduler(**LEVELS).alphas_cumprod.clamp(min=1 / (1 + largest**2))
+    return (1 - alphas_bar / torch.cat([torch.ones(1), alphas_bar[:-1]])).tolist()
+
+
+def zoo() -> dict[str, SchedulerMixin]:
+    """Fresh schedulers by name, all on the course's levels; Heun's a second time on levels that stop at sigma / alpha = 80."""
+    schedulers = {name: getattr(diffusers, f"{name}Scheduler").from_config(LEVELS) for name in NOISY + SOLVERS}
+    return schedulers | {"HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config({**LEVELS, "trained_betas": capped_betas()})}
+
+
 @torch.no_grad()
-def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: int = 10, guidance: float = 1.5, generator: torch.Generator | None = None) -> Tensor:
-    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,), by any of the library's schedulers."""
+def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: int = 10, guidance: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,), by any of the library's schedulers; guidance 1 is none."""
     scheduler.set_timesteps(steps)
     labels = torch.cat([y, torch.full_like(y, NULL)]).to(unet.device)
     options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     x = torch.randn(len(y), 1, 28, 28, generator=generator).to(unet.device) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
-        both = scheduler.scale_model_input(torch.cat([x, x]), t)
-        with_class, without = unet(both, t, labels).sample.chunk(2)
-        x = scheduler.step(without + guidance * (with_class - without), t, x, **options).prev_sample
+        x_in = scheduler.scale_model_input(x, t)
+        if guidance == 1:
+            v = unet(x_in, t, labels[: len(y)]).sample
+        else:
+            with_class, without = unet(torch.cat([x_in, x_in]), t, labels).sample.chunk(2)
+            v = without + guidance * (with_class - without)
+        x = scheduler.step(v, t, x, **options).prev_sample
     return x.clamp(-1, 1).cpu()
 
 
 # %%
-def zoo():
-    """Fresh schedulers by name, all on the course's levels."""
-    names = ("DDPM", "DDIM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep")
-    return {name: getattr(diffusers, f"{name}Scheduler").from_config(LEVELS) for name in names}
-
-
 FEW, MANY = 10, 100
 y_zoo, samples, clock = torch.arange(20) % 10, {}, {}
 for name, scheduler in zoo().items():
