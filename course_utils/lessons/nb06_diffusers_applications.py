@@ -3,17 +3,25 @@
 
 
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import diffusers
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, ModelMixin, SchedulerMixin, UNet2DModel
+from diffusers import (
+    DDPMScheduler, DPMSolverMultistepScheduler, ModelMixin, SchedulerMixin, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline, UNet2DModel,
+)  # fmt: skip
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
+from peft import LoraConfig
 from torch import Tensor
 
+from course_utils import data, training
+from course_utils.assets import latent
 from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, pretrained
 
 
@@ -33,7 +41,7 @@ class CourseUNet(ModelMixin, ConfigMixin):
         return UNet2DOutput(sample=v) if return_dict else (v,)
 
 
-LEVELS = {"num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing", "skip_prk_steps": True}
+LEVELS = {"num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 
 
 def course_unet() -> CourseUNet:
@@ -85,8 +93,9 @@ def capped_betas(largest: float = 80.0) -> list[float]:
 
 def zoo() -> dict[str, SchedulerMixin]:
     """Fresh schedulers by name, all on the course's levels; Heun's a second time on levels that stop at sigma / alpha = 80."""
-    schedulers = {name: getattr(diffusers, f"{name}Scheduler").from_config(LEVELS) for name in NOISY + SOLVERS}
-    return schedulers | {"HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config({**LEVELS, "trained_betas": capped_betas()})}
+    settings = {**LEVELS, "skip_prk_steps": True}  # PNDM's warm-up, which costs three evaluations for each of its first steps
+    schedulers = {name: getattr(diffusers, f"{name}Scheduler").from_config(settings) for name in NOISY + SOLVERS}
+    return schedulers | {"HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config({**settings, "trained_betas": capped_betas()})}
 
 
 @torch.no_grad()
@@ -105,6 +114,102 @@ def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: i
             v = without + guidance * (with_class - without)
         x = scheduler.step(v, t, x, **options).prev_sample
     return x.clamp(-1, 1).cpu()
+
+
+def xyz(make: Callable[[Any, Any, Any], Tensor], xs: Sequence, ys: Sequence, zs: Sequence) -> Tensor:
+    """make(x, y, z), a picture (C, H, W), for every combination: (Z, Y, X, C, H, W)."""
+    return torch.stack([torch.stack([torch.stack([make(x, y, z) for x in xs]) for y in ys]) for z in zs])
+
+
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # maintained; runwayml's was deleted in August 2024
+
+
+def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiffusionPipeline]:
+    """The course's small pipeline and, where the hub is to be asked, Stable Diffusion 1.5; both with the fast solver."""
+    places = {"course": data.ASSETS / "latent_pipeline"} | ({"Stable Diffusion 1.5": STABLE_DIFFUSION} if on_hub else {})
+    pipes = {}
+    for label, place in places.items():
+        half = device.type == "cuda" and label != "course"
+        pipe = StableDiffusionPipeline.from_pretrained(place, torch_dtype=torch.float16 if half else torch.float32)
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+        pipe.set_progress_bar_config(disable=True)
+        pipes[label] = pipe.to(device)
+    return pipes
+
+
+def is_small(pipe: StableDiffusionPipeline) -> bool:
+    """Whether it is the course's own: one grey channel, a few dozen words."""
+    return pipe.vae.config.in_channels == 1
+
+
+def call(pipe: StableDiffusionPipeline, prompts: Sequence[str], *, steps: int = 20, guidance: float = 2.0, negative: str = "", seed: int = 0, batch: int = 100, **inputs: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable Diffusion's kind.
+
+    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its neighbours. `inputs` are what image to image and inpainting
+    take besides: `image` (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`. The course's model makes 32 x 32, of which the middle 28 x 28 is returned.
+    """
+    if is_small(pipe) and (unknown := sorted({word for prompt in [*prompts, negative] for word in latent.unknown_words(prompt)})):
+        raise ValueError(f"The course's model never saw {', '.join(unknown)}: use words that it knows ({', '.join(latent.WORDS)}).")
+    images = []
+    for i in range(0, len(prompts), batch):
+        part = list(prompts[i : i + batch])
+        own = {key: value[i : i + batch] if isinstance(value, Tensor) else value for key, value in inputs.items()}
+        noise = [torch.Generator().manual_seed(seed + i + j) for j in range(len(part))]
+        images.append(pipe(part, num_inference_steps=steps, guidance_scale=guidance, negative_prompt=[negative] * len(part), generator=noise, output_type="pt", **own).images)
+    pictures = torch.cat(images).float().cpu() * 2 - 1
+    return latent.unpadded(pictures) if is_small(pipe) else pictures
+
+
+def sister(kind: type, pipe: StableDiffusionPipeline) -> Any:
+    """Another pipeline of the same parts, such as StableDiffusionImg2ImgPipeline."""
+    other = kind(**pipe.components, requires_safety_checker=pipe.config.requires_safety_checker)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
+    """The course's pictures (N, 1, 28, 28) in [-1, 1] as `pipe` wants them given: (N, C, H, W) in [0, 1]."""
+    if is_small(pipe):
+        return (latent.padded(x) + 1) / 2
+    size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    return F.interpolate((x + 1) / 2, (size, size), mode="bicubic", antialias=True).clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def change(pipe: StableDiffusionPipeline, x: Tensor, prompt: str, strength: float, **options: Any) -> Tensor:
+    """SDEdit: the course's pictures x (N, 1, 28, 28), changed towards a prompt; strength 1 leaves nothing of them."""
+    return call(sister(StableDiffusionImg2ImgPipeline, pipe), [prompt] * len(x), image=as_input(x, pipe), strength=strength, **options)
+
+
+def fill(pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequence[str], **options: Any) -> Tensor:
+    """Inpainting: the course's pictures x (N, 1, 28, 28), drawn anew where mask (1, 1, 28, 28) is 1."""
+    masks = as_input(mask.expand_as(x).float() * 2 - 1, pipe)[:, :1]
+    return call(sister(StableDiffusionInpaintPipeline, pipe), prompts, image=as_input(x, pipe), mask_image=masks, strength=1.0, **options)
+
+
+def add_lora(pipe: StableDiffusionPipeline, rank: int = 4) -> list[torch.nn.Parameter]:
+    """Freeze the U-Net and put thin matrices beside those of its attention; returns what is to be trained."""
+    pipe.unet.requires_grad_(False)
+    pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]), "style")
+    return [p for p in pipe.unet.parameters() if p.requires_grad]
+
+
+def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], steps: int, generator: torch.Generator, rate: float = 3e-3, batch: int = 32) -> list[float]:
+    """Train what `add_lora` added on pictures x (N, C, H, W) in [-1, 1], as large as the VAE wants them; returns the losses."""
+    noising, device = DDPMScheduler.from_config(pipe.scheduler.config), pipe.device
+    optimiser, losses = torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], lr=rate), []
+    with torch.no_grad():
+        latents = torch.cat([pipe.vae.encode(part.to(device)).latent_dist.mean for part in x.split(100)]) * pipe.vae.config.scaling_factor
+        ids = pipe.tokenizer(list(prompts), padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
+        words = torch.cat([pipe.text_encoder(part.to(device))[0] for part in ids.split(100)])
+    for _ in training.progress(steps):
+        i = torch.randint(len(x), (batch,), generator=generator)
+        noise, t = torch.randn(batch, *latents.shape[1:], generator=generator).to(device), torch.randint(T, (batch,), generator=generator).to(device)
+        guess = pipe.unet(noising.add_noise(latents[i], noise, t), t, words[i]).sample
+        wanted = noising.get_velocity(latents[i], noise, t) if noising.config.prediction_type == "v_prediction" else noise
+        loss = F.mse_loss(guess, wanted)
+        optimiser.zero_grad(), loss.backward(), optimiser.step()
+        losses.append(loss.item())
+    return losses
 
 
 def gate(approved: bool) -> str:

@@ -54,27 +54,38 @@ if importlib.util.find_spec("course_utils") is None:
 
 # %% tags=["export"]
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import diffusers
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, ModelMixin, SchedulerMixin, UNet2DModel
+from diffusers import (
+    DDPMScheduler, DPMSolverMultistepScheduler, ModelMixin, SchedulerMixin, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline, UNet2DModel,
+)  # fmt: skip
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
+from peft import LoraConfig
 from torch import Tensor
 
+from course_utils import data, training
+from course_utils.assets import latent
 from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, pretrained
 
 # %%
+import json
 import tempfile
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
 
-from course_utils import data, hub, pictures, plots, runtime, training
+from course_utils import hub, metrics, pictures, plots, runtime, widgets
 from course_utils.checks import nb06 as checks
 from course_utils.claims import claim
 
@@ -85,7 +96,8 @@ diffusers.utils.logging.disable_progress_bar()
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
 DATASET = "fashion_mnist"
-train_set = data.images(DATASET, "train")
+train_set, test_set = data.images(DATASET, "train"), data.images(DATASET, "test")
+CLASSES = data.info(DATASET).classes
 
 # %% [markdown]
 # ## A pipeline from the hub
@@ -183,7 +195,7 @@ class CourseUNet(ModelMixin, ConfigMixin):
 
 
 # %% tags=["export"]
-LEVELS = {"num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing", "skip_prk_steps": True}
+LEVELS = {"num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
 
 
 def course_unet() -> CourseUNet:
@@ -267,7 +279,7 @@ def resume(path, steps):
 
 
 # %% tags=["nbval-ignore-output"]
-STEPS = run.budget.pick(quick=60, full=20_000)
+STEPS = run.budget.pick(quick=40, full=20_000)
 whole = Trainer(train_set.x, STEPS, device=run.device)
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "half.pt"
@@ -304,8 +316,9 @@ def capped_betas(largest: float = 80.0) -> list[float]:
 
 def zoo() -> dict[str, SchedulerMixin]:
     """Fresh schedulers by name, all on the course's levels; Heun's a second time on levels that stop at sigma / alpha = 80."""
-    schedulers = {name: getattr(diffusers, f"{name}Scheduler").from_config(LEVELS) for name in NOISY + SOLVERS}
-    return schedulers | {"HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config({**LEVELS, "trained_betas": capped_betas()})}
+    settings = {**LEVELS, "skip_prk_steps": True}  # PNDM's warm-up, which costs three evaluations for each of its first steps
+    schedulers = {name: getattr(diffusers, f"{name}Scheduler").from_config(settings) for name in NOISY + SOLVERS}
+    return schedulers | {"HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config({**settings, "trained_betas": capped_betas()})}
 
 
 @torch.no_grad()
@@ -327,31 +340,491 @@ def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: i
 
 
 # %%
-FEW, MANY = 10, 100
+FEW, MORE, MANY = 10, 40, 200
 y_zoo, samples, clock = torch.arange(20) % 10, {}, {}
 for name, scheduler in zoo().items():
     start = time.perf_counter()
     samples[name] = sample_with(scheduler, unet, y_zoo, FEW, generator=seeded())
     clock[name] = time.perf_counter() - start
 plots.film_strip(
-    [row[:10] for row in samples.values()], list(samples), title="Eight schedulers, ten steps, the same starting noise",
-    alt="Eight rows of ten clothes, one class a column. @LOOK AND SAY@",
+    [row[:10] for row in samples.values()], list(samples), title="Nine schedulers, ten steps, the same starting noise",
+    alt="@LOOK@",
 )  # fmt: skip
 
 # %% [markdown]
-# Those without noise of their own (DDIM, PNDM, Euler, Heun, DPM-Solver++, UniPC) solve one and the same differential equation, and from one starting noise they must come to one
-# picture as steps get many. How far are they from it after ten? And what does the distance between distributions say? Its table is made by `tests/benchmarks/schedulers.py`.
+# One row is broken, and no error said so. The cosine schedule is noisiest at $\sigma/\alpha \approx 20{,}000$ (the next cell prints it), and ten steps jump from there to about 6. Heun's method in
+# this library walks along $\sigma/\alpha$ and averages the slopes at both ends of a step; over a step of length 20,000 any error in the second slope is magnified as much. Euler's first slope is
+# exact there, DDIM and the two multistep solvers walk along other clocks. With levels that stop at 80, as Karras et al. (2022, table 1) do, Heun works: the last row. A scheduler that
+# "supports" your model's settings may still be wrong for them, so look before you trust it.
+#
+# The six without noise of their own solve one and the same differential equation (notebook 04). From one starting noise they must come to one picture as steps get many. How far from it are they
+# after ten steps, and after forty?
 
 # %%
-CALLS = {"HeunDiscrete": 2}  # evaluations a step, 1 where nothing is said
 limit = sample_with(zoo()["DPMSolverMultistep"], unet, y_zoo, MANY, generator=seeded())
-solvers = [name for name in samples if name not in ("DDPM", "EulerAncestralDiscrete")]
-distance = {name: (samples[name] - limit).square().mean().sqrt().item() for name in solvers}
+
+
+def to_limit(pictures):
+    """Root mean square difference, in grey levels from -1 to 1."""
+    return (pictures - limit).square().mean().sqrt().item()
+
+
+more = {name: sample_with(scheduler, unet, y_zoo, MORE, generator=seeded()) for name, scheduler in zoo().items() if name in SOLVERS}
+DDPM_SIGMAS = (1 / DDPMScheduler(**LEVELS).alphas_cumprod - 1).sqrt()
+print(f"largest sigma / alpha of the cosine schedule: {DDPM_SIGMAS[-1]:,.0f}")
 
 # %% tags=["nbval-ignore-output"]
-print(f"{'scheduler':<24}{'seconds':>8}{'to the limit':>14}")
+print(f"{'scheduler':<24}{'seconds':>8}{'10 steps':>12}{'40 steps':>10}   to the limit")
 for name in samples:
-    print(f"{name:<24}{clock[name]:>8.2f}" + (f"{distance[name]:>14.3f}" if name in distance else f"{'draws noise':>14}"))
+    distances = f"{to_limit(samples[name]):>12.3f}{to_limit(more[name]):>10.3f}" if name in more else f"{'-':>12}{'-':>10}"
+    print(f"{name:<24}{clock[name]:>8.2f}{distances}")
+
+# %%
+good = [name for name in SOLVERS if name != "HeunDiscrete"]
+claim("Five of the six solvers are closer to the limit after forty steps than after ten", all(to_limit(more[name]) < to_limit(samples[name]) for name in good))
+claim("Heun on the cosine levels as they are is further from it than any other, and the cap repairs it",
+      to_limit(samples["HeunDiscrete"]) > 2 * max(to_limit(samples[name]) for name in good) and to_limit(samples["HeunDiscrete, capped"]) < to_limit(samples["HeunDiscrete"]) / 2)  # fmt: skip
+
+# %% [markdown]
+# And the quality? FD needs 2,048 pictures a row, which is too long for this page. `tests/benchmarks/schedulers.py` measured it once (without guidance), and its table comes with the course; one of its rows is
+# measured anew here, with other noise.
+
+# %%
+table = json.loads((data.ASSETS / f"{DATASET}_schedulers.json").read_text("utf-8"))
+print(f"{'scheduler':<24}{'steps':>6}{'evaluations':>13}{'FD':>8}{'KID':>8}{'prec.':>7}{'recall':>8}{'seconds':>9}")
+for row in sorted(table, key=lambda row: (list(zoo()).index(row["scheduler"]), row["steps"])):
+    print(
+        f"{row['scheduler']:<24}{row['steps']:>6}{row['evaluations']:>13}{row['fd']:>8.2f}{row['kid']:>8.3f}"
+        f"{row['precision']:>7.2f}{row['recall']:>8.2f}{row['seconds']:>9}"
+    )
+
+# %%
+def fd_of(name, steps):
+    """The FD of one row of the table."""
+    return next(row["fd"] for row in table if (row["scheduler"], row["steps"]) == (name, steps))
+
+
+figure, axis = plt.subplots(figsize=(7.5, 3.2))
+styles = {
+    "DDPM": ("D-", plots.ORANGE), "EulerAncestralDiscrete": ("D:", plots.ORANGE), "DDIM": ("s-", plots.VERMILION), "PNDM": ("v-", plots.PURPLE), "EulerDiscrete": ("s:", plots.VERMILION),
+    "HeunDiscrete, capped": ("^-", plots.GREEN), "DPMSolverMultistep": ("o-", plots.BLUE), "UniPCMultistep": ("o:", plots.BLUE),
+}  # fmt: skip
+for name, (line, colour) in styles.items():
+    points = sorted((row["evaluations"], row["fd"]) for row in table if row["scheduler"] == name)
+    axis.loglog(*zip(*points), line, color=colour, label=name)
+axis.set(xlabel="evaluations of the network", ylabel="FD", xticks=(5, 10, 20, 50), xticklabels=(5, 10, 20, 50), yticks=(3, 5, 10, 20, 50), yticklabels=(3, 5, 10, 20, 50), title="FD over the work for a picture")
+axis.minorticks_off()
+axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+plots.show(figure, "@LOOK@")
+
+# %%
+anew_y, anew_draw = torch.arange(metrics.MIN_SAMPLES) % 10, seeded(run.seed + 100)
+anew = torch.cat([sample_with(zoo()["UniPCMultistep"], unet, part, 10, generator=anew_draw) for part in anew_y.split(512)])
+anew_fd = metrics.evaluate(anew, DATASET).fd
+claim("UniPC's ten steps, measured anew, give the FD of the table, to 15 %", abs(anew_fd / fd_of("UniPCMultistep", 10) - 1) < 0.15, f"{anew_fd:.2f}")
+claim("@ZOO CLAIMS@", True)
+
+# %% [markdown]
+# @ZOO TEXT@
+#
+# ### Three settings at once
+#
+# Which setting did what? People who make pictures for a living lay two settings along the edges of a sheet, a third over several sheets, and hold everything else, the noise above all, fixed. They call it an X/Y/Z plot.
+
+# %% tags=["export"]
+def xyz(make: Callable[[Any, Any, Any], Tensor], xs: Sequence, ys: Sequence, zs: Sequence) -> Tensor:
+    """make(x, y, z), a picture (C, H, W), for every combination: (Z, Y, X, C, H, W)."""
+    return torch.stack([torch.stack([torch.stack([make(x, y, z) for x in xs]) for y in ys]) for z in zs])
+
+
+# %%
+STEPS_X, GUIDANCE_Y, SEEDS_Z = (3, 5, 10, 20), (1, 2, 4, 8), (0, 1, 2)
+
+
+def one(steps, guidance, seed, label=8, name="DPMSolverMultistep"):
+    return sample_with(zoo()[name], unet, torch.tensor([label]), steps, guidance, seeded(seed))[0]
+
+
+sheets = xyz(one, STEPS_X, GUIDANCE_Y, SEEDS_Z)
+figure, axes = plt.subplots(1, len(SEEDS_Z), figsize=(9, 3.2))
+for axis, sheet, seed in zip(axes, sheets, SEEDS_Z):
+    axis.imshow(plots.tile(sheet.flatten(0, 1), len(STEPS_X), padding=2).numpy(), cmap="gray", vmin=0, vmax=1)
+    centres = [16.5 + 30 * i for i in range(len(STEPS_X))]
+    axis.set(xticks=centres, xticklabels=STEPS_X, yticks=centres, yticklabels=GUIDANCE_Y, xlabel="steps", title=f"seed {seed}")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+axes[0].set_ylabel("guidance")
+plots.show(figure, "@LOOK@")
+
+# %% tags=["widget", "nbval-ignore-output"]
+EXPLORED, labels = ("DDPM", "DDIM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep"), torch.arange(10)
+cached = {
+    (name, steps, guidance): sample_with(zoo()[name], unet, labels, steps, guidance, seeded(1))
+    for name in EXPLORED for steps in (3, 5, 10, 20) for guidance in (1, 2, 4)
+}  # fmt: skip
+
+
+def draw_explorer(name, steps, guidance):
+    figure, axis = plt.subplots(figsize=(7, 1.1))
+    axis.imshow(plots.tile(cached[name, steps, guidance], 10).numpy(), cmap="gray", vmin=0, vmax=1)
+    axis.set_axis_off()
+    axis.set_title(f"{name}, {steps} steps, guidance {guidance}: the same noise")
+    return plots.render(figure, f"Ten generated clothes, one of each class, by {name} in {steps} steps with guidance {guidance}.")
+
+
+explorer = widgets.explore(
+    draw_explorer, name=widgets.choice(list(EXPLORED), "scheduler", "DPMSolverMultistep"), steps=widgets.choice([3, 5, 10, 20], "steps", 10), guidance=widgets.choice([1, 2, 4], "guidance", 2)
+)  # fmt: skip
+
+# %% [markdown]
+# ## Words instead of labels
+#
+# Stable Diffusion adds two parts to what you know (Rombach et al. 2022, section 3). An *autoencoder* (a VAE) packs pictures into small *latents*, and diffusion happens there, where it costs least. A *text encoder* turns a
+# prompt into vectors, one a word, and the U-Net looks at them by *cross-attention*: its queries come from the picture, keys and values from the words. Guidance is that of notebook 05, with the empty prompt
+# in the place of "no class".
+#
+# The real model has a billion weights and wants a graphics card. The course ships one of the same classes, made for this page: pictures of clothes, latents of $4 \times 8 \times 8$, and
+# a vocabulary of a few dozen words. It was trained on Fashion-MNIST with prompts whose words come from the label and from what can be measured on a picture, so that what you ask for can be measured on what you get
+# (`course_utils/assets/latent.py` is all of it). Every cell below runs on any model of this kind: where there are a graphics card and the hub, they run on Stable Diffusion 1.5 too.
+
+# %%
+caption_draw = seeded(4)
+shown = test_set.x[:8]
+for prompt in latent.captions(shown, test_set.y[:8], caption_draw):
+    print(prompt)
+plots.image_grid(shown, alt="@LOOK@", title="Eight test pictures, whose prompts are printed above")
+print("\nall words:", ", ".join(word for word in latent.WORDS if word.isalpha()))
+
+# %% tags=["export"]
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # maintained; runwayml's was deleted in August 2024
+
+
+def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiffusionPipeline]:
+    """The course's small pipeline and, where the hub is to be asked, Stable Diffusion 1.5; both with the fast solver."""
+    places = {"course": data.ASSETS / "latent_pipeline"} | ({"Stable Diffusion 1.5": STABLE_DIFFUSION} if on_hub else {})
+    pipes = {}
+    for label, place in places.items():
+        half = device.type == "cuda" and label != "course"
+        pipe = StableDiffusionPipeline.from_pretrained(place, torch_dtype=torch.float16 if half else torch.float32)
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+        pipe.set_progress_bar_config(disable=True)
+        pipes[label] = pipe.to(device)
+    return pipes
+
+
+def is_small(pipe: StableDiffusionPipeline) -> bool:
+    """Whether it is the course's own: one grey channel, a few dozen words."""
+    return pipe.vae.config.in_channels == 1
+
+
+# %% tags=["export", "long"]
+def call(pipe: StableDiffusionPipeline, prompts: Sequence[str], *, steps: int = 20, guidance: float = 2.0, negative: str = "", seed: int = 0, batch: int = 100, **inputs: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable Diffusion's kind.
+
+    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its neighbours. `inputs` are what image to image and inpainting
+    take besides: `image` (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`. The course's model makes 32 x 32, of which the middle 28 x 28 is returned.
+    """
+    if is_small(pipe) and (unknown := sorted({word for prompt in [*prompts, negative] for word in latent.unknown_words(prompt)})):
+        raise ValueError(f"The course's model never saw {', '.join(unknown)}: use words that it knows ({', '.join(latent.WORDS)}).")
+    images = []
+    for i in range(0, len(prompts), batch):
+        part = list(prompts[i : i + batch])
+        own = {key: value[i : i + batch] if isinstance(value, Tensor) else value for key, value in inputs.items()}
+        noise = [torch.Generator().manual_seed(seed + i + j) for j in range(len(part))]
+        images.append(pipe(part, num_inference_steps=steps, guidance_scale=guidance, negative_prompt=[negative] * len(part), generator=noise, output_type="pt", **own).images)
+    pictures = torch.cat(images).float().cpu() * 2 - 1
+    return latent.unpadded(pictures) if is_small(pipe) else pictures
+
+
+# %% tags=["nbval-ignore-output"]
+BIG = run.device.type == "cuda" and not hub.silence()
+pipes = prompt_pipelines(run.device, BIG)
+pipe = pipes["course"]
+for part in (pipe.vae, pipe.unet, pipe.text_encoder):
+    print(f"{type(part).__name__:<24}{training.parameters(part):>12,} weights")
+
+# %%
+PROMPTS = ("a bright dress", "a dark dress", "a striped pullover", "a plain pullover", "a long-sleeved shirt", "a short-sleeved shirt", "an ankle boot, dark", "a bright bag")
+start = time.perf_counter()
+gallery = call(pipe, [prompt for prompt in PROMPTS for _ in range(8)], guidance=3.0)
+gallery_seconds = time.perf_counter() - start
+plots.film_strip(list(gallery.split(8)), list(PROMPTS), title="Eight prompts, eight seeds each", alt="@LOOK@")
+
+# %%
+for label, other in pipes.items():
+    if label != "course":  # on a graphics card, with the hub
+        plots.image_grid(call(other, PROMPTS, guidance=7.5, batch=4), alt=f"Eight pictures by {label} of the same prompts.", title=label, columns=4, scale=2.0)
+
+# %% [markdown]
+# Does it do as it is told? A prompt asks for a class, and perhaps for a tone, a texture or sleeves. The course's classifier reads the class; the others are measured as they were when the prompts were made.
+# Two hundred prompts of test pictures, at three guidance scales; the last line is the test pictures themselves, for the classifier is not always right and a prompt leaves some words out.
+
+# %%
+N = 200
+asked = latent.captions(test_set.x[:N], test_set.y[:N], seeded(1))
+
+
+def obeyed(x):
+    """The share of pictures that have what their prompt asks for, by kind."""
+    return {kind: marks.nanmean().item() for kind, marks in latent.adherence(x, asked).items()}
+
+
+follows = {f"guidance {w:g}": obeyed(call(pipe, asked, guidance=w, seed=run.seed)) for w in (1.0, 2.0, 4.0)}
+follows["test pictures"] = obeyed(test_set.x[:N])
+
+# %% tags=["nbval-ignore-output"]
+print(f"{'':<16}" + "".join(f"{kind:>10}" for kind in follows["test pictures"]))
+for label, shares in follows.items():
+    print(f"{label:<16}" + "".join(f"{share:>10.0%}" for share in shares.values()))
+print(f"64 guided pictures of 20 steps: {gallery_seconds:.1f} s")
+
+# %%
+claim("@ADHERENCE@", True)
+
+# %% [markdown]
+# **Exercise 6.4** · difficulty 2/5 · 8 minutes
+#
+# A *negative prompt* says what not to draw. It costs nothing: its guess takes the place of the guess without a prompt, and guidance walks away from it. Write that walk. At guidance 1 the negative prompt
+# must have no say.
+
+# %% tags=["exercise"]
+def my_guidance(wanted, unwanted, guidance):
+    return ...
+
+
+# %% tags=["check"]
+checks.negative(my_guidance)
+
+
+# %% tags=["solution"]
+# @title Solution 6.4
+def away_from(wanted, unwanted, guidance):
+    """The guess for `wanted`, moved `guidance` times as far from `unwanted` as it is."""
+    return unwanted + guidance * (wanted - unwanted)
+
+
+checks.negative(away_from)
+
+# %%
+bags = ["a bag"] * 100
+plain_bags, not_dark = call(pipe, bags, seed=run.seed), call(pipe, bags, negative="a dark bag", seed=run.seed)
+dark = {label: (latent.measured(x)["tone"] == 0).float().mean().item() for label, x in (("without", plain_bags), ("with", not_dark))}
+plots.film_strip([plain_bags[:10], not_dark[:10]], ["a bag", "not: a dark bag"], title="The same noise, without and with a negative prompt", alt="@LOOK@")
+
+# %% tags=["nbval-ignore-output"]
+print(f"dark bags: {dark['without']:.0%} without, {dark['with']:.0%} with the negative prompt 'a dark bag'")
+
+# %%
+claim("The negative prompt makes dark bags half as frequent or less", dark["with"] <= dark["without"] / 2)
+
+# %% [markdown]
+# ## From a picture to a picture
+#
+# SDEdit (Meng et al. 2022, section 3) needs no training: put noise on a given picture, not up to pure noise but up to a level in between, and denoise from there under a prompt. What the noise has not drowned stays. *Strength* says how far up: with strength
+# $s$ and $n$ steps, only the last $\lfloor s\,n \rfloor$ steps run.
+#
+# **Exercise 6.3** · difficulty 2/5 · 6 minutes
+#
+# A list holds the timesteps of a scheduler, the noisiest first. Which of them run at a given strength between 0 and 1? Mind strength 0.
+
+# %% tags=["exercise"]
+def my_timesteps(timesteps, strength):
+    return ...
+
+
+# %% tags=["check"]
+checks.timesteps(my_timesteps)
+
+
+# %% tags=["solution"]
+# @title Solution 6.3
+def those_that_run(timesteps, strength):
+    """The last floor(strength * n) of n timesteps."""
+    return timesteps[len(timesteps) - int(len(timesteps) * strength) :]
+
+
+checks.timesteps(those_that_run)
+
+# %% tags=["export"]
+def sister(kind: type, pipe: StableDiffusionPipeline) -> Any:
+    """Another pipeline of the same parts, such as StableDiffusionImg2ImgPipeline."""
+    other = kind(**pipe.components, requires_safety_checker=pipe.config.requires_safety_checker)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
+    """The course's pictures (N, 1, 28, 28) in [-1, 1] as `pipe` wants them given: (N, C, H, W) in [0, 1]."""
+    if is_small(pipe):
+        return (latent.padded(x) + 1) / 2
+    size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    return F.interpolate((x + 1) / 2, (size, size), mode="bicubic", antialias=True).clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def change(pipe: StableDiffusionPipeline, x: Tensor, prompt: str, strength: float, **options: Any) -> Tensor:
+    """SDEdit: the course's pictures x (N, 1, 28, 28), changed towards a prompt; strength 1 leaves nothing of them."""
+    return call(sister(StableDiffusionImg2ImgPipeline, pipe), [prompt] * len(x), image=as_input(x, pipe), strength=strength, **options)
+
+
+def fill(pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequence[str], **options: Any) -> Tensor:
+    """Inpainting: the course's pictures x (N, 1, 28, 28), drawn anew where mask (1, 1, 28, 28) is 1."""
+    masks = as_input(mask.expand_as(x).float() * 2 - 1, pipe)[:, :1]
+    return call(sister(StableDiffusionInpaintPipeline, pipe), prompts, image=as_input(x, pipe), mask_image=masks, strength=1.0, **options)
+
+
+# %%
+sneakers, STRENGTHS = test_set.x[test_set.y == 7][:50], (0.2, 0.4, 0.6, 0.8, 1.0)
+booted = {s: change(pipe, sneakers, "an ankle boot", s, guidance=3.0, seed=run.seed) for s in STRENGTHS}
+plots.film_strip(
+    [sneakers[:10], *(x[:10] for x in booted.values())], ["given", *(f"strength {s}" for s in STRENGTHS)],
+    title="Ten sneakers on their way to 'an ankle boot'", alt="@LOOK@",
+)  # fmt: skip
+
+# %% tags=["nbval-ignore-output"]
+is_boot = {s: (metrics.class_probabilities(x, DATASET).argmax(1) == 9).float().mean().item() for s, x in booted.items()}
+moved = {s: (x - sneakers).square().mean().sqrt().item() for s, x in booted.items()}
+for s in STRENGTHS:
+    print(f"strength {s}: {is_boot[s]:>4.0%} are ankle boots for the classifier, {moved[s]:.2f} away from the given picture")
+
+# %%
+claim("More strength moves the pictures further from the given ones, at every one of the five values", all(moved[a] < moved[b] for a, b in zip(STRENGTHS, STRENGTHS[1:])))
+claim("@SDEDIT@", True)
+
+# %% [markdown]
+# Inpainting is the same idea with a mask: in every step, the known part is put back at the step's noise level (notebook 05's RePaint without the jumps). Here the known part are *latents*, and each latent stands
+# for a patch of $4 \times 4$ pixels and sees its neighbours. So two things are lost that pixel diffusion keeps: the known pixels come back only as well as the autoencoder can make them, and the mask's edge is soft.
+
+# %%
+clothes = test_set.x[:10]
+lower = torch.zeros(1, 1, 28, 28).index_fill(2, torch.arange(14, 28), 1.0)
+names = [f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" for noun in (latent.NOUNS[c] for c in test_set.y[:10])]
+filled = fill(pipe, clothes, lower, names, guidance=3.0, seed=run.seed)
+through = latent.reconstruct(pipe.vae, clothes)
+plots.film_strip(
+    [clothes, torch.where(lower > 0, -0.2, clothes), filled, through], ["given", "the lower half hidden", "filled in", "given, through the VAE"],
+    title="Inpainting under a prompt for each picture", alt="@LOOK@",
+)  # fmt: skip
+
+# %%
+top = (lower == 0).expand_as(clothes)
+
+
+def error(x):
+    """Mean difference of the known half, in grey levels from -1 to 1."""
+    return (x - clothes)[top].abs().mean().item()
+
+
+claim("The known half comes back as the autoencoder makes it, no worse by half", error(filled) < 1.5 * error(through))
+claim("and the other half is new", (filled - clothes)[~top].abs().mean().item() > 2 * error(filled))
+
+# %% [markdown]
+# ## A style as a small matrix
+#
+# To teach a large model something new, one need not touch its weights. LoRA (Hu et al. 2022, section 4.1) freezes them, and adds to a weight matrix $W$ a product of two thin ones: $W + \frac{\alpha}{r} B A$ with $A$ of $r$ rows
+# and $B$ of $r$ columns. Only those are trained and stored; $B$ starts at 0, so that training begins with the model as it is. A factor before the product is the strength of the style, to be turned like a knob.
+#
+# The style to learn is @STYLE@.
+
+# %%
+STYLE, style = "outline", latent.STYLES["outline"]
+styled = style(train_set.x[:2000])
+plots.film_strip([train_set.x[:10], styled[:10]], ["pictures", "the style"], title="What the style does to a picture", alt="@LOOK@")
+
+# %% tags=["export"]
+def add_lora(pipe: StableDiffusionPipeline, rank: int = 4) -> list[torch.nn.Parameter]:
+    """Freeze the U-Net and put thin matrices beside those of its attention; returns what is to be trained."""
+    pipe.unet.requires_grad_(False)
+    pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]), "style")
+    return [p for p in pipe.unet.parameters() if p.requires_grad]
+
+
+def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], steps: int, generator: torch.Generator, rate: float = 3e-3, batch: int = 32) -> list[float]:
+    """Train what `add_lora` added on pictures x (N, C, H, W) in [-1, 1], as large as the VAE wants them; returns the losses."""
+    noising, device = DDPMScheduler.from_config(pipe.scheduler.config), pipe.device
+    optimiser, losses = torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], lr=rate), []
+    with torch.no_grad():
+        latents = torch.cat([pipe.vae.encode(part.to(device)).latent_dist.mean for part in x.split(100)]) * pipe.vae.config.scaling_factor
+        ids = pipe.tokenizer(list(prompts), padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
+        words = torch.cat([pipe.text_encoder(part.to(device))[0] for part in ids.split(100)])
+    for _ in training.progress(steps):
+        i = torch.randint(len(x), (batch,), generator=generator)
+        noise, t = torch.randn(batch, *latents.shape[1:], generator=generator).to(device), torch.randint(T, (batch,), generator=generator).to(device)
+        guess = pipe.unet(noising.add_noise(latents[i], noise, t), t, words[i]).sample
+        wanted = noising.get_velocity(latents[i], noise, t) if noising.config.prediction_type == "v_prediction" else noise
+        loss = F.mse_loss(guess, wanted)
+        optimiser.zero_grad(), loss.backward(), optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
+# %% tags=["nbval-ignore-output"]
+base = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
+thin = add_lora(pipe)
+style_prompts = latent.captions(train_set.x[:2000], train_set.y[:2000], seeded(2))
+style_losses = learn_style(pipe, latent.padded(styled), style_prompts, run.budget.pick(quick=400, full=4000), seeded(run.seed))
+share = sum(p.numel() for p in thin) / sum(weight.numel() for weight in base.values())
+print(f"{sum(p.numel() for p in thin):,} weights trained, {share:.1%} of the U-Net; loss {sum(style_losses[:40]) / 40:.3f}, at the end {sum(style_losses[-40:]) / 40:.3f}")
+
+# %%
+WISHES = ["a bright dress", "a striped pullover", "a bag", "an ankle boot, dark", "a sneaker", "a pair of trousers", "a coat", "a sandal", "a T-shirt", "a shirt"]
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def with_style(scale, prompts=WISHES, seed=3):
+    """The same prompts and noise, with so much of the style."""
+    pipe.unet.set_adapters(["style"], [scale])
+    return call(pipe, prompts, guidance=3.0, seed=seed)
+
+
+in_style = {scale: with_style(scale) for scale in SCALES}
+plots.film_strip(list(in_style.values()), [f"style {scale}" for scale in SCALES], title="One knob: how much of the style", alt="@LOOK@")
+
+# %%
+def brightness(x):
+    return ((x + 1) / 2).mean().item()
+
+
+def unwrapped(unet):
+    """The weights that the U-Net had before, under their old names."""
+    return {name.replace(".base_layer", ""): weight for name, weight in unet.state_dict().items() if "lora_" not in name}
+
+
+after = unwrapped(pipe.unet)
+claim("Fewer than 2 % of the U-Net's weights were trained", share < 0.02)
+claim("and all others are what they were, bit for bit", after.keys() == base.keys() and all(torch.equal(after[name], base[name]) for name in base))
+claim("@STYLE CLAIM@", True)
+
+# %% [markdown]
+# **Exercise 6.5** · difficulty 3/5 · 8 minutes
+#
+# Two extra products in every layer cost time. Before a model is handed on, they are merged: write the one matrix that does the work of three. $W$ is (out, in), $A$ is ($r$, in), $B$ is (out, $r$), as in `nn.Linear`.
+
+# %% tags=["exercise"]
+def my_merge(W, A, B, alpha):
+    return ...
+
+
+# %% tags=["check"]
+checks.merge(my_merge)
+
+
+# %% tags=["solution"]
+# @title Solution 6.5
+def merged(W, A, B, alpha):
+    """One matrix for W and its low-rank change."""
+    return W + alpha / len(A) * B @ A
+
+
+checks.merge(merged)
+
+# %%
+apart = with_style(1.0)
+pipe.unet.fuse_lora()
+together = call(pipe, WISHES, guidance=3.0, seed=3)
+pipe.unet.unfuse_lora()
+back = with_style(0.0)
+claim("Merged into the weights, the style draws the same pictures, to a thousandth", (apart - together).abs().max().item() < 1e-3)
+claim("and taken out again it leaves the model's own", (back - in_style[0.0]).abs().max().item() < 1e-3)
 
 # %% [markdown]
 # ## A name that is gone, and a guard that is not there
@@ -417,3 +890,31 @@ with tempfile.TemporaryDirectory() as folder:
 print(again.report)
 claim("The settings come back from the file as they went in", all(stored[key] == value for key, value in settings.items()))
 claim("The picture that is made again is the same in every pixel", again.identical)
+
+# %% [markdown]
+# ## What was measured
+
+# %% tags=["nbval-ignore-output"]
+print(f"seed {run.seed}, {run.device}; {run.report()}\n")
+
+# %% [markdown]
+# ## What went wrong, and what helped
+#
+# @WRONG@
+#
+# ## Further reading
+#
+# - von Platen, Patil, Lozhkov et al. 2022, *Diffusers: State-of-the-art diffusion models* (the library; its documentation, section Schedulers).
+# - Ho, Jain, Abbeel 2020, *Denoising Diffusion Probabilistic Models*: section 4, the model that the hub gives.
+# - Liu, Ren, Lin, Zhao 2022, *Pseudo Numerical Methods for Diffusion Models on Manifolds*: section 3, PNDM.
+# - Karras, Aittala, Aila, Laine 2022, *Elucidating the Design Space of Diffusion-Based Generative Models*: section 3 and table 1, Euler and Heun.
+# - Lu, Zhou, Bao et al. 2022, *DPM-Solver++*: section 4.
+# - Zhao, Bai, Rao et al. 2023, *UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models*: section 3.
+# - Rombach, Blattmann, Lorenz et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models*: section 3.
+# - Meng, He, Song et al. 2022, *SDEdit*: section 3.
+# - Hu, Shen, Wallis et al. 2022, *LoRA*: section 4.1.
+# - Cox, Kilian, Leighton, Shamoon 1997, *Secure Spread Spectrum Watermarking for Multimedia*: section 4.
+#
+# ## Next
+#
+# Notebook 07 makes small pictures large: super-resolution, where a picture must be sharp *and* right, and cannot be both at once.
