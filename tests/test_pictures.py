@@ -198,7 +198,7 @@ def test_every_marked_picture_is_found_and_only_under_its_key(tmp_path) -> None:
     assert np.mean(quality) > 33 and min(quality) > 22
 
 
-def test_the_detector_is_the_sign_that_the_mark_wrote() -> None:
+def test_without_mark_with_another_key_or_turned_it_is_not_found() -> None:
     assert pictures.is_marked(clothes(1)[0]) is False
     marked = pictures._watermarked(pictures._levels(clothes(1)[0]), "mine")
     assert pictures.is_marked(pictures._tensor(marked), "mine") is True
@@ -239,6 +239,13 @@ def test_all_channels_move_alike_and_stay_in_range(tmp_path) -> None:
     moved = pictures._levels(pictures.load(pictures.save(picture, tmp_path / "a.png", {}, kind="photo"))[0]).astype(int)
     moved -= pictures._levels(picture)
     assert moved.any() and (moved == moved[..., :1]).all()
+
+
+def test_a_colour_picture_scores_by_its_luminance() -> None:
+    image = Image.fromarray(pictures._levels(any_picture((3, 64, 64))))
+    grey = image.convert("L")  # of the same weights, rounded
+    assert pictures.mark_strength(image) == pytest.approx(pictures.mark_strength(grey), abs=0.1)
+    assert abs(pictures.mark_strength(image) - pictures.mark_strength(image.getchannel("R"))) > 0.2
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
@@ -363,6 +370,8 @@ def test_the_hash_depends_on_values_names_shapes_and_types_only() -> None:
     square, flat = nn.Module(), nn.Module()
     square.w, flat.w = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(4))
     assert pictures.model_hash(square) != pictures.model_hash(flat)
+    one, two = nn.ModuleDict({"a": net[0], "b": net[2]}), nn.ModuleDict({"b": net[2], "a": net[0]})
+    assert pictures.model_hash(one) == pictures.model_hash(two), "whatever was added first"
 
 
 def test_the_hash_of_one_model_is_fixed() -> None:
