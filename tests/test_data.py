@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import struct
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +32,8 @@ SIZES = [
 
 def test_the_manifest_tells_of_every_asset_what_it_is_and_that_it_is_unchanged() -> None:
     manifest = json.loads((data.ASSETS / "MANIFEST.json").read_text("utf-8"))
-    apart = {"MANIFEST.json", "make.py", "__init__.py"}
-    assets = {path.name for path in data.ASSETS.iterdir() if path.is_file()} - apart
+    files = {path.relative_to(data.ASSETS).as_posix() for path in data.ASSETS.rglob("*") if path.is_file()}
+    assets = {name for name in files if "__pycache__" not in name and not name.endswith(".py")} - {"MANIFEST.json"}
     assert set(manifest) == assets
     for name, entry in manifest.items():
         content = (data.ASSETS / name).read_bytes()
@@ -42,7 +43,15 @@ def test_the_manifest_tells_of_every_asset_what_it_is_and_that_it_is_unchanged()
 
 
 def test_the_assets_stay_small() -> None:
-    assert sum(path.stat().st_size for path in data.ASSETS.iterdir()) <= 25e6
+    files = [path for path in data.ASSETS.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    assert sum(path.stat().st_size for path in files) <= 25e6
+
+
+def test_the_package_holds_the_assets_at_every_depth() -> None:
+    settings = tomllib.loads((data.ASSETS.parents[1] / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    deepest = max(len(Path(name).parts) for name in json.loads((data.ASSETS / "MANIFEST.json").read_text("utf-8")))
+    patterns = settings["package-data"]["course_utils"]
+    assert {"/".join(["assets", *"*" * depth]) for depth in range(1, deepest + 1)} <= set(patterns)
 
 
 @pytest.mark.parametrize("name, split, size", SIZES)

