@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from course_utils import data
+from course_utils.assets import make
 
 # sizes promised for the embedded subsets
 SIZES = [
@@ -40,6 +41,20 @@ def test_the_manifest_tells_of_every_asset_what_it_is_and_that_it_is_unchanged()
         assert entry["bytes"] == len(content), name
         assert entry["sha256"] == hashlib.sha256(content).hexdigest(), f"{name}: make it again or its manifest"
         assert all(entry[key].strip() for key in ("source", "licence", "how")), name
+
+
+def test_a_folder_in_the_manifest_is_listed_file_by_file(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "pipeline" / "unet").mkdir(parents=True)
+    for name in ("single.json", "pipeline/index.json", "pipeline/unet/config.json"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(data, "ASSETS", tmp_path)
+    monkeypatch.setattr(make, "SOURCES", {"single.json": ("a", "b", "c"), "pipeline": ("d", "e", "f")})
+    make.make_manifest()
+    manifest = json.loads((tmp_path / "MANIFEST.json").read_text("utf-8"))
+    assert list(manifest) == ["single.json", "pipeline/index.json", "pipeline/unet/config.json"]
+    for name, entry in manifest.items():
+        assert entry["bytes"] == len(name) and entry["sha256"] == hashlib.sha256(name.encode()).hexdigest()
+    assert manifest["pipeline/unet/config.json"]["source"] == "d"
 
 
 def test_the_assets_stay_small() -> None:

