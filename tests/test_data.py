@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import struct
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from course_utils import data
+from course_utils.assets import make
 
 # sizes promised for the embedded subsets
 SIZES = [
@@ -31,8 +33,8 @@ SIZES = [
 
 def test_the_manifest_tells_of_every_asset_what_it_is_and_that_it_is_unchanged() -> None:
     manifest = json.loads((data.ASSETS / "MANIFEST.json").read_text("utf-8"))
-    files = (path for path in data.ASSETS.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    assets = {path.relative_to(data.ASSETS).as_posix() for path in files if path.suffix != ".py"} - {"MANIFEST.json"}
+    files = {path.relative_to(data.ASSETS).as_posix() for path in data.ASSETS.rglob("*") if path.is_file()}
+    assets = {name for name in files if "__pycache__" not in name and not name.endswith(".py")} - {"MANIFEST.json"}
     assert set(manifest) == assets
     for name, entry in manifest.items():
         content = (data.ASSETS / name).read_bytes()
@@ -41,8 +43,30 @@ def test_the_manifest_tells_of_every_asset_what_it_is_and_that_it_is_unchanged()
         assert all(entry[key].strip() for key in ("source", "licence", "how")), name
 
 
+def test_a_folder_in_the_manifest_is_listed_file_by_file(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "pipeline" / "unet").mkdir(parents=True)
+    for name in ("single.json", "pipeline/index.json", "pipeline/unet/config.json"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(data, "ASSETS", tmp_path)
+    monkeypatch.setattr(make, "SOURCES", {"single.json": ("a", "b", "c"), "pipeline": ("d", "e", "f")})
+    make.make_manifest()
+    manifest = json.loads((tmp_path / "MANIFEST.json").read_text("utf-8"))
+    assert list(manifest) == ["single.json", "pipeline/index.json", "pipeline/unet/config.json"]
+    for name, entry in manifest.items():
+        assert entry["bytes"] == len(name) and entry["sha256"] == hashlib.sha256(name.encode()).hexdigest()
+    assert manifest["pipeline/unet/config.json"]["source"] == "d"
+
+
 def test_the_assets_stay_small() -> None:
-    assert sum(path.stat().st_size for path in data.ASSETS.rglob("*") if path.is_file()) <= 25e6
+    files = [path for path in data.ASSETS.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    assert sum(path.stat().st_size for path in files) <= 25e6
+
+
+def test_the_package_holds_the_assets_at_every_depth() -> None:
+    settings = tomllib.loads((data.ASSETS.parents[1] / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    deepest = max(len(Path(name).parts) for name in json.loads((data.ASSETS / "MANIFEST.json").read_text("utf-8")))
+    patterns = settings["package-data"]["course_utils"]
+    assert {"/".join(["assets", *"*" * depth]) for depth in range(1, deepest + 1)} <= set(patterns)
 
 
 @pytest.mark.parametrize("name, split, size", SIZES)

