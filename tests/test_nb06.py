@@ -1,16 +1,24 @@
-"""The checks of notebook 06, against right answers and published mistakes."""
+"""Notebook 06: its checks against right answers and published mistakes, and what it builds for later notebooks."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from hub_standin import HubStandin, tiny_stable_diffusion
 
-pytest.importorskip("diffusers")
-
+from course_utils import training
+from course_utils.assets import latent
 from course_utils.checks import WrongAnswer
 from course_utils.checks import nb06 as checks
+from course_utils.lessons import nb05_ddpm_from_scratch as nb05
+from course_utils.lessons import nb06_diffusers_applications as nb06
 
 
 def loop(start: bool = True, steps_draw: bool = True, timesteps: bool = True, unit: bool = True) -> Callable:
@@ -112,3 +120,138 @@ def test_stubs_are_not_attempted(name: str, capsys: pytest.CaptureFixture) -> No
 def test_mistakes_are_named(name: str, answer: Callable, message: str) -> None:
     with pytest.raises(WrongAnswer, match=message):
         getattr(checks, name)(answer)
+
+
+# --- what the notebook builds -------------------------------------------------------------------------------
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def unet() -> nb06.CourseUNet:
+    return nb06.course_unet()
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return nb06.prompt_pipelines(torch.device("cpu"), on_hub=False)["course"]
+
+
+def test_the_network_in_the_library_is_that_of_notebook_05(unet) -> None:
+    x, y, t = torch.randn(3, 1, 28, 28, generator=seeded()), torch.tensor([0, 4, 9]), torch.tensor([5, 500, 999])
+    net = nb05.pretrained()
+    with torch.no_grad():
+        assert torch.equal(unet(x, t, y).sample, net(x, t, y))
+        assert torch.equal(unet(x, 500).sample, net(x, t.fill_(500), torch.full((3,), nb05.NULL)))
+        assert torch.equal(unet(x, 500, y, return_dict=False)[0], unet(x, torch.tensor(500.2), y).sample)
+
+
+def test_guidance_one_is_the_network_with_the_class(unet) -> None:
+    y = torch.tensor([1, 8])
+    plain = nb06.sample_with(nb06.zoo()["DDIM"], unet, y, 3, 1.0, seeded())
+    nearly = nb06.sample_with(nb06.zoo()["DDIM"], unet, y, 3, 1.0 + 1e-9, seeded())
+    assert plain.shape == (2, 1, 28, 28) and plain.abs().max() <= 1
+    torch.testing.assert_close(plain, nearly, atol=1e-3, rtol=0)
+
+
+def test_capped_levels_stop_where_asked() -> None:
+    betas = torch.tensor(nb06.capped_betas(80.0), dtype=torch.float64)
+    sigmas = (1 / (1 - betas).cumprod(0) - 1).sqrt()
+    assert len(betas) == nb05.T and sigmas.max() == pytest.approx(80, rel=1e-3)
+    free = (1 / nb06.DDPMScheduler(**nb06.LEVELS).alphas_cumprod - 1).sqrt()
+    torch.testing.assert_close(sigmas[:900].float(), free[:900], rtol=1e-3, atol=1e-5)
+
+
+def test_a_sheet_has_x_across_and_y_down() -> None:
+    sheets = nb06.xyz(lambda x, y, z: torch.full((1, 2, 2), 100.0 * z + 10 * y + x), (1, 2, 3), (4, 5), (6,))
+    assert sheets.shape == (1, 2, 3, 1, 2, 2) and sheets[0, 1, 2, 0, 0, 0] == 653
+
+
+def test_an_unknown_word_is_named(pipe) -> None:
+    with pytest.raises(ValueError, match="never saw purple: use words that it knows"):
+        nb06.call(pipe, ["a purple dress"])
+    with pytest.raises(ValueError, match="never saw spotted"):
+        nb06.call(pipe, ["a dress"], negative="spotted")
+
+
+def test_a_picture_depends_on_its_seed_and_not_on_its_neighbours(pipe) -> None:
+    three = nb06.call(pipe, ["a bag", "a coat", "a dress"], steps=2, seed=5, batch=2)
+    alone = nb06.call(pipe, ["a dress"], steps=2, seed=7)
+    assert three.shape == (3, 1, 28, 28)
+    torch.testing.assert_close(three[2:], alone, atol=1e-4, rtol=0)
+
+
+def test_the_lora_has_less_than_two_percent_of_the_weights_and_leaves_the_others_alone() -> None:
+    pipe = nb06.prompt_pipelines(torch.device("cpu"), on_hub=False)["course"]
+    base = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
+    thin, x = nb06.add_lora(pipe), torch.rand(8, 1, 28, 28, generator=seeded()) * 2 - 1
+    assert sum(p.numel() for p in thin) < 0.02 * sum(weight.numel() for weight in base.values())
+    losses = nb06.learn_style(pipe, latent.padded(x), ["a bag"] * 8, 3, seeded(), batch=4)
+    kept = {name.replace(".base_layer", ""): w for name, w in pipe.unet.state_dict().items() if "lora_" not in name}
+    assert len(losses) == 3 and kept.keys() == base.keys()
+    assert all(torch.equal(kept[name], weight) for name, weight in base.items())
+    assert any(name.endswith("lora_B.style.weight") and w.any() for name, w in pipe.unet.state_dict().items())
+
+
+BIG = """
+import json, torch
+from course_utils import hub
+from course_utils.lessons import nb06_diffusers_applications as nb06
+
+hub.start({})
+pipes = nb06.prompt_pipelines(torch.device("cpu"), on_hub=True)
+big, x, shoes = pipes["Stable Diffusion 1.5"], torch.rand(3, 1, 28, 28) * 2 - 1, ["a shoe"] * 3
+lower = torch.zeros(1, 1, 28, 28)
+lower[:, :, 14:] = 1
+drawn = nb06.call(big, shoes, steps=2, guidance=7.5, negative="a", batch=2)
+said = {
+    "pipelines": list(pipes), "small": [nb06.is_small(pipe) for pipe in pipes.values()], "drawn": list(drawn.shape),
+    "alone": (drawn[2:] - nb06.call(big, shoes[2:], steps=2, guidance=7.5, negative="a", seed=2)).abs().max().item(),
+    "changed": list(nb06.change(big, x, "a shoe", 0.5, steps=4).shape),
+    "filled": list(nb06.fill(big, x, lower, shoes, steps=2).shape),
+}
+thin = nb06.add_lora(big)
+draw = torch.Generator().manual_seed(0)
+losses = nb06.learn_style(big, torch.rand(4, 3, 16, 16), ["a shoe"] * 4, 3, draw, rate=0.1, batch=2)
+styled = nb06.call(big, shoes, steps=2, guidance=7.5, negative="a", batch=2)
+said |= {"losses": len(losses), "style": (styled - drawn).abs().max().item()}
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_the_same_functions_run_on_stable_diffusion_from_the_hub(tmp_path: Path) -> None:
+    """From a stand-in for the hub, with its classes and random weights: a CPU in CI holds no more."""
+    with HubStandin(tmp_path / "repositories") as hub:
+        tiny_stable_diffusion(hub.folder(nb06.STABLE_DIFFUSION))
+        path = os.pathsep.join(str(Path(__file__).resolve().parents[up]) for up in (1, 0))
+        environment = hub.environment(tmp_path / "home", PYTHONPATH=path)
+        done = subprocess.run([sys.executable, "-c", BIG], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert hub.downloads(nb06.STABLE_DIFFUSION)
+    lines = done.stdout.splitlines()
+    said = json.loads(lines[-1])
+    assert lines[0] == "hub: answers"
+    assert said["pipelines"] == ["course", "Stable Diffusion 1.5"] and said["small"] == [True, False]
+    assert said["drawn"] == said["changed"] == said["filled"] == [3, 3, 16, 16]
+    assert said["alone"] < 1e-4 and said["losses"] == 3 and said["style"] > 1e-3
+
+
+def test_the_trainer_goes_on_exactly(tmp_path: Path) -> None:
+    x = torch.rand(20, 1, 28, 28, generator=seeded()) * 2 - 1
+    trainer = nb06.Trainer(x, 4)
+    for _ in range(2):
+        trainer.step(batch=2)
+    other = nb06.Trainer(x, 4, seed=1)
+    parts = ("unet", "optimiser", "rate", "ema")
+    mine = {part: getattr(trainer, part) for part in parts}
+    training.save_checkpoint(tmp_path / "half.pt", 2, draw=trainer.draw.get_state(), **mine)
+    content = training.load_checkpoint(tmp_path / "half.pt", **{p: getattr(other, p) for p in parts})
+    other.draw.set_state(content["draw"])
+    for each in (trainer, other):
+        for _ in range(2):
+            each.step(batch=2)
+    assert trainer.losses[2:] == other.losses and trainer.losses[0] != trainer.losses[1]
+    assert all(torch.equal(a, b) for a, b in zip(trainer.ema.shadow_params, other.ema.shadow_params))

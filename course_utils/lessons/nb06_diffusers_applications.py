@@ -22,6 +22,7 @@ from torch import Tensor
 
 from course_utils import data, training
 from course_utils.assets import latent
+from course_utils.assets.prompts import NOUNS, WORDS, adherence, captions, measured, unknown_words
 from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, pretrained
 
 
@@ -148,8 +149,8 @@ def call(pipe: StableDiffusionPipeline, prompts: Sequence[str], *, steps: int = 
     Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its neighbours. `inputs` are what image to image and inpainting
     take besides: `image` (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`. The course's model makes 32 x 32, of which the middle 28 x 28 is returned.
     """
-    if is_small(pipe) and (unknown := sorted({word for prompt in [*prompts, negative] for word in latent.unknown_words(prompt)})):
-        raise ValueError(f"The course's model never saw {', '.join(unknown)}: use words that it knows ({', '.join(latent.WORDS)}).")
+    if is_small(pipe) and (unknown := sorted({word for prompt in [*prompts, negative] for word in unknown_words(prompt)})):
+        raise ValueError(f"The course's model never saw {', '.join(unknown)}: use words that it knows ({', '.join(WORDS)}).")
     images = []
     for i in range(0, len(prompts), batch):
         part = list(prompts[i : i + batch])
