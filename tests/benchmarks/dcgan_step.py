@@ -9,6 +9,7 @@ how much of what this machine's convolutions reach is left after optimiser, Batc
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -20,7 +21,8 @@ from course_utils.lessons.nb02_dcgan_training import Discriminator, Generator, i
 LATENT_DIM, BATCH, STEPS = 64, 64, 200
 
 
-def operations(function) -> int:
+def operations(function: Callable[[], object]) -> int:
+    """Floating-point operations of one call, by torch's counter."""
     counter = FlopCounterMode(display=False)
     with counter:
         function()
