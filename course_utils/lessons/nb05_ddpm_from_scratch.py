@@ -18,7 +18,10 @@ T, N_CLASSES, NULL = 1000, 10, 10  # timesteps of training; classes 0 to 9; the 
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sines, then cosines, of whole timesteps t (N,) at dim / 2 frequencies from 1 to 1/10000: (N, dim) (Vaswani et al. 2017, section 3.5)."""
+    """Sines, then cosines, of whole timesteps t (N,) at dim / 2 frequencies from 1 down to almost 1/10000: (N, dim).
+
+    Vaswani et al. 2017, section 3.5, where sines and cosines interleave.
+    """
     half = dim // 2
     omega = 10_000 ** (-torch.arange(half, device=t.device) / half)
     angle = t.float()[:, None] * omega
@@ -358,7 +361,10 @@ def jump_back(x: Tensor, then: Level, now: Level, noise: Tensor) -> Tensor:
 
 
 def repaint(denoise: Callable, known: Tensor, mask: Tensor, levels: list[Level], repeats: int = 5, generator: torch.Generator | None = None) -> Tensor:
-    """Fill in pictures (N, C, H, W) where mask (broadcast, True = known) is False (Lugmayr et al. 2022, algorithm 1)."""
+    """Fill in pictures (N, C, H, W) where mask (broadcast, True = known) is False (Lugmayr et al. 2022, algorithm 1).
+
+    Unlike there, the last step, to the clean level, is repeated too.
+    """
 
     def fresh() -> Tensor:
         return torch.randn(known.shape, generator=generator).to(known.device)
