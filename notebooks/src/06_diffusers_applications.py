@@ -356,9 +356,9 @@ plots.film_strip(
 )  # fmt: skip
 
 # %% [markdown]
-# One row is broken, and no error said so. The cosine schedule is noisiest at $\sigma/\alpha \approx 20{,}000$ (the next cell prints it), and ten steps jump from there to about 6. Heun's method in
-# this library walks along $\sigma/\alpha$ and averages the slopes at both ends of a step; over a step of length 20,000 any error in the second slope is magnified as much. Euler's first slope is
-# exact there, DDIM and the two multistep solvers walk along other clocks. With levels that stop at 80, as Karras et al. (2022, table 1) do, Heun works: the last row. A scheduler that
+# One row is broken, and no error said so. The cosine schedule is noisiest at $\sigma/\alpha \approx 20{,}000$ (the next cell prints it), and ten steps jump from there to about 6. The library's Euler and Heun walk along $\sigma/\alpha$. Euler's step is
+# harmless: it ends at the present guess plus the right amount of the present noise. Heun's step averages that slope with the one at its end. The two differ by the change of the guess divided by 6, and half the step, a length of 10,000, multiplies
+# the difference: a change of the guess comes out more than a thousand times too large. With levels that stop at 80, where Karras et al. (2022, table 1) start, Heun works: the last row. A scheduler that
 # "supports" your model's settings may still be wrong for them, so look before you trust it.
 #
 # The six without noise of their own solve one and the same differential equation (notebook 04). From one starting noise they must come to one picture as steps get many. How far from it are they
