@@ -59,7 +59,7 @@ def loop(answer: Callable[..., Tensor]) -> None:
             )
 
 
-@exercise("6.2")
+@exercise("6.5")
 def gate(answer: Callable[[bool], str]) -> None:
     """`answer(approved)`: the maintained repository, or PermissionError unless approved is True."""
     for refused in (False, None, 0, "", "yes"):
@@ -96,7 +96,7 @@ def timesteps(answer: Callable[[Sequence[int], float], Sequence[int]]) -> None:
         raise WrongAnswer(f"for strength {strength} of {every} these should run: {wanted}; you gave {found}.")
 
 
-@exercise("6.4")
+@exercise("6.2")
 def negative(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """`answer(wanted, unwanted, guidance)`: the guess away from a negative prompt, like both guesses."""
     draw = torch.Generator().manual_seed(0)
@@ -117,7 +117,7 @@ def negative(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
         raise WrongAnswer(f"at guidance {guidance} the result should be unwanted + guidance * (wanted - unwanted).")
 
 
-@exercise("6.5")
+@exercise("6.4")
 def merge(answer: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
     """`answer(W, A, B, alpha)`: W (out, in) with the change of A (rank, in) and B (out, rank) in it."""
     draw = torch.Generator().manual_seed(0)

@@ -130,11 +130,11 @@ def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiff
     places = {"course": data.ASSETS / "latent_pipeline"} | ({"Stable Diffusion 1.5": STABLE_DIFFUSION} if on_hub else {})
     pipes = {}
     for label, place in places.items():
-        half = device.type == "cuda" and label != "course"
-        pipe = StableDiffusionPipeline.from_pretrained(place, torch_dtype=torch.float16 if half else torch.float32)
+        pipe = StableDiffusionPipeline.from_pretrained(place)
         pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
-        pipes[label] = pipe.to(device)
+        half = device.type == "cuda" and label != "course"
+        pipes[label] = pipe.to(device, torch.float16 if half else torch.float32)
     return pipes
 
 
@@ -187,14 +187,14 @@ def fill(pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequen
     return call(sister(StableDiffusionInpaintPipeline, pipe), prompts, image=as_input(x, pipe), mask_image=masks, strength=1.0, **options)
 
 
-def add_lora(pipe: StableDiffusionPipeline, rank: int = 4) -> list[torch.nn.Parameter]:
-    """Freeze the U-Net and put thin matrices beside those of its attention; returns what is to be trained."""
+def add_lora(pipe: StableDiffusionPipeline, rank: int = 2, layers: Sequence[str] = ("conv_in", "conv1", "conv2", "conv_out")) -> list[torch.nn.Parameter]:
+    """Freeze the U-Net and put thin matrices beside those of the layers named; returns what is to be trained."""
     pipe.unet.requires_grad_(False)
-    pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]), "style")
+    pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers)), "style")
     return [p for p in pipe.unet.parameters() if p.requires_grad]
 
 
-def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], steps: int, generator: torch.Generator, rate: float = 3e-3, batch: int = 32) -> list[float]:
+def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], steps: int, generator: torch.Generator, rate: float = 1e-2, batch: int = 32) -> list[float]:
     """Train what `add_lora` added on pictures x (N, C, H, W) in [-1, 1], as large as the VAE wants them; returns the losses."""
     noising, device = DDPMScheduler.from_config(pipe.scheduler.config), pipe.device
     optimiser, losses = torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], lr=rate), []
