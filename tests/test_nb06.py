@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_standin import HubStandin, tiny_stable_diffusion
+from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
 
 from course_utils import training
 from course_utils.assets import latent
@@ -19,6 +18,8 @@ from course_utils.checks import WrongAnswer
 from course_utils.checks import nb06 as checks
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05
 from course_utils.lessons import nb06_diffusers_applications as nb06
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def loop(start: bool = True, steps_draw: bool = True, timesteps: bool = True, unit: bool = True) -> Callable:
@@ -222,17 +223,43 @@ print(json.dumps(said))
 """
 
 
+FIRST_SECTION = """
+import jupytext, matplotlib
+matplotlib.use("Agg")
+for cell in jupytext.read("notebooks/src/06_diffusers_applications.py").cells:
+    if cell.cell_type == "code" and "class CourseUNet" in cell.source:
+        break
+    if cell.cell_type == "code":
+        exec(cell.source)
+"""
+
+
+def on_a_hub(hub: HubStandin, home: Path, script: str) -> list[str]:
+    """The lines that a new Python prints which takes the stand-in for the hub."""
+    environment = hub.environment(home, PYTHONPATH=str(ROOT))
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_the_first_section_runs_on_what_the_hub_gives(tmp_path: Path) -> None:
+    with HubStandin(tmp_path / "repositories") as hub:
+        tiny_ddpm(hub.folder("google/ddpm-cifar10-32"))
+        said = on_a_hub(hub, tmp_path / "home", FIRST_SECTION)
+        assert hub.downloads("google/ddpm-cifar10-32")
+    assert "hub: answers" in said and any("32 pixels a side" in line for line in said)
+    assert "✓ Our loop and the DDPM pipeline draw the same pictures, bit for bit" in said
+
+
 @pytest.mark.slow
 def test_the_same_functions_run_on_stable_diffusion_from_the_hub(tmp_path: Path) -> None:
     """From a stand-in for the hub, with its classes and random weights: a CPU in CI holds no more."""
     with HubStandin(tmp_path / "repositories") as hub:
         tiny_stable_diffusion(hub.folder(nb06.STABLE_DIFFUSION))
-        path = os.pathsep.join(str(Path(__file__).resolve().parents[up]) for up in (1, 0))
-        environment = hub.environment(tmp_path / "home", PYTHONPATH=path)
-        done = subprocess.run([sys.executable, "-c", BIG], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+        lines = on_a_hub(hub, tmp_path / "home", BIG)
         assert hub.downloads(nb06.STABLE_DIFFUSION)
-    lines = done.stdout.splitlines()
     said = json.loads(lines[-1])
     assert lines[0] == "hub: answers"
     assert said["pipelines"] == ["course", "Stable Diffusion 1.5"] and said["small"] == [True, False]

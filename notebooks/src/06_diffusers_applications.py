@@ -149,7 +149,7 @@ def my_loop(unet, scheduler, n, steps, generator):
 checks.loop(my_loop)
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "export"]
 # @title Solution 6.1
 @torch.no_grad()
 def loop(unet, scheduler, n, steps, generator):
@@ -459,7 +459,7 @@ def one(steps, guidance, seed, label=8, name="DPMSolverMultistep"):
 sheets = xyz(one, STEPS_X, GUIDANCE_Y, SEEDS_Z)
 figure, axes = plt.subplots(1, len(SEEDS_Z), figsize=(9, 3.4), layout="constrained")
 for axis, sheet, seed in zip(axes, sheets, SEEDS_Z):
-    axis.imshow(plots.tile(sheet.flatten(0, 1), len(STEPS_X), padding=2).numpy(), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(plots.tile(sheet.flatten(0, 1), len(STEPS_X), padding=2).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     centres = [16.5 + 30 * i for i in range(len(STEPS_X))]
     axis.set(xticks=centres, xticklabels=STEPS_X, yticks=centres, yticklabels=GUIDANCE_Y, xlabel="steps", title=f"seed {seed}")
     axis.tick_params(length=0)
