@@ -211,7 +211,7 @@ drawn = nb06.call(big, shoes, steps=2, guidance=7.5, negative="a", batch=2)
 said = {
     "pipelines": list(pipes), "small": [nb06.is_small(pipe) for pipe in pipes.values()], "drawn": list(drawn.shape),
     "alone": (drawn[2:] - nb06.call(big, shoes[2:], steps=2, guidance=7.5, negative="a", seed=2)).abs().max().item(),
-    "changed": list(nb06.change(big, x, "a shoe", 0.5, steps=4).shape),
+    "changed": list(nb06.change(big, x, shoes, 0.5, steps=4).shape),
     "filled": list(nb06.fill(big, x, lower, shoes, steps=2).shape),
 }
 thin = nb06.add_lora(big)

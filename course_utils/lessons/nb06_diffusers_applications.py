@@ -26,6 +26,17 @@ from course_utils.assets.prompts import NOUNS, WORDS, adherence, captions, measu
 from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, pretrained
 
 
+@torch.no_grad()
+def loop(unet, scheduler, n, steps, generator):
+    """What DDPMPipeline draws: (n, C, H, W) in [0, 1]."""
+    scheduler.set_timesteps(steps)
+    size = unet.config.sample_size
+    x = torch.randn(n, unet.config.in_channels, size, size, generator=generator).to(unet.device)
+    for t in scheduler.timesteps:
+        x = scheduler.step(unet(x, t).sample, t, x, generator=generator).prev_sample
+    return (x / 2 + 0.5).clamp(0, 1)
+
+
 class CourseUNet(ModelMixin, ConfigMixin):
     """Notebook 05's network as a part of diffusers' pipelines; puts out v for the cosine schedule of 1,000 timesteps."""
 
@@ -57,7 +68,8 @@ class Trainer:
 
     def __init__(self, x: Tensor, steps: int, seed: int = 0, device: torch.device | str = "cpu") -> None:
         torch.manual_seed(seed)
-        self.x, self.unet = x, UNet2DModel(
+        self.x = x
+        self.unet = UNet2DModel(
             sample_size=28, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(16, 32, 64), norm_num_groups=8,
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         ).to(device)  # fmt: skip
@@ -76,7 +88,9 @@ class Trainer:
         loss = F.mse_loss(self.unet(x_t, t.to(self.unet.device)).sample, target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        self.optimiser.step(), self.rate.step(), self.optimiser.zero_grad()
+        self.optimiser.step()
+        self.rate.step()
+        self.optimiser.zero_grad()
         self.ema.step(self.unet.parameters())
         self.done += 1
         self.losses.append(loss.item())
@@ -94,7 +108,7 @@ def capped_betas(largest: float = 80.0) -> list[float]:
 
 def zoo() -> dict[str, SchedulerMixin]:
     """Fresh schedulers by name, all on the course's levels; Heun's a second time on levels that stop at sigma / alpha = 80."""
-    settings = {**LEVELS, "skip_prk_steps": True}  # PNDM's warm-up, which costs three evaluations for each of its first steps
+    settings = {**LEVELS, "skip_prk_steps": True}  # no Runge-Kutta warm-up for PNDM, which would take four evaluations for each of three steps
     schedulers = {name: getattr(diffusers, f"{name}Scheduler").from_config(settings) for name in NOISY + SOLVERS}
     return schedulers | {"HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config({**settings, "trained_betas": capped_betas()})}
 
@@ -139,7 +153,7 @@ def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiff
 
 
 def is_small(pipe: StableDiffusionPipeline) -> bool:
-    """Whether it is the course's own: one grey channel, a few dozen words."""
+    """Whether it is the course's own: one grey channel, some two dozen words."""
     return pipe.vae.config.in_channels == 1
 
 
@@ -176,9 +190,9 @@ def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
     return F.interpolate((x + 1) / 2, (size, size), mode="bicubic", antialias=True).clamp(0, 1).expand(-1, 3, -1, -1)
 
 
-def change(pipe: StableDiffusionPipeline, x: Tensor, prompt: str, strength: float, **options: Any) -> Tensor:
-    """SDEdit: the course's pictures x (N, 1, 28, 28), changed towards a prompt; strength 1 leaves nothing of them."""
-    return call(sister(StableDiffusionImg2ImgPipeline, pipe), [prompt] * len(x), image=as_input(x, pipe), strength=strength, **options)
+def change(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], strength: float, **options: Any) -> Tensor:
+    """SDEdit: the course's pictures x (N, 1, 28, 28), changed towards N prompts; strength 1 leaves nothing of them."""
+    return call(sister(StableDiffusionImg2ImgPipeline, pipe), prompts, image=as_input(x, pipe), strength=strength, **options)
 
 
 def fill(pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequence[str], **options: Any) -> Tensor:
@@ -208,7 +222,9 @@ def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str]
         guess = pipe.unet(noising.add_noise(latents[i], noise, t), t, words[i]).sample
         wanted = noising.get_velocity(latents[i], noise, t) if noising.config.prediction_type == "v_prediction" else noise
         loss = F.mse_loss(guess, wanted)
-        optimiser.zero_grad(), loss.backward(), optimiser.step()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
         losses.append(loss.item())
     return losses
 

@@ -34,7 +34,7 @@
 #
 # **Time** about 3 minutes on a 2-core laptop CPU.
 #
-# **Before you start** you need notebook 05: its network, its guidance and its ten steps.
+# **Before you start** you need notebook 05: its network, its guidance and its sampling in ten steps.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -129,8 +129,8 @@ print(type(pipeline.scheduler).__name__, pipeline.scheduler.config.num_train_tim
 #
 # **Exercise 6.1** · find the bug · difficulty 2/5 · 10 minutes
 #
-# This loop shall draw what `pipeline(batch_size=n, num_inference_steps=steps, generator=generator)` draws, bit for bit. It runs, and gives other pictures. Four
-# things are wrong: one you know from notebook 05, one leaves the generator's control, one is the range of the result, and one keeps memory for gradients that nobody wants.
+# This loop should draw what `pipeline(batch_size=n, num_inference_steps=steps, generator=generator, output_type="pt").images` holds, bit for bit: a tensor (n, C, H, W) in [0, 1]. It runs, and gives other pictures. Four
+# things are wrong: one you know from notebook 05, one (in two places) draws numbers that the generator does not control, one is the range of the result, and one keeps memory for gradients that nobody wants.
 #
 # ```python
 # def loop(unet, scheduler, n, steps, generator):
@@ -173,13 +173,13 @@ theirs_ddim = ddim(batch_size=8, num_inference_steps=20, generator=seeded(), out
 ours_ddim = loop(pipeline.unet, ddim.scheduler, 8, 20, seeded())
 claim("Our loop and the DDPM pipeline draw the same pictures, bit for bit", torch.equal(theirs, ours))
 claim("and so do they with DDIM", torch.equal(theirs_ddim, ours_ddim))
-plots.image_grid(theirs * 2 - 1, alt="Sixteen pictures drawn by the pipeline: with the course's own small model, clothes of all classes, most of them clear.", title="What the pipeline draws, in fifty steps")
+plots.image_grid(theirs * 2 - 1, alt="Sixteen pictures drawn by the pipeline: with the course's own small model, clothes of several classes, most of them clear.", title="What the pipeline draws, in fifty steps")
 
 # %% [markdown]
 # ## Your own network in the library
 #
 # What must a network have to be a part of a pipeline? A `config` that is enough to build it again, `save_pretrained` and `from_pretrained`, and a call
-# `unet(sample, timestep).sample`. Two base classes give the first three, and `forward` is ours to write. The course's network of notebook 05 needs twenty lines:
+# `unet(sample, timestep).sample`. Two base classes give the first three, and `forward` is ours to write. The course's network of notebook 05 needs fifteen lines:
 
 # %% tags=["export"]
 class CourseUNet(ModelMixin, ConfigMixin):
@@ -197,6 +197,10 @@ class CourseUNet(ModelMixin, ConfigMixin):
         v = self.net(sample, t, y)
         return UNet2DOutput(sample=v) if return_dict else (v,)
 
+
+# %% [markdown]
+# The scheduler must be told what the network was trained for. `squaredcos_cap_v2` is notebook 04's cosine schedule, `v_prediction` says what the network puts out, and `trailing` starts at T - 1, however many steps there are. One thing the library cannot do: the index names our class, and
+# the library cannot import it, so we load the network ourselves and hand it over.
 
 # %% tags=["export"]
 LEVELS = {"num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
@@ -234,7 +238,7 @@ plots.film_strip(
 #
 # The library trains nothing by itself: it has parts, and a script that everybody copies. Its parts here: `UNet2DModel`, `DDPMScheduler.add_noise`, `EMAModel`, a schedule for the learning rate. The script adds
 # clipping of the gradient's norm and checkpoints. A checkpoint that misses a part, most often the average or the state of the random numbers, goes on *almost* as before, and nobody notices. So
-# the test is exact: stop half-way, build everything anew, load, go on, and compare with the run that was not stopped.
+# the test is exact: stop half-way, build everything anew, load, go on, and compare with the run that was not stopped. (The course's pipeline of the first section is this trainer after 5,000 steps; before it was saved, `ema.copy_to` put the averaged weights in.)
 
 # %% tags=["export", "long"]
 class Trainer:
@@ -242,7 +246,8 @@ class Trainer:
 
     def __init__(self, x: Tensor, steps: int, seed: int = 0, device: torch.device | str = "cpu") -> None:
         torch.manual_seed(seed)
-        self.x, self.unet = x, UNet2DModel(
+        self.x = x
+        self.unet = UNet2DModel(
             sample_size=28, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(16, 32, 64), norm_num_groups=8,
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         ).to(device)  # fmt: skip
@@ -261,7 +266,9 @@ class Trainer:
         loss = F.mse_loss(self.unet(x_t, t.to(self.unet.device)).sample, target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        self.optimiser.step(), self.rate.step(), self.optimiser.zero_grad()
+        self.optimiser.step()
+        self.rate.step()
+        self.optimiser.zero_grad()
         self.ema.step(self.unet.parameters())
         self.done += 1
         self.losses.append(loss.item())
@@ -306,7 +313,8 @@ claim("The loss has fallen by a third", sum(whole.losses[-10:]) < 2 / 3 * sum(wh
 # %% [markdown]
 # ## A zoo of schedulers
 #
-# A scheduler holds the levels and one step. They share a signature, so that any of them can sample any model that was trained on its levels. Which one should you take? Names do not say; measure.
+# A scheduler holds the levels and one step. They share a signature, so that any of them can sample any model that was trained on its levels. Two calls hide that not all of them keep the picture in the same units: Euler and Heun hold
+# $x/\alpha$, so the starting noise is multiplied by `init_noise_sigma`, and what the network sees is brought back by `scale_model_input`; for the others both do nothing. And only some `step`s take a generator. Which scheduler should you take? Names do not say; measure.
 
 # %% tags=["export", "long"]
 NOISY = ("DDPM", "EulerAncestralDiscrete")  # draw noise in every step
@@ -321,7 +329,7 @@ def capped_betas(largest: float = 80.0) -> list[float]:
 
 def zoo() -> dict[str, SchedulerMixin]:
     """Fresh schedulers by name, all on the course's levels; Heun's a second time on levels that stop at sigma / alpha = 80."""
-    settings = {**LEVELS, "skip_prk_steps": True}  # PNDM's warm-up, which costs three evaluations for each of its first steps
+    settings = {**LEVELS, "skip_prk_steps": True}  # no Runge-Kutta warm-up for PNDM, which would take four evaluations for each of three steps
     schedulers = {name: getattr(diffusers, f"{name}Scheduler").from_config(settings) for name in NOISY + SOLVERS}
     return schedulers | {"HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config({**settings, "trained_betas": capped_betas()})}
 
@@ -346,21 +354,18 @@ def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: i
 
 # %%
 FEW, MORE, MANY = 10, 40, 200
-y_zoo, samples, clock = torch.arange(20) % 10, {}, {}
-for name, scheduler in zoo().items():
-    start = time.perf_counter()
-    samples[name] = sample_with(scheduler, unet, y_zoo, FEW, generator=seeded())
-    clock[name] = time.perf_counter() - start
+y_zoo = torch.arange(20) % 10
+samples = {name: sample_with(scheduler, unet, y_zoo, FEW, generator=seeded()) for name, scheduler in zoo().items()}
 plots.film_strip(
     [row[:10] for row in samples.values()], list(samples), title="Eight schedulers, one of them twice: ten steps, the same starting noise",
-    alt="Nine rows of ten clothes, one class a column. DDIM, PNDM, Euler, DPM-Solver++ and UniPC draw nearly the same ten; the two ancestral rows draw others. Heun's row is black and white blotches; with capped levels it resembles the others, some of them too bright.",
+    alt="Nine rows of ten clothes, one class a column. DDIM, PNDM, Euler, DPM-Solver++ and UniPC draw nearly the same ten; the two ancestral rows agree with each other and differ from these. Heun's row is black and white blotches; with capped levels it resembles the others, some of them too bright.",
 )  # fmt: skip
 
 # %% [markdown]
-# One row is broken, and no error said so. The cosine schedule is noisiest at $\sigma/\alpha \approx 20{,}000$ (the next cell prints it), and ten steps jump from there to about 6. The library's Euler and Heun walk along $\sigma/\alpha$. Euler's step is
+# One row is broken, and no error said so. The cosine schedule is noisiest at $\sigma/\alpha \approx 20{,}000$ (notebook 04: $\alpha = \sqrt{\bar\alpha_t}$, $\sigma = \sqrt{1 - \bar\alpha_t}$), and ten steps jump from there to about 6 (the next cell prints both). The library's Euler and Heun walk along $\sigma/\alpha$. Euler's step is
 # harmless: it ends at the present guess plus the right amount of the present noise. Heun's step averages that slope with the one at its end. The two differ by the change of the guess divided by 6, and half the step, a length of 10,000, multiplies
-# the difference: a change of the guess comes out more than a thousand times too large. With levels that stop at 80, where Karras et al. (2022, table 1) start, Heun works: the last row. A scheduler that
-# "supports" your model's settings may still be wrong for them, so look before you trust it.
+# the difference: a change of the guess comes out more than a thousand times too large. With levels that stop at 80, where Karras et al. (2022, table 1) start, the factor is 6: the last row can be recognised, some of its pictures are still too bright, and
+# twenty steps mend most of that (the table below). A scheduler that "supports" your model's settings may still be wrong for them, so look before you trust it.
 #
 # The six without noise of their own solve one and the same differential equation (notebook 04). From one starting noise they must come to one picture as steps get many. How far from it are they
 # after ten steps, and after forty?
@@ -374,22 +379,31 @@ def to_limit(pictures):
     return (pictures - limit).square().mean().sqrt().item()
 
 
-more = {name: sample_with(scheduler, unet, y_zoo, MORE, generator=seeded()) for name, scheduler in zoo().items() if name in SOLVERS}
-DDPM_SIGMAS = (1 / DDPMScheduler(**LEVELS).alphas_cumprod - 1).sqrt()
-print(f"largest sigma / alpha of the cosine schedule: {DDPM_SIGMAS[-1]:,.0f}")
+more = {name: sample_with(scheduler, unet, y_zoo, MORE, generator=seeded()) for name, scheduler in zoo().items() if name not in NOISY}
+ratio = (1 / DDPMScheduler(**LEVELS).alphas_cumprod - 1).sqrt()
+print(f"sigma / alpha of the cosine schedule: {ratio[-1]:,.0f} at t = 999, {ratio[899]:.1f} at t = 899, where the second of ten steps starts")
 
 # %% tags=["nbval-ignore-output"]
-print(f"{'scheduler':<24}{'seconds':>8}{'10 steps':>12}{'40 steps':>10}   to the limit")
+def seconds(name, steps):
+    """For twenty pictures without guidance, the better of two runs."""
+    return runtime.seconds(lambda: sample_with(zoo()[name], unet, y_zoo, steps, generator=seeded()), repeats=2)
+
+
+TIMED = (5, 10, 20)
+clock = {name: {steps: seconds(name, steps) for steps in TIMED} for name in zoo()}
+print(f"{'':<24}{'to the limit after':>22}{'seconds for 20 pictures in':>30}")
+print(f"{'scheduler':<24}{'10 steps':>12}{'40 steps':>10}" + "".join(f"{f'{steps} steps':>10}" for steps in TIMED))
 for name in samples:
     distances = f"{to_limit(samples[name]):>12.3f}{to_limit(more[name]):>10.3f}" if name in more else f"{'-':>12}{'-':>10}"
-    print(f"{name:<24}{clock[name]:>8.2f}{distances}")
+    print(f"{name:<24}{distances}" + "".join(f"{clock[name][steps]:>10.2f}" for steps in TIMED))
 
 # %%
 good = [name for name in SOLVERS if name != "HeunDiscrete"]
 ddim_plain = sample_with(DDIMScheduler.from_config({**LEVELS, "clip_sample": False}), unet, y_zoo, FEW, generator=seeded())
 claim("DDIM, once it stops clipping its guess, and Euler draw the same pictures: one method in two clocks", (ddim_plain - samples["EulerDiscrete"]).abs().max().item() < 0.02)
+claim("DDPM and ancestral Euler are one method, too: their pictures differ by less than a hundredth, root mean square", (samples["DDPM"] - samples["EulerAncestralDiscrete"]).square().mean().sqrt().item() < 0.01)
 claim("Five of the six solvers are closer to the limit after forty steps than after ten", all(to_limit(more[name]) < to_limit(samples[name]) for name in good))
-claim("Heun on the cosine levels as they are is further from it than any other, and the cap repairs it",
+claim("Heun on the cosine levels as they are is further from it than any other, and the cap more than halves its distance",
       to_limit(samples["HeunDiscrete"]) > 2 * max(to_limit(samples[name]) for name in good) and to_limit(samples["HeunDiscrete, capped"]) < to_limit(samples["HeunDiscrete"]) / 2)  # fmt: skip
 
 # %% [markdown]
@@ -399,11 +413,13 @@ claim("Heun on the cosine levels as they are is further from it than any other, 
 # %%
 table = json.loads((data.ASSETS / f"{DATASET}_schedulers.json").read_text("utf-8"))
 print(f"{'scheduler':<24}{'steps':>6}{'evaluations':>13}{'FD':>8}{'KID':>8}{'prec.':>7}{'recall':>8}")
+floor = metrics.evaluate(train_set.x[: metrics.MIN_SAMPLES], DATASET)
 for row in sorted(table, key=lambda row: (list(zoo()).index(row["scheduler"]), row["steps"])):
     print(
         f"{row['scheduler']:<24}{row['steps']:>6}{row['evaluations']:>13}{row['fd']:>8.2f}{row['kid']:>8.3f}"
         f"{row['precision']:>7.2f}{row['recall']:>8.2f}"
     )
+print(f"{'real pictures':<43}{floor.fd:>8.2f}{floor.kid:>8.3f}{floor.precision:>7.2f}{floor.recall:>8.2f}")
 
 # %%
 def fd_of(name, steps):
@@ -419,10 +435,11 @@ styles = {
 for name, (line, colour) in styles.items():
     points = sorted((row["evaluations"], row["fd"]) for row in table if row["scheduler"] == name)
     axis.loglog(*zip(*points), line, color=colour, label=name)
-axis.set(xlabel="evaluations of the network", ylabel="FD", xticks=(5, 10, 20, 50), xticklabels=(5, 10, 20, 50), yticks=(3, 5, 10, 20, 50), yticklabels=(3, 5, 10, 20, 50), title="FD over the work for a picture")
+axis.axhline(floor.fd, color=plots.BLACK, linestyle="--", linewidth=1, label="real pictures")
+axis.set(xlabel="evaluations of the network", ylabel="FD", ylim=(0.8, 27), xticks=(5, 10, 20, 50), xticklabels=(5, 10, 20, 50), yticks=(1, 3, 10), yticklabels=(1, 3, 10), title="Two multistep solvers need the least work")
 axis.minorticks_off()
 axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-plots.show(figure, "FD over evaluations, both axes logarithmic, eight falling curves. UniPC lies lowest everywhere, DPM-Solver++ next, then Euler and DDIM together, then the two ancestral ones together; PNDM starts high and meets DDIM at twenty; Heun, capped, lies above all at equal work.")
+plots.show(figure, "FD over evaluations, both axes logarithmic, eight falling curves. UniPC lies lowest everywhere, DPM-Solver++ next, then Euler and DDIM together, then the two ancestral ones together; PNDM starts high and meets DDIM at twenty; Heun, capped, lies above all up to twenty evaluations and crosses the ancestral curves before forty. A dashed line at the bottom is real pictures.")
 
 # %%
 anew_y, anew_draw = torch.arange(metrics.MIN_SAMPLES) % 10, seeded(run.seed + 100)
@@ -431,12 +448,13 @@ anew_fd = metrics.evaluate(anew, DATASET).fd
 claim("UniPC's ten steps, measured anew, give the FD of the table, to 15 %", abs(anew_fd / fd_of("UniPCMultistep", 10) - 1) < 0.15, f"{anew_fd:.2f}")
 claim("With ten evaluations UniPC has the lowest FD and DPM-Solver++ the next", sorted(SOLVERS + NOISY, key=lambda name: fd_of(name, 10))[:2] == ["UniPCMultistep", "DPMSolverMultistep"])
 claim("Heun on the cosine levels as they are has ten times the FD of Heun with the cap", fd_of("HeunDiscrete", 10) > 10 * fd_of("HeunDiscrete, capped", 10))
-claim("The two that draw noise are not in twenty evaluations where UniPC is in ten", all(fd_of(name, 20) > fd_of("UniPCMultistep", 10) for name in NOISY))
+claim("The two that draw noise need more than twenty evaluations for what UniPC reaches in ten", all(fd_of(name, 20) > fd_of("UniPCMultistep", 10) for name in NOISY))
 
 # %% [markdown]
-# What to take, then? A multistep solver of second order: UniPC or DPM-Solver++. They remember the last evaluation instead of paying for another, and UniPC in ten evaluations is as far as Euler in twenty. Noise in every step
-# costs precision of the path: the two ancestral methods are behind everywhere (with hundreds of steps they catch up, notebook 05). Heun pays two evaluations a step and, on these levels, needs the cap to work at all. PNDM
-# needs a past that it does not have in its first steps. And DDIM and Euler are one method: the small difference between them here is that DDIM, in this library, clips its guess to [-1, 1] unless told not to.
+# What to take, then? A multistep solver of second order: UniPC or DPM-Solver++. They remember the last evaluation instead of paying for another, and UniPC in ten evaluations is about as far as Euler in twenty; at twenty steps the two are equal within
+# the noise of one draw a row. Noise in every step costs steps: at each of the three counts the two that draw it have a higher FD than DDIM, though with a better precision at ten and twenty; after a thousand steps they are about level with the solver (notebook 05). Heun pays
+# two evaluations a step and, on these levels, needs the cap to work at all (without it, its FD is off this plot). PNDM needs a past that it does not have in its first steps. And two pairs are one method each: DDIM and Euler, DDPM and ancestral Euler.
+# The small differences within the pairs come from DDIM and DDPM, which in this library clip their guess to [-1, 1] unless told not to.
 #
 # ### Three settings at once
 #
@@ -466,7 +484,10 @@ for axis, sheet, seed in zip(axes, sheets, SEEDS_Z):
     axis.grid(False)
     axis.spines[:].set_visible(False)
 axes[0].set_ylabel("guidance")
-plots.show(figure, "Three sheets, one a seed, of four by four bags: steps 3 to 20 across, guidance 1 to 8 down. More steps add detail and leave the bag what it is; more guidance makes it whiter and simpler, until at 8 handles and texture are gone.")
+plots.show(figure, "Three sheets, one a seed, of four by four bags: steps 3 to 20 across, guidance 1 to 8 down. More steps sharpen and add detail; more guidance makes the bags whiter, breaks the handle of seed 0 and gives seed 1 a stub of one; with few steps, guidance 8 is a white block.")
+
+# %% [markdown]
+# Read along a row, a bag stays the bag that it is and gains detail. Read down a column, it loses what makes it this bag, and few steps make that worse: strong guidance needs more of them. The next cell lets you look for yourself.
 
 # %% tags=["widget", "nbval-ignore-output"]
 EXPLORED, labels = ("DDPM", "DDIM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep"), torch.arange(10)
@@ -496,8 +517,8 @@ explorer = widgets.explore(
 # in the place of "no class".
 #
 # The real model has a billion weights and wants a graphics card. The course ships one of the same classes, made for this page: pictures of clothes, latents of $4 \times 8 \times 8$, and
-# a vocabulary of a few dozen words. It was trained on Fashion-MNIST with prompts whose words come from the label and from what can be measured on a picture, so that what you ask for can be measured on what you get
-# (`course_utils/assets/latent.py` is all of it). Every cell below runs on any model of this kind: where there are a graphics card and the hub, they run on Stable Diffusion 1.5 too.
+# a vocabulary of some two dozen words. It was trained on Fashion-MNIST with prompts whose words come from the label and from what can be measured on a picture, so that what you ask for can be measured on what you get
+# (`course_utils/assets/latent.py` is all of it). What you see runs on any model of this kind: where there are a graphics card and the hub, prompts, changed pictures and filled ones are drawn by Stable Diffusion 1.5 too; what is measured is measured on the course's model.
 
 # %%
 caption_draw = seeded(4)
@@ -525,7 +546,7 @@ def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiff
 
 
 def is_small(pipe: StableDiffusionPipeline) -> bool:
-    """Whether it is the course's own: one grey channel, a few dozen words."""
+    """Whether it is the course's own: one grey channel, some two dozen words."""
     return pipe.vae.config.in_channels == 1
 
 
@@ -569,7 +590,7 @@ for label, other in pipes.items():
 
 # %% [markdown]
 # Does it do as it is told? A prompt asks for a class, and perhaps for a tone, a texture or sleeves. The course's classifier reads the class; the others are measured as they were when the prompts were made.
-# Three hundred prompts of test pictures, at three guidance scales; the last line is the test pictures themselves, for the classifier is not always right and a prompt leaves some words out.
+# Three hundred prompts of test pictures, at three guidance scales; below them, the test pictures after a trip through the autoencoder, and as they are. Of these, tone, texture and sleeves are right by construction, since the prompts come from the same measurement; the class is not, since the classifier errs.
 
 # %%
 N = 300
@@ -582,6 +603,7 @@ def obeyed(x):
 
 
 follows = {f"guidance {w:g}": obeyed(call(pipe, asked, guidance=w, seed=run.seed)) for w in (1.0, 2.0, 4.0)}
+follows["through the VAE"] = obeyed(latent.reconstruct(pipe.vae, test_set.x[:N]))
 follows["test pictures"] = obeyed(test_set.x[:N])
 
 # %% tags=["nbval-ignore-output"]
@@ -599,7 +621,7 @@ claim("Texture is harder than tone", guided["texture"] < guided["tone"])
 # %% [markdown]
 # **Exercise 6.2** · difficulty 2/5 · 8 minutes
 #
-# A *negative prompt* says what not to draw. It costs nothing: its guess takes the place of the guess without a prompt, and guidance walks away from it. Write that walk. At guidance 1 the negative prompt
+# A *negative prompt* says what not to draw. It costs no further evaluation: its guess takes the place of the guess without a prompt, and guidance walks away from it. Write that walk. At guidance 1 the negative prompt
 # must have no say.
 
 # %% tags=["exercise"]
@@ -624,7 +646,7 @@ checks.negative(away_from)
 sandals = ["a sandal"] * 100
 any_tone, not_dark = call(pipe, sandals, seed=run.seed), call(pipe, sandals, negative="a dark sandal", seed=run.seed)
 dark = {label: (measured(x)["tone"] == 0).float().mean().item() for label, x in (("without", any_tone), ("with", not_dark))}
-plots.film_strip([any_tone[:10], not_dark[:10]], ["a sandal", "not: a dark sandal"], title="The same noise, without and with a negative prompt", alt="Two rows of ten generated sandals from the same noise. With the negative prompt the same sandals are brighter and fuller; the last one stays dark.")
+plots.film_strip([any_tone[:10], not_dark[:10]], ["a sandal", "not: a dark sandal"], title="The same noise, without and with a negative prompt", alt="Two rows of ten generated sandals from the same noise. With the negative prompt they are mostly the same sandals and several are brighter; one becomes a high heel, and some stay dark.")
 
 # %% tags=["nbval-ignore-output"]
 print(f"dark sandals: {dark['without']:.0%} without, {dark['with']:.0%} with the negative prompt 'a dark sandal'")
@@ -676,9 +698,9 @@ def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
     return F.interpolate((x + 1) / 2, (size, size), mode="bicubic", antialias=True).clamp(0, 1).expand(-1, 3, -1, -1)
 
 
-def change(pipe: StableDiffusionPipeline, x: Tensor, prompt: str, strength: float, **options: Any) -> Tensor:
-    """SDEdit: the course's pictures x (N, 1, 28, 28), changed towards a prompt; strength 1 leaves nothing of them."""
-    return call(sister(StableDiffusionImg2ImgPipeline, pipe), [prompt] * len(x), image=as_input(x, pipe), strength=strength, **options)
+def change(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], strength: float, **options: Any) -> Tensor:
+    """SDEdit: the course's pictures x (N, 1, 28, 28), changed towards N prompts; strength 1 leaves nothing of them."""
+    return call(sister(StableDiffusionImg2ImgPipeline, pipe), prompts, image=as_input(x, pipe), strength=strength, **options)
 
 
 def fill(pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequence[str], **options: Any) -> Tensor:
@@ -689,11 +711,17 @@ def fill(pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequen
 
 # %%
 sneakers, STRENGTHS = test_set.x[test_set.y == 7][:50], (0.2, 0.4, 0.6, 0.8, 1.0)
-booted = {s: change(pipe, sneakers, "an ankle boot", s, guidance=3.0, seed=run.seed) for s in STRENGTHS}
+booted = {s: change(pipe, sneakers, ["an ankle boot"] * len(sneakers), s, guidance=3.0, seed=run.seed) for s in STRENGTHS}
 plots.film_strip(
     [sneakers[:10], *(x[:10] for x in booted.values())], ["given", *(f"strength {s}" for s in STRENGTHS)],
     title="Ten sneakers on their way to 'an ankle boot'", alt="Six rows of ten shoes. First row: the given sneakers. Up to strength 0.6 they keep their shape and lose detail; at 0.8 most have grown a shaft; at 1.0 all are ankle boots that no longer resemble the given shoe.",
 )  # fmt: skip
+
+# %%
+for label, other in pipes.items():
+    if label != "course":
+        changed = change(other, sneakers[:4], ["a photo of an ankle boot"] * 4, 0.6, guidance=7.5, batch=4)
+        plots.image_grid(changed, alt=f"Four sneakers, changed by {label} towards an ankle boot.", title=label, columns=4, scale=2.0)
 
 # %% tags=["nbval-ignore-output"]
 is_boot = {s: (metrics.class_probabilities(x, DATASET).argmax(1) == 9).float().mean().item() for s, x in booted.items()}
@@ -706,8 +734,8 @@ claim("More strength moves the pictures further from the given ones, at every on
 claim("At strength 0.2 fewer than one in five is an ankle boot, at 1.0 nine in ten or more", is_boot[0.2] < 0.2 and is_boot[1.0] >= 0.9)
 
 # %% [markdown]
-# Inpainting is the same idea with a mask: in every step, the known part is put back at the step's noise level (notebook 05's RePaint without the jumps). Here the known part are *latents*, and each latent stands
-# for a patch of $4 \times 4$ pixels and sees its neighbours. So two things are lost that pixel diffusion keeps: the known pixels come back only as well as the autoencoder can make them, and the mask's edge is soft.
+# Inpainting is the same idea with a mask: in every step, the known part is put back at the step's noise level (notebook 05's RePaint without the jumps). Here the known part is *latents*, and each latent stands
+# for a patch of $4 \times 4$ pixels and sees its neighbours. So something is lost that pixel diffusion keeps: the known pixels come back only as well as the autoencoder can make them.
 
 # %%
 clothes = test_set.x[:10]
@@ -719,6 +747,11 @@ plots.film_strip(
     [clothes, torch.where(lower > 0, -0.2, clothes), filled, through], ["given", "the lower half hidden", "filled in", "given, through the VAE"],
     title="Inpainting under a prompt for each picture", alt="Four rows of ten clothes: given, with the lower half hidden, filled in, and the given ones through the VAE. The filled halves continue the upper ones in shape and tone; fine prints are blurred in the last two rows alike.",
 )  # fmt: skip
+
+# %%
+for label, other in pipes.items():
+    if label != "course":
+        plots.image_grid(fill(other, clothes[:4], lower, names[:4], guidance=7.5, batch=4), alt=f"Four clothes whose lower halves were drawn by {label}.", title=label, columns=4, scale=2.0)
 
 # %%
 top = (lower == 0).expand_as(clothes)
@@ -735,11 +768,11 @@ claim("and the other half is new", (filled - clothes)[~top].abs().mean().item() 
 # %% [markdown]
 # ## A style as a small matrix
 #
-# To teach a large model something new, one need not touch its weights. LoRA (Hu et al. 2022, section 4.1) freezes them, and adds to a weight matrix $W$ a product of two thin ones: $W + \frac{\alpha}{r} B A$ with $A$ of $r$ rows
-# and $B$ of $r$ columns. Only those are trained and stored; $B$ starts at 0, so that training begins with the model as it is. A factor before the product is the strength of the style, to be turned like a knob.
+# To teach a large model something new, one need not touch its weights. LoRA, low-rank adaptation (Hu et al. 2022, section 4.1), freezes them, and adds to a weight matrix $W$ a product of two thin ones: $W + \frac{\alpha}{r} B A$ with $A$ of $r$ rows
+# and $B$ of $r$ columns. Only those are trained and stored; $B$ starts at 0, so that training begins with the model as it is. ($\alpha$ is a fixed number here, no noise level; we set it to $r$, so that the fraction is 1.) A factor before the product is the strength of the style, to be turned like a knob.
 #
 # Hu et al. put them beside the attention of a language model. Our U-Net has little attention, and a style lives in edges and tones, so here the convolutions get them (a convolution is a matrix, too, from the patches it sees to its channels).
-# The style is a drawing in white chalk: bright where a picture changes, black where it does not.
+# The style is a drawing in white chalk: bright where a picture changes, black where it does not. The autoencoder knows it, since a fifth of its training pictures were outlines or mosaics; the U-Net has never seen it.
 
 # %%
 STYLE, style = "outline", latent.STYLES["outline"]
@@ -768,7 +801,9 @@ def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str]
         guess = pipe.unet(noising.add_noise(latents[i], noise, t), t, words[i]).sample
         wanted = noising.get_velocity(latents[i], noise, t) if noising.config.prediction_type == "v_prediction" else noise
         loss = F.mse_loss(guess, wanted)
-        optimiser.zero_grad(), loss.backward(), optimiser.step()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
         losses.append(loss.item())
     return losses
 
@@ -793,7 +828,7 @@ def with_style(scale, prompts=WISHES, seed=3):
 
 
 in_style = {scale: with_style(scale) for scale in SCALES}
-plots.film_strip(list(in_style.values()), [f"style {scale}" for scale in SCALES], title="One knob: how much of the style", alt="Five rows of ten clothes, the same prompts and noise. From the first row to the last the insides of the clothes turn from grey to black and their contours to white, like chalk drawings.")
+plots.film_strip(list(in_style.values()), [f"style {scale}" for scale in SCALES], title="One knob: how much of the style", alt="Five rows of ten clothes, the same prompts and noise. From the first row to the last the insides of dress, T-shirt, coat and shirt turn black and their contours white, like chalk drawings; shoes, trousers and bag change less.")
 
 # %%
 def inside(x):
@@ -806,6 +841,15 @@ def unwrapped(unet):
     return {name.replace(".base_layer", ""): weight for name, weight in unet.state_dict().items() if "lora_" not in name}
 
 
+given = test_set.x[:10]
+pipe.unet.set_adapters(["style"], [1.0])
+chalked = {strength: change(pipe, given, names, strength, guidance=3.0, seed=3) for strength in (0.6, 0.85)}
+plots.film_strip(
+    [given, *chalked.values(), style(given)], ["given", "strength 0.6", "strength 0.85", "style, by formula"], title="Style transfer: given pictures, changed under the learnt style",
+    alt="Four rows of ten clothes: given, changed with strength 0.6 and 0.85 under the learnt style, and the contours that the style's formula computes. With more strength insides get darker and contours brighter, and prints and patterns get lost.",
+)  # fmt: skip
+
+# %%
 after = unwrapped(pipe.unet)
 claim("Fewer than 2 % of the U-Net's weights were trained", share < 0.02)
 claim("and all others are what they were, bit for bit", after.keys() == base.keys() and all(torch.equal(after[name], base[name]) for name in base))
@@ -885,7 +929,7 @@ checks.gate(gate)
 # ## A picture that can be made again, and says what it is
 #
 # A generated picture without its settings is a dead end: nobody, its maker included, can draw it again or say where it came from. PNG files have room for text. `pictures.save` writes
-# seed, steps, guidance, scheduler, versions and a hash of the weights into the file; `pictures.regenerate` reads them, draws again, and compares every pixel.
+# the settings that you give it into the file (here seed, steps, guidance, scheduler, the model's name and a hash of its weights), and adds the libraries' versions and a hash of the pixels; `pictures.regenerate` reads them, draws again, and compares every pixel.
 
 # %%
 MODEL = "course-ddpm"
@@ -914,19 +958,19 @@ claim("With another seed in the file, the difference is found", not with_another
 
 # %% [markdown]
 # And whoever sees the picture should be able to tell that no camera took it. For kinds that could be taken for real (`"photo"`, `"face"`, `"medical"`) `save` adds two marks unless it is told not to: a strip with words below the picture,
-# which anybody can read and cut off, and a pattern in the picture's middle frequencies that nobody sees and a detector finds. Our toys are marked on request only. The next figure asks for both; notebook 09 tries to wash the second one out.
+# which anybody can read and cut off, and a pattern in the picture's middle frequencies, which the eye hardly notices in a large picture and a detector finds. On 28 x 28 pixels, enlarged, it shows as grain. Our toys are marked on request only, as here; notebook 09 tries to wash the second mark out.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
-    path = pictures.save(make(settings), Path(folder) / "marked.png", settings, kind="photo")
+    path = pictures.save(make(settings), Path(folder) / "marked.png", settings, kind="toy", visible=True, invisible=True)
     seen, (hidden, _), whole = plt.imread(path), pictures.load(path), pictures.regenerate(path, {MODEL: make}, {MODEL: unet})
 plain = make(settings)
 figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.6), width_ratios=(1, 1, 1.1))
-for axis, x, title in zip(axes, (plain[0], hidden[0], torch.tensor(seen)), ("as drawn", "with the unseen mark", "the file")):
+for axis, x, title in zip(axes, (plain[0], hidden[0], torch.tensor(seen)), ("as drawn", "with the hidden mark", "the file")):
     axis.imshow(x.numpy(), cmap="gray")
     axis.set_title(title)
     axis.set_axis_off()
-plots.show(figure, "A bag three times: as drawn, with the invisible mark, which shows as faint grain when enlarged, and the file, with a strip below that says AI-generated.")
+plots.show(figure, "A bag three times: as drawn, with the hidden mark, which shows as faint grain at this size, and the file, with a strip below that says AI-generated.")
 
 # %% tags=["nbval-ignore-output"]
 print(f"detector's z score: {pictures.mark_strength(plain):.1f} without the mark, {pictures.mark_strength(hidden):.1f} with it (threshold 4)")
@@ -940,13 +984,13 @@ claim("and a marked file, too, is made again pixel for pixel", whole.identical)
 
 # %% tags=["nbval-ignore-output"]
 print(f"seed {run.seed}; {run.report()}\n")
-print(f"{'scheduler':<24}{'FD at 5':>8}{'at 10':>8}{'at 20 steps':>13}{'seconds for 20, ten steps':>28}")
+print(f"{'scheduler':<24}{'FD at 5':>8}{'at 10':>8}{'at 20 steps':>13}{'seconds for 20 pictures, ten steps':>37}")
 for name in zoo():
-    print(f"{name:<24}{fd_of(name, 5):>8.1f}{fd_of(name, 10):>8.1f}{fd_of(name, 20):>13.1f}{clock[name]:>28.2f}")
+    print(f"{name:<24}{fd_of(name, 5):>8.1f}{fd_of(name, 10):>8.1f}{fd_of(name, 20):>13.1f}{clock[name][10]:>37.2f}")
 print(f"\nUniPC, ten steps, measured anew: FD {anew_fd:.2f}")
 print(f"prompts obeyed at guidance 2: class {guided['class']:.0%}, tone {guided['tone']:.0%}, texture {guided['texture']:.0%}; by the test pictures themselves: {follows['test pictures']['class']:.0%} class")
 print(f"ankle boots at strength 0.4: {is_boot[0.4]:.0%}, at 0.8: {is_boot[0.8]:.0%}")
-print(f"known half after inpainting: off by {error(filled):.3f} grey levels of 2, through the VAE alone by {error(through):.3f}")
+print(f"known half after inpainting: off by {error(filled):.3f} on the scale from -1 to 1, through the VAE alone by {error(through):.3f}")
 print(f"style: {share:.2%} of the weights; brightness inside {dark_inside[0.0]:.2f} without it, {dark_inside[1.0]:.2f} with all of it")
 
 # %% [markdown]
@@ -956,13 +1000,13 @@ print(f"style: {share:.2%} of the weights; brightness inside {dark_inside[0.0]:.
 #
 # - *A scheduler that takes your settings may still be wrong for them.* Heun raised no error; only the pictures did.
 # - *The style did not stick to the attention.* Thin matrices beside its four projections, as is usual, changed tones and drew no outline, since this U-Net has attention at its coarsest level only. Beside the convolutions, half the rank was enough.
-# - *Stripes get lost.* An autoencoder that keeps a third of the numbers keeps no thin stripes; so prompts about texture are obeyed less often than those about tone, and no guidance mends that.
+# - *Stripes get lost.* An autoencoder that keeps a third of the numbers keeps no thin stripes: of the test pictures themselves, sent through it, a good part loses its texture (the table of what is obeyed). Stronger guidance wins some of it back and stays far below tone.
 # - *Half the precision was not twice the speed.* On a processor with bfloat16 instructions the latent pipeline trained a quarter faster in it, and only after the library's fused attention, whose backward pass was five times as slow, had been switched off.
 # - *One generator for a batch* ties every picture to its neighbours: remove one, and all after it change. One generator a picture makes each of them repeatable alone.
 # - *Files in float16 load as float32 in one library and stay float16 in the other* (the text encoder's). Say the type after loading.
 # - *A warm cache is not always enough.* One pair of older versions of the two libraries asked the cache for files that it had left out on purpose; `hub.start` hands it the folder instead.
 #
-# The trials are listed with their figures in `tests/benchmarks/nb06_trials.md`.
+# The trials of training and of the style are listed with their figures in `tests/benchmarks/nb06_trials.md`.
 #
 # ## Further reading
 #
