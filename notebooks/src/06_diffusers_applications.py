@@ -114,7 +114,7 @@ CLASSES = data.info(DATASET).classes
 # aeroplanes.
 
 # %% tags=["nbval-ignore-output"]
-hub.start({"google/ddpm-cifar10-32": data.ASSETS / "ddpm_pipeline"})
+_ = hub.start({"google/ddpm-cifar10-32": data.ASSETS / "ddpm_pipeline"})
 
 # %% tags=["nbval-ignore-output"]
 pipeline = DDPMPipeline.from_pretrained("google/ddpm-cifar10-32")
@@ -123,13 +123,20 @@ pipeline.to(run.device)
 print(type(pipeline.unet).__name__, f"{training.parameters(pipeline.unet):,} weights,", pipeline.unet.config.sample_size, "pixels a side")
 print(type(pipeline.scheduler).__name__, pipeline.scheduler.config.num_train_timesteps, "timesteps,", pipeline.scheduler.config.beta_schedule)
 
+# %%
+def drawn_by(pipeline, n, steps, generator):
+    """What a pipeline draws, as a tensor (n, C, H, W) in [0, 1]."""
+    images = pipeline(batch_size=n, num_inference_steps=steps, generator=generator, output_type="np").images  # (n, H, W, C)
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
 # %% [markdown]
 # A pipeline is a folder of parts: one file for each part's settings, one for each network's weights, and an index. A DDPM pipeline has two parts, the network that guesses the noise
 # and the scheduler that knows the levels and the step. There is no more to it:
 #
 # **Exercise 6.1** · find the bug · difficulty 2/5 · 10 minutes
 #
-# This loop should draw what `pipeline(batch_size=n, num_inference_steps=steps, generator=generator, output_type="pt").images` holds, bit for bit: a tensor (n, C, H, W) in [0, 1]. It runs, and gives other pictures. Four
+# This loop should give what `drawn_by` gives, bit for bit: a tensor (n, C, H, W) in [0, 1]. It runs, and gives other pictures. Four
 # things are wrong: one you know from notebook 05, one (in two places) draws numbers that the generator does not control, one is the range of the result, and one keeps memory for gradients that nobody wants.
 #
 # ```python
@@ -165,11 +172,11 @@ def loop(unet, scheduler, n, steps, generator):
 checks.loop(loop)
 
 # %%
-theirs = pipeline(batch_size=16, num_inference_steps=50, generator=seeded(), output_type="pt").images
+theirs = drawn_by(pipeline, 16, 50, seeded())
 ours = loop(pipeline.unet, pipeline.scheduler, 16, 50, seeded())
 ddim = DDIMPipeline(pipeline.unet, DDIMScheduler.from_config(pipeline.scheduler.config))
 ddim.set_progress_bar_config(disable=True)
-theirs_ddim = ddim(batch_size=8, num_inference_steps=20, generator=seeded(), output_type="pt").images
+theirs_ddim = drawn_by(ddim, 8, 20, seeded())
 ours_ddim = loop(pipeline.unet, ddim.scheduler, 8, 20, seeded())
 claim("Our loop and the DDPM pipeline draw the same pictures, bit for bit", torch.equal(theirs, ours))
 claim("and so do they with DDIM", torch.equal(theirs_ddim, ours_ddim))
@@ -221,7 +228,7 @@ with tempfile.TemporaryDirectory() as folder:
     again = DDPMPipeline.from_pretrained(folder, unet=CourseUNet.from_pretrained(folder, subfolder="unet")).to(run.device)
 print("\n".join(files))
 again.set_progress_bar_config(disable=True)
-drawn = again(batch_size=10, num_inference_steps=50, generator=seeded(), output_type="pt").images
+drawn = drawn_by(again, 10, 50, seeded())
 before, after = unet.state_dict(), again.unet.state_dict()
 claim("Saved and loaded again, every weight is the same", before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before))
 apart = (drawn - loop(unet, DDPMScheduler(**LEVELS), 10, 50, seeded())).abs().max().item()
@@ -452,7 +459,7 @@ claim("The two that draw noise need more than twenty evaluations for what UniPC 
 
 # %% [markdown]
 # What to take, then? A multistep solver of second order: UniPC or DPM-Solver++. They remember the last evaluation instead of paying for another, and UniPC in ten evaluations is about as far as Euler in twenty; at twenty steps the two are equal within
-# the noise of one draw a row. Noise in every step costs steps: at each of the three counts the two that draw it have a higher FD than DDIM, though with a better precision at ten and twenty; after a thousand steps they are about level with the solver (notebook 05). Heun pays
+# the noise of one draw a row. Noise in every step costs steps: at each of the three counts the two that draw it have a higher FD than DDIM, though with a better precision at ten and twenty; after a thousand steps they are ahead (notebook 05). Heun pays
 # two evaluations a step and, on these levels, needs the cap to work at all (without it, its FD is off this plot). PNDM needs a past that it does not have in its first steps. And two pairs are one method each: DDIM and Euler, DDPM and ancestral Euler.
 # The small differences within the pairs come from DDIM and DDPM, which in this library clip their guess to [-1, 1] unless told not to.
 #
@@ -829,6 +836,17 @@ def with_style(scale, prompts=WISHES, seed=3):
 
 in_style = {scale: with_style(scale) for scale in SCALES}
 plots.film_strip(list(in_style.values()), [f"style {scale}" for scale in SCALES], title="One knob: how much of the style", alt="Five rows of ten clothes, the same prompts and noise. From the first row to the last the insides of dress, T-shirt, coat and shirt turn black and their contours white, like chalk drawings; shoes, trousers and bag change less.")
+
+# %% tags=["widget", "nbval-ignore-output"]
+def draw_style(scale):
+    figure, axis = plt.subplots(figsize=(7, 1.1))
+    axis.imshow(plots.tile(in_style[scale], 10).numpy(), cmap="gray", vmin=0, vmax=1)
+    axis.set_axis_off()
+    axis.set_title(f"{scale:.0%} of the style")
+    return plots.render(figure, f"Ten generated clothes with {scale:.0%} of the learnt style.")
+
+
+style_view = widgets.explore(draw_style, scale=widgets.slider(0.0, 1.0, 0.5, "style", step=0.25))
 
 # %%
 def inside(x):
