@@ -30,7 +30,10 @@
 # - write a pipeline's loop yourself and prove that it is the same;
 # - plug your own network into the library, save it and load it;
 # - train the library's U-Net the way its users do, stop, and go on without a trace;
-# - choose a scheduler by measurement.
+# - choose a scheduler by measurement;
+# - draw from prompts, change and repair given pictures, and measure whether the model does as it is told;
+# - teach a model a style with one weight in fifty;
+# - save a picture so that anyone can draw it again and tell that it was drawn.
 #
 # **Time** about 3 minutes on a 2-core laptop CPU.
 #
