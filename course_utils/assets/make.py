@@ -293,9 +293,7 @@ def make_manifest() -> None:
     entries = {}
     for name, (source, licence, how) in SOURCES.items():
         path = data.ASSETS / name
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_dir():
-                continue
+        for file in [file for file in sorted(path.rglob("*")) if file.is_file()] or [path]:
             content = file.read_bytes()
             about = {"source": source, "licence": licence, "how": how}
             digest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
