@@ -22,8 +22,8 @@ from torch import Tensor
 
 from course_utils import data, training
 from course_utils.assets import latent
-from course_utils.assets.prompts import NOUNS, WORDS, adherence, captions, measured, unknown_words
-from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, pretrained
+from course_utils.assets.prompts import NOUNS, WORDS, adherence, caption, captions, measured, unknown_words
+from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, guided, pretrained
 
 
 @torch.no_grad()
@@ -126,7 +126,7 @@ def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: i
             v = unet(x_in, t, labels[: len(y)]).sample
         else:
             with_class, without = unet(torch.cat([x_in, x_in]), t, labels).sample.chunk(2)
-            v = without + guidance * (with_class - without)
+            v = guided(with_class, without, guidance)
         x = scheduler.step(v, t, x, **options).prev_sample
     return x.clamp(-1, 1).cpu()
 
@@ -214,8 +214,7 @@ def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str]
     optimiser, losses = torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], lr=rate), []
     with torch.no_grad():
         latents = torch.cat([pipe.vae.encode(part.to(device)).latent_dist.mean for part in x.split(100)]) * pipe.vae.config.scaling_factor
-        ids = pipe.tokenizer(list(prompts), padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
-        words = torch.cat([pipe.text_encoder(part.to(device))[0] for part in ids.split(100)])
+        words = torch.cat([pipe.text_encoder(part.to(device))[0] for part in latent.token_ids(pipe.tokenizer, prompts).split(100)])
     for _ in training.progress(steps):
         i = torch.randint(len(x), (batch,), generator=generator)
         noise, t = torch.randn(batch, *latents.shape[1:], generator=generator).to(device), torch.randint(T, (batch,), generator=generator).to(device)
@@ -233,4 +232,4 @@ def gate(approved: bool) -> str:
     """The maintained id of Stable Diffusion 1.5, for those who have approval; PermissionError otherwise."""
     if approved is not True:
         raise PermissionError("Pictures of people need an approval first: ask your ethics board and pass approved=True.")
-    return "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    return STABLE_DIFFUSION

@@ -76,8 +76,8 @@ from torch import Tensor
 
 from course_utils import data, training
 from course_utils.assets import latent
-from course_utils.assets.prompts import NOUNS, WORDS, adherence, captions, measured, unknown_words
-from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, pretrained
+from course_utils.assets.prompts import NOUNS, WORDS, adherence, caption, captions, measured, unknown_words
+from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, guided, pretrained
 
 # %%
 import json
@@ -107,7 +107,6 @@ def seeded(seed=0):
 run = runtime.start()
 DATASET = "fashion_mnist"
 train_set, test_set = data.images(DATASET, "train"), data.images(DATASET, "test")
-CLASSES = data.info(DATASET).classes
 
 # %% [markdown]
 # ## A pipeline from the hub
@@ -357,15 +356,15 @@ def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: i
             v = unet(x_in, t, labels[: len(y)]).sample
         else:
             with_class, without = unet(torch.cat([x_in, x_in]), t, labels).sample.chunk(2)
-            v = without + guidance * (with_class - without)
+            v = guided(with_class, without, guidance)
         x = scheduler.step(v, t, x, **options).prev_sample
     return x.clamp(-1, 1).cpu()
 
 
 # %%
-FEW, MORE, MANY = 10, 40, 200
+FEW, MORE, MANY, ZOO = 10, 40, 200, zoo()  # set_timesteps makes a scheduler start anew
 y_zoo = torch.arange(10)
-samples = {name: sample_with(scheduler, unet, y_zoo, FEW, generator=seeded()) for name, scheduler in zoo().items()}
+samples = {name: sample_with(scheduler, unet, y_zoo, FEW, generator=seeded()) for name, scheduler in ZOO.items()}
 plots.film_strip(
     list(samples.values()), list(samples), title="Eight schedulers, one of them twice: ten steps, the same starting noise",
     alt="Nine rows of ten clothes, one class a column. DDIM, PNDM, Euler, DPM-Solver++ and UniPC draw nearly the same ten; the two ancestral rows agree with each other and differ from these. Heun's row is black and white blotches; with capped levels it resembles the others, some of them too bright.",
@@ -381,7 +380,7 @@ plots.film_strip(
 # after ten steps, and after forty?
 
 # %%
-limit = sample_with(zoo()["DPMSolverMultistep"], unet, y_zoo, MANY, generator=seeded())
+limit = sample_with(ZOO["DPMSolverMultistep"], unet, y_zoo, MANY, generator=seeded())
 
 
 def to_limit(pictures):
@@ -389,18 +388,18 @@ def to_limit(pictures):
     return (pictures - limit).square().mean().sqrt().item()
 
 
-more = {name: sample_with(scheduler, unet, y_zoo, MORE, generator=seeded()) for name, scheduler in zoo().items() if name not in NOISY}
+more = {name: sample_with(scheduler, unet, y_zoo, MORE, generator=seeded()) for name, scheduler in ZOO.items() if name not in NOISY}
 ratio = (1 / DDPMScheduler(**LEVELS).alphas_cumprod - 1).sqrt()
 print(f"sigma / alpha of the cosine schedule: {ratio[-1]:,.0f} at t = 999, {ratio[899]:.1f} at t = 899, where the second of ten steps starts")
 
 # %% tags=["nbval-ignore-output"]
 def seconds(name, steps):
     """For ten pictures without guidance, the better of two runs."""
-    return runtime.seconds(lambda: sample_with(zoo()[name], unet, y_zoo, steps, generator=seeded()), repeats=2)
+    return runtime.seconds(lambda: sample_with(ZOO[name], unet, y_zoo, steps, generator=seeded()), repeats=2)
 
 
 TIMED = (5, 10, 20)
-clock = {name: {steps: seconds(name, steps) for steps in TIMED} for name in zoo()}
+clock = {name: {steps: seconds(name, steps) for steps in TIMED} for name in ZOO}
 print(f"{'':<24}{'to the limit after':>22}{'seconds for 10 pictures in':>30}")
 print(f"{'scheduler':<24}{'10 steps':>12}{'40 steps':>10}" + "".join(f"{f'{steps} steps':>10}" for steps in TIMED))
 for name in samples:
@@ -424,7 +423,7 @@ claim("Heun on the cosine levels as they are is further from it than any other, 
 table = json.loads((data.ASSETS / f"{DATASET}_schedulers.json").read_text("utf-8"))
 print(f"{'scheduler':<24}{'steps':>6}{'evaluations':>13}{'FD':>8}{'KID':>8}{'prec.':>7}{'recall':>8}")
 floor = metrics.evaluate(train_set.x[: metrics.MIN_SAMPLES], DATASET)
-for row in sorted(table, key=lambda row: (list(zoo()).index(row["scheduler"]), row["steps"])):
+for row in sorted(table, key=lambda row: (list(ZOO).index(row["scheduler"]), row["steps"])):
     print(
         f"{row['scheduler']:<24}{row['steps']:>6}{row['evaluations']:>13}{row['fd']:>8.2f}{row['kid']:>8.3f}"
         f"{row['precision']:>7.2f}{row['recall']:>8.2f}"
@@ -453,7 +452,7 @@ plots.show(figure, "FD over evaluations, both axes logarithmic, eight falling cu
 
 # %%
 anew_y, anew_draw = torch.arange(metrics.MIN_SAMPLES) % 10, seeded(run.seed + 100)
-anew = torch.cat([sample_with(zoo()["UniPCMultistep"], unet, part, 10, generator=anew_draw) for part in anew_y.split(512)])
+anew = torch.cat([sample_with(ZOO["UniPCMultistep"], unet, part, 10, generator=anew_draw) for part in anew_y.split(512)])
 anew_fd = metrics.evaluate(anew, DATASET).fd
 claim("UniPC's ten steps, measured anew, give the FD of the table, to 15 %", abs(anew_fd / fd_of("UniPCMultistep", 10) - 1) < 0.15, f"{anew_fd:.2f}")
 claim("With ten evaluations UniPC has the lowest FD and DPM-Solver++ the next", sorted(SOLVERS + NOISY, key=lambda name: fd_of(name, 10))[:2] == ["UniPCMultistep", "DPMSolverMultistep"])
@@ -481,7 +480,7 @@ STEPS_X, GUIDANCE_Y, SEEDS_Z = (3, 5, 10, 20), (1, 2, 4, 8), (0, 1, 2)
 
 
 def one(steps, guidance, seed, label=8, name="DPMSolverMultistep"):
-    return sample_with(zoo()[name], unet, torch.tensor([label]), steps, guidance, seeded(seed))[0]
+    return sample_with(ZOO[name], unet, torch.tensor([label]), steps, guidance, seeded(seed))[0]
 
 
 sheets = xyz(one, STEPS_X, GUIDANCE_Y, SEEDS_Z)
@@ -502,7 +501,7 @@ plots.show(figure, "Three sheets, one a seed, of four by four bags: steps 3 to 2
 # %% tags=["widget", "nbval-ignore-output"]
 EXPLORED, labels = ("DDPM", "DDIM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep"), torch.arange(10)
 cached = {
-    (name, steps, guidance): sample_with(zoo()[name], unet, labels, steps, guidance, seeded(1))
+    (name, steps, guidance): sample_with(ZOO[name], unet, labels, steps, guidance, seeded(1))
     for name in EXPLORED for steps in (3, 5, 10, 20) for guidance in (1, 2, 4)
 }  # fmt: skip
 
@@ -623,10 +622,10 @@ for label, shares in follows.items():
 print(f"64 guided pictures of 20 steps: {gallery_seconds:.1f} s")
 
 # %%
-plain, guided, strong = (follows[f"guidance {w:g}"] for w in (1.0, 2.0, 4.0))
-claim("With guidance 2 the class is right in more than 85 of 100 pictures, and the tone, too", guided["class"] > 0.85 and guided["tone"] > 0.85)
+plain, at_two, strong = (follows[f"guidance {w:g}"] for w in (1.0, 2.0, 4.0))
+claim("With guidance 2 the class is right in more than 85 of 100 pictures, and the tone, too", at_two["class"] > 0.85 and at_two["tone"] > 0.85)
 claim("Guidance helps: class and tone are obeyed less often at 1 than at 4", plain["class"] < strong["class"] and plain["tone"] < strong["tone"])
-claim("Texture is harder than tone", guided["texture"] < guided["tone"])
+claim("Texture is harder than tone", at_two["texture"] < at_two["tone"])
 
 # %% [markdown]
 # **Exercise 6.2** · difficulty 2/5 · 8 minutes
@@ -750,7 +749,7 @@ claim("At strength 0.2 fewer than one in five is an ankle boot, at 1.0 nine in t
 # %%
 clothes = test_set.x[:10]
 lower = torch.zeros(1, 1, 28, 28).index_fill(2, torch.arange(14, 28), 1.0)
-names = [f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" for noun in (NOUNS[c] for c in test_set.y[:10])]
+names = [caption((NOUNS[c],), seeded()) for c in test_set.y[:10]]
 filled = fill(pipe, clothes, lower, names, guidance=3.0, seed=run.seed)
 through = latent.reconstruct(pipe.vae, clothes)
 plots.film_strip(
@@ -803,8 +802,7 @@ def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str]
     optimiser, losses = torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], lr=rate), []
     with torch.no_grad():
         latents = torch.cat([pipe.vae.encode(part.to(device)).latent_dist.mean for part in x.split(100)]) * pipe.vae.config.scaling_factor
-        ids = pipe.tokenizer(list(prompts), padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
-        words = torch.cat([pipe.text_encoder(part.to(device))[0] for part in ids.split(100)])
+        words = torch.cat([pipe.text_encoder(part.to(device))[0] for part in latent.token_ids(pipe.tokenizer, prompts).split(100)])
     for _ in training.progress(steps):
         i = torch.randint(len(x), (batch,), generator=generator)
         noise, t = torch.randn(batch, *latents.shape[1:], generator=generator).to(device), torch.randint(T, (batch,), generator=generator).to(device)
@@ -941,7 +939,7 @@ def gate(approved: bool) -> str:
     """The maintained id of Stable Diffusion 1.5, for those who have approval; PermissionError otherwise."""
     if approved is not True:
         raise PermissionError("Pictures of people need an approval first: ask your ethics board and pass approved=True.")
-    return "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    return STABLE_DIFFUSION
 
 
 checks.gate(gate)
@@ -1006,10 +1004,10 @@ claim("and a marked file, too, is made again pixel for pixel", whole.identical)
 # %% tags=["nbval-ignore-output"]
 print(f"seed {run.seed}; {run.report()}\n")
 print(f"{'scheduler':<24}{'FD at 5':>8}{'at 10':>8}{'at 20 steps':>13}{'seconds for 10 pictures, ten steps':>37}")
-for name in zoo():
+for name in ZOO:
     print(f"{name:<24}{fd_of(name, 5):>8.1f}{fd_of(name, 10):>8.1f}{fd_of(name, 20):>13.1f}{clock[name][10]:>37.2f}")
 print(f"\nUniPC, ten steps, measured anew: FD {anew_fd:.2f}")
-print(f"prompts obeyed at guidance 2: class {guided['class']:.0%}, tone {guided['tone']:.0%}, texture {guided['texture']:.0%}; by the test pictures themselves: {follows['test pictures']['class']:.0%} class")
+print(f"prompts obeyed at guidance 2: class {at_two['class']:.0%}, tone {at_two['tone']:.0%}, texture {at_two['texture']:.0%}; by the test pictures themselves: {follows['test pictures']['class']:.0%} class")
 print(f"ankle boots at strength 0.4: {is_boot[0.4]:.0%}, at 0.8: {is_boot[0.8]:.0%}")
 print(f"known half after inpainting: off by {error(filled):.3f} on the scale from -1 to 1, through the VAE alone by {error(through):.3f}")
 print(f"style: {share:.2%} of the weights; brightness inside {dark_inside[0.0]:.2f} without it, {dark_inside[1.0]:.2f} with all of it")
