@@ -8,6 +8,7 @@ which keeps a notebook small without a visible change.
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class Picture:
 
     png: bytes
     alt: str
+
+    def tag(self) -> str:
+        """The picture and its alt text as one HTML tag."""
+        encoded = base64.b64encode(self.png).decode()
+        return f'<img alt="{html.escape(self.alt)}" style="max-width: 100%" src="data:image/png;base64,{encoded}">'
 
     def show(self) -> None:
         """Display it as an output whose metadata carries the alt text."""

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .live import explain_missing_names
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BUDGETS = ("quick", "full")
 Choice = TypeVar("Choice")
@@ -176,6 +178,7 @@ def start(seed: int | None = None, verbose: bool = True) -> Runtime:
         seed = int(given)
     device = best_device()
     run = Runtime(device, best_precision(device), budget(device=device), seed)
+    explain_missing_names()
     seed_everything(seed)  # last: choosing the precision may draw random numbers
     if verbose:
         print(run.report())

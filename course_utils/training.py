@@ -12,13 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
+from tqdm import tqdm
+
+from . import live
+from .live import note as note
 
 
-def progress(steps: int | Iterable, label: str = "training") -> tqdm:
-    """A bar over `range(steps)` or any iterable, gone when done; `TQDM_DISABLE=1` silences it, as in tests."""
+def progress(steps: int | Iterable, label: str = "training") -> Iterable:
+    """A bar over `range(steps)` or any iterable, gone when done; `TQDM_DISABLE=1` silences it, as in tests.
+
+    In Jupyter the stop button ends a loop over a number of steps after the step that it is in (see `live`), and
+    `note(picture, loss=...)` shows numbers and a picture beside the bar.
+    """
+    silent = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    if live.in_notebook() and not silent:
+        return live.Bar(steps, label)
     iterable = range(steps) if isinstance(steps, int) else steps
-    silent = os.environ.get("TQDM_DISABLE", "0") not in ("", "0")  # tqdm's notebook bar does not ask by itself
     return tqdm(iterable, desc=label, leave=False, mininterval=0.5, disable=silent)
 
 

@@ -6,8 +6,6 @@ A widget's picture is published as one output that holds both: the live view, wh
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +50,7 @@ def explore(draw: Callable[..., Picture], /, **controls: ipywidgets.Widget) -> i
 
     def redraw(_: Any = None) -> Picture:
         picture = draw(**_values(controls))
-        screen.value = _tag(picture)
+        screen.value = picture.tag()
         return picture
 
     for control in controls.values():
@@ -99,7 +97,7 @@ def play(
 
     def redraw(_: Any = None) -> Picture:
         picture = draw(state[0], **_values(controls))
-        screen.value = _tag(picture)
+        screen.value = picture.tag()
         return picture
 
     def restart(_: Any = None) -> Picture:
@@ -122,12 +120,6 @@ def play(
 
 def _values(controls: dict[str, ipywidgets.Widget]) -> dict[str, Any]:
     return {name: control.value for name, control in controls.items()}
-
-
-def _tag(picture: Picture) -> str:
-    encoded = base64.b64encode(picture.png).decode()
-    words = html.escape(picture.alt)
-    return f'<img alt="{words}" style="max-width: 100%" src="data:image/png;base64,{encoded}">'
 
 
 def _published(box: ipywidgets.Widget, still: Picture) -> ipywidgets.Widget:

@@ -288,8 +288,8 @@ def test_only_trainable_numbers_are_counted() -> None:
 
 
 def test_the_notebook_bar_is_silenced_like_the_one_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tqdm.notebook import tqdm
-
-    monkeypatch.setattr(training, "tqdm", tqdm)
+    monkeypatch.setattr(training.live, "in_notebook", lambda: True)
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    assert isinstance(training.progress(3), training.live.Bar)
     monkeypatch.setenv("TQDM_DISABLE", "1")
     assert training.progress(3).disable and list(training.progress(3)) == [0, 1, 2]
