@@ -476,8 +476,9 @@ def train(
         spread = x_fake.float().std(dim=0).mean()
         for name, value in zip(CURVES, (loss_d, loss_g, *outputs, spread)):
             curves[name].append(value.item())
+        training.note(loss_d=curves["loss_d"][-1], loss_g=curves["loss_g"][-1])
     if watch:
-        watch(steps, generator, ema)
+        watch(len(curves["loss_d"]), generator, ema)
     return ema, curves
 
 
@@ -499,6 +500,7 @@ def keep_snapshots(step, generator, ema):
         generator.eval(), ema.eval()
         snapshots[step] = (ema if step else generator)(fixed_z).cpu()  # (32, 1, 28, 28)
         generator.train()
+        training.note(plots.animation([snapshots[step]], "What the generator makes of the 32 latents by now.", columns=16))
 
 
 SNAPSHOT_STEPS = sorted({round(cfg["steps"] * f**2) for f in torch.linspace(0, 1, 16).tolist()})
@@ -511,7 +513,7 @@ ema, curves = train(
 print(run.report())
 
 # %%
-pictures_by_step = [snapshots[step] for step in SNAPSHOT_STEPS]
+pictures_by_step = list(snapshots.values())
 plots.animation(
     pictures_by_step,
     alt="Animation: 32 fixed latents turn from grey noise through blurred silhouettes into "
@@ -523,7 +525,7 @@ plots.animation(
 # handles come last.
 
 # %%
-shown = SNAPSHOT_STEPS[1::2]
+shown = list(snapshots)[1::2]
 plots.film_strip(
     [torch.stack([snapshots[step][i] for step in shown]) for i in range(4)],
     [f"latent {i}" for i in range(4)],

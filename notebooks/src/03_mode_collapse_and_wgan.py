@@ -782,6 +782,7 @@ def train(
         (networks * loss).backward(inputs=list(players[player].parameters()))
         optimisers[player].step()
 
+    done = 0
     for step in training.progress(steps):
         if watch:
             watch(step, ema)
@@ -797,8 +798,9 @@ def train(
         for scheduler in schedulers:
             scheduler.step()
         ema.update_parameters(generator)
+        done += 1
     if watch:
-        watch(steps, ema)
+        watch(done, ema)
     return ema
 
 
@@ -842,6 +844,7 @@ def contest(recipe, dataset, steps):
         if step in look_at:
             start = time.perf_counter()
             looks[step] = measure(generator, critic, ema, mixture)
+            training.note(modes_covered=sum(looks[step]["modes"]) / SEEDS)
             spent[0] += time.perf_counter() - start
 
     start = time.perf_counter()
@@ -1171,6 +1174,7 @@ def train_digits(name):
         if step in look_at:
             start = time.perf_counter()
             curve[step] = modes_and_kl(triples(sample_digits(ema, LOOK_SAMPLES)), TRUE_SHARE)
+            training.note(modes=curve[step][0], kl=curve[step][1])
             spent[0] += time.perf_counter() - start
 
     start = time.perf_counter()
@@ -1183,7 +1187,9 @@ def train_digits(name):
 
 
 # %% tags=["nbval-ignore-output"]
-digit_results = {name: train_digits(name) for name in training.progress(list(DIGIT_RECIPES), "digits")}
+digit_results = {}
+for name in training.progress(list(DIGIT_RECIPES), "digits"):
+    digit_results[name] = train_digits(name)
 n = cfg["digit_samples"]
 real_modes, real_kl = modes_and_kl(real_triples(n), TRUE_SHARE)
 print(f"of {n:,} samples      modes of 1000      KL    steps  seconds")

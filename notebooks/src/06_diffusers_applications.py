@@ -306,10 +306,11 @@ with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "half.pt"
     for _ in training.progress(STEPS):
         whole.step()
+        training.note(loss=whole.losses[-1])
         if whole.done == STEPS // 2:
             save(whole, path)
     second = resume(path, STEPS)
-while second.done < STEPS:
+while second.done < whole.done:
     second.step()
 
 # %%
@@ -813,6 +814,7 @@ def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str]
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
+        training.note(loss=losses[-1])
     return losses
 
 
