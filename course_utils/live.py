@@ -87,7 +87,8 @@ class Bar:
 
     def _bundle(self) -> dict[str, str]:
         words = html.escape(f"{self.label}: {self._state()}")
-        bar = f'<progress value="{self.done}" max="{len(self.items)}" aria-label="{html.escape(self.label)}"></progress>'
+        label = html.escape(self.label)
+        bar = f'<progress value="{self.done}" max="{len(self.items)}" aria-label="{label}"></progress>'
         picture = f"<br>{self.picture.tag()}" if self.picture else ""
         return {"text/html": f"<div>{bar} {words}{picture}</div>", "text/plain": words}
 

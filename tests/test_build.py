@@ -663,6 +663,7 @@ DEFECTS = [
     ("exercise", _set("# @title Solution 1", source="# @title Solution 1\n1"), "the solution is not checked"),
     ("exercise", _output("# @title Solution 1", _printed("not attempted")), "check of the solution says"),
     ("class", _set("# @title Solution 4", source="add_1(2)", metadata={}), "add_1 is used after"),
+    ("compared", _output("41 + 1", _printed("FD 8.27")), "8.27 is compared"),
     ("prose", _set("## Next", source="FD fell to 17.31."), "17.31"),
     ("prose", _set("## Next", source="It covers 93 % of them."), "93 %"),
 ]  # fmt: skip
@@ -703,6 +704,23 @@ def test_prose_may_quote_formulas_code_published_numbers_and_what_was_printed(nb
         nb, "## Next"
     ).source = "A factor of 0.25; $x = 0.1$; `0.2`; [link](a0.3); exercise 2.7.\nHeusel et al. (2017) found 12.5 %."
     assert rules.prose_problems(nb) == []
+
+
+def test_a_measured_decimal_is_not_compared_and_an_exact_one_may_be(nb):
+    cell = cell_with(nb, "41 + 1")
+    text = "FD 8.27, 93 % of 0.25\nexercise 2.1: correct"
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+    begins = "is compared and is not exact, in '41 + 1;'"
+    assert rules.compared_problems(nb) == [f"8.27 {begins}", f"93 % {begins}", f"0.25 {begins}"]
+    for tag in ("exact", "nbval-ignore-output"):
+        cell.metadata = nbformat.NotebookNode(tags=[tag])
+        assert rules.compared_problems(nb) == []
+
+
+def test_what_a_picture_says_is_not_compared(nb):
+    said = {"text/plain": "[picture] FD falls to 8.27.", "text/html": '<img alt="FD falls to 8.27." width="500">'}
+    cell_with(nb, "41 + 1").outputs = [nbformat.NotebookNode(output_type="display_data", data=said, metadata={})]
+    assert rules.compared_problems(nb) == []
 
 
 def test_a_long_cell_may_have_forty_lines_and_comments_are_free(nb):

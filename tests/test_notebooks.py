@@ -25,6 +25,7 @@ HEADINGS = (
     "## Next",
 )
 MAX_NOTEBOOK_BYTES, MAX_PICTURE_BYTES = 1_500_000, 120_000
+PICTURE_LINE = re.compile(r"(?m)^\[picture\] .*$|<img\b[^>]*>")  # nbval compares no picture and no alt text
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~-])/(?:home|work|tmp|root|Users)/[\w.-]+|(?<!\w)[C-Z]:\\[A-Za-z]{2}")
 
 
@@ -240,6 +241,27 @@ def class_problems(nb) -> list[str]:
     return problems
 
 
+# ------------------------------------------------------------------------------------- the same on any machine
+
+DECIMAL = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[+-]?\d+)?|\d+(?:\.\d+)? ?%")
+
+
+def compared_problems(nb) -> list[str]:
+    """What nbval compares holds no measured decimals, which move with the data found, threads and processor.
+
+    Free are numbers that stand in the cell itself, numbers of exercises, and cells tagged `exact`: whose decimals
+    come from the text and the shipped files alone, by formulas or quadrature in float64.
+    """
+    problems = []
+    for cell in code_cells(nb):
+        if {"nbval-ignore-output", "nbval-skip", "exact"} & set(build.tags(cell)):
+            continue
+        said = NUMBERED.sub(" ", PICTURE_LINE.sub("", printed(cell)))
+        found = dict.fromkeys(number for number in DECIMAL.findall(said) if number.lstrip("-") not in cell.source)
+        problems += [f"{number} is compared and is not exact, in {first_line(cell)!r}" for number in found]
+    return problems
+
+
 # ----------------------------------------------------------------------------------------------- honest prose
 
 
@@ -285,6 +307,7 @@ RULES = (
     widget_problems,
     exercise_problems,
     class_problems,
+    compared_problems,
     prose_problems,
 )
 

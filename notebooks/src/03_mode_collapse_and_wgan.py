@@ -1128,7 +1128,7 @@ def modes_and_kl(numbers: Tensor, true_share: Tensor) -> tuple[int, float]:
     return int((share > 0).sum()), torch.xlogy(share, share / true_share).sum().item()
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 digit_share = digits.y.bincount(minlength=10).double() / len(digits)
 TRUE_SHARE = torch.einsum("a,b,c->abc", digit_share, digit_share, digit_share).flatten()
 

@@ -334,7 +334,7 @@ def terminal_snr(schedule: Schedule) -> float:
     return schedule.log_snr[-1].exp().item()
 
 
-# %%
+# %% tags=["exact"]
 unscaled = Schedule(torch.linspace(1e-4, 0.02, 50, dtype=torch.float64))
 ends = {f"{name}, T = {T}": terminal_snr(Schedule.named(name, T)) for name in BETAS for T in (1000, 50)}
 ends["1e-4 to 0.02 kept, T = 50"] = terminal_snr(unscaled)
@@ -787,7 +787,7 @@ def even_levels(steps: int, first: float = -3.0, last: float = 3.0) -> list[Leve
     return [Level(torch.sigmoid(2 * v).sqrt().item(), torch.sigmoid(-2 * v).sqrt().item()) for v in lambdas]
 
 
-# %%
+# %% tags=["exact"]
 fine = torch.linspace(-5, 5, 1201, dtype=torch.float64)
 log_p = line.log_density(fine[:, None], CLEAN)
 
@@ -837,7 +837,7 @@ claim("On the cosine schedule 1024 steps leave more than ten times the gap of ev
 # take one for the other costs $\tfrac12 (r - 1 - \log r)$ nats. Even levels bring $r$ to 1. On a schedule in $t$ the noise's variance begins as a straight line, proportional to $t + 1$ (in code's counting), so that
 # $r$ is about $(t + 1)/t$ at the first levels, *however long the chain is*: 2, 3/2, 4/3, … The sum over all of them is a constant.
 
-# %%
+# %% tags=["exact"]
 lasting = {f"{name}, T = {T}": best - evidence_bound(line, line.denoise, Schedule.named(name, T).levels(), fine[::2]).elbo for name, T in (("linear", 1024), ("cosine", 1024), ("cosine", 4096))}
 ratios = [math.exp(a - b) for a, b in zip(*[Schedule.named("cosine", 1024).log_snr[i : i + 3].tolist() for i in (0, 1)])]
 print("cosine, T = 1024, ratio of the SNR at t - 1 and at t, for t = 1, 2, 3:", ", ".join(f"{ratio:.2f}" for ratio in ratios))
@@ -1048,7 +1048,7 @@ def euler_maruyama_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: T
     return x + beta * drift if is_clean(then) else x + beta * drift + beta.sqrt() * noise
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 levels = schedule.levels(200)
 start = torch.randn(cfg["samples"], 1, generator=rng, dtype=torch.float64)
 real, fresh = (line.mixture.sample(cfg["samples"], rng).double()[:, 0] for _ in range(2))
@@ -1104,7 +1104,7 @@ claim("Paths of the ODE keep their order, those of the SDE cross", orders["ODE (
 # - *one level off*: the denoiser is told the level that the last step came *from*, an index shifted by one;
 # - *noise at the last step*: its size is computed, with no run.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def shifted(levels):
     """The exact denoiser, told the noisier neighbour of the level that it is shown."""
     earlier = {level: before for before, level in zip([levels[0], *levels], levels)}
@@ -1159,7 +1159,7 @@ claim("Fifty steps make the left bump too narrow with the small variance and too
 # %% [markdown]
 # And the price of a list that ends at $t = 0$, for ten steps of DDIM from the same noise:
 
-# %%
+# %% tags=["nbval-ignore-output"]
 to_zero = [*torch.linspace(999, 0, 10).round().long().tolist(), -1]
 ten = {"last step as long as the others": schedule.levels(10), "list ends at 0": [schedule.level(t) for t in to_zero]}
 tens = {name: wasserstein_1(real, sample(line.denoise, start, levels)[:, 0]).item() for name, levels in ten.items()}
@@ -1268,7 +1268,7 @@ def exact_flow(marginals: MixtureMarginals, x: Tensor, now: Level, then: Level) 
     return (low + high) / 2
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 SOLVERS = {"Euler": euler_step, "DDIM": ddim_step, "Heun": heun_step, "DPM-Solver++(2M)": dpmpp_2m_step}
 first, last = even_levels(1)
 x_start = first.alpha * line.mixture.sample(400, rng).double() + first.sigma * torch.randn(400, 1, generator=rng, dtype=torch.float64)

@@ -605,7 +605,7 @@ class Muon(torch.optim.Optimizer):
                 p.add_(change.view_as(p), alpha=-group["lr"] * size)
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 G = torch.randn(2, 32, 288) * torch.logspace(0, -2, 32)[:, None]
 values, after = torch.linalg.svdvals(G), torch.linalg.svdvals(orthogonalise(G))
 print(f"singular values before: {values.min():.2f} to {values.max():.2f}, after: {after.min():.2f} to {after.max():.2f}")
@@ -1256,7 +1256,7 @@ claim("No model comes down to the floor of real pictures", min(v for name, v in 
 # network and over the guidance scale. More has changed than the measure: this is the longer trained model, most rows have guidance 1.5, and with guidance a step costs two evaluations (Heun's four). They take too long for this page. `tests/benchmarks/ddpm_steps.py` measured them once, and its table comes with the course. One row of it, ten guided
 # steps, was measured above anew, with other noise; the two must agree.
 
-# %%
+# %% tags=["exact"]
 measured = json.loads((data.ASSETS / f"{DATASET}_ddpm_fd.json").read_text("utf-8"))
 measured.sort(key=lambda row: (row["sampler"], row["guidance"], row["steps"]))
 print(f"{'sampler':<18}{'steps':>6}{'guidance':>10}{'evaluations':>13}{'FD':>7}{'KID':>8}{'prec.':>7}{'recall':>8}")

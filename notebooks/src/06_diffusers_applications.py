@@ -380,7 +380,7 @@ plots.film_strip(
 # The six without noise of their own solve one and the same differential equation (notebook 04). From one starting noise they must come to one picture as steps get many. How far from it are they
 # after ten steps, and after forty?
 
-# %%
+# %% tags=["exact"]
 limit = sample_with(ZOO["DPMSolverMultistep"], unet, y_zoo, MANY, generator=seeded())
 
 
@@ -420,15 +420,17 @@ claim("Heun on the cosine levels as they are is further from it than any other, 
 # And the quality? FD needs 2,048 pictures a row, which is too long for this page. `tests/benchmarks/schedulers.py` measured it once (without guidance), and its table comes with the course; one of its rows is
 # measured anew here, with other noise.
 
-# %%
+# %% tags=["exact"]
 table = json.loads((data.ASSETS / f"{DATASET}_schedulers.json").read_text("utf-8"))
 print(f"{'scheduler':<24}{'steps':>6}{'evaluations':>13}{'FD':>8}{'KID':>8}{'prec.':>7}{'recall':>8}")
-floor = metrics.evaluate(train_set.x[: metrics.MIN_SAMPLES], DATASET)
 for row in sorted(table, key=lambda row: (list(ZOO).index(row["scheduler"]), row["steps"])):
     print(
         f"{row['scheduler']:<24}{row['steps']:>6}{row['evaluations']:>13}{row['fd']:>8.2f}{row['kid']:>8.3f}"
         f"{row['precision']:>7.2f}{row['recall']:>8.2f}"
     )
+
+# %% tags=["nbval-ignore-output"]
+floor = metrics.evaluate(train_set.x[: metrics.MIN_SAMPLES], DATASET)
 print(f"{'real pictures':<43}{floor.fd:>8.2f}{floor.kid:>8.3f}{floor.precision:>7.2f}{floor.recall:>8.2f}")
 
 # %%
@@ -530,7 +532,7 @@ explorer = widgets.explore(
 # a vocabulary of some two dozen words. It was trained on Fashion-MNIST with prompts whose words come from the label and from what can be measured on a picture, so that what you ask for can be measured on what you get
 # (`course_utils/assets/latent.py` is all of it). What you see runs on any model of this kind: where there are a graphics card and the hub, prompts, changed pictures and filled ones are drawn by Stable Diffusion 1.5 too; what is measured is measured on the course's model.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 caption_draw = seeded(4)
 shown = test_set.x[:8]
 for prompt in captions(shown, test_set.y[:8], caption_draw):
