@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .console import say
+
 
 class ClaimError(RuntimeError):
     """A sentence of the course that the measurement did not bear out."""
@@ -24,7 +26,7 @@ def claim(sentence: str, holds: bool, measured: str = "") -> None:
         raise TypeError(f"A claim wants a truth value, not {type(value).__name__}: compare the measurement first.")
     if not value:
         raise ClaimError(f"Not borne out: {sentence}" + (f" (measured: {measured})" if measured else ""))
-    print(f"✓ {sentence}")
+    say(f"✓ {sentence}")
 
 
 def close(a: float, b: float, tolerance: float) -> bool:

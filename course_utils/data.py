@@ -22,6 +22,7 @@ import socket
 import struct
 import tempfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException
@@ -33,6 +34,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 from torchvision import datasets as tv_datasets
+
+from .console import say
 
 ASSETS = Path(__file__).parent / "assets"
 SPLITS = ("train", "test")
@@ -96,7 +99,8 @@ def images(name: str, split: str = "train", verbose: bool = True) -> Images:
     Args:
         name: "fashion_mnist" or "mnist".
         split: "train" or "test".
-        verbose: print one line that says how many pictures there are and where they came from.
+        verbose: say in one line how many pictures there are and where they came from, and why a place that should
+            hold the full set was passed over.
 
     Raises:
         ValueError: unknown name or split.
@@ -105,10 +109,14 @@ def images(name: str, split: str = "train", verbose: bool = True) -> Images:
     about = info(name)
     if split not in SPLITS:
         raise ValueError(f"There is no split {split!r} of {about.title}: choose 'train' or 'test'.")
-    pixels, labels, source = _full(name, split) or (*embedded(name, split), "the embedded subset")
-    if verbose:
-        print(f"{about.title}, {split}: {len(pixels):,} pictures from {source}")
+    tell = say if verbose else _nothing
+    pixels, labels, source = _full(name, split, tell) or (*embedded(name, split), "the embedded subset")
+    tell(f"{about.title}, {split}: {len(pixels):,} pictures from {source}")
     return Images(to_unit_range(pixels), labels.long(), about.classes, source)
+
+
+def _nothing(_: str) -> None:
+    """What `verbose=False` says."""
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
@@ -164,57 +172,81 @@ def embedded(name: str, split: str) -> tuple[Tensor, Tensor]:
 
 
 def cache_dir() -> Path:
-    """The folder that holds downloads: `COURSE_CACHE`, else `gans-to-diffusion` in the user's cache."""
-    if named := os.environ.get("COURSE_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gans-to-diffusion"
+    """The folder that holds downloads: `COURSE_CACHE`, else `gans-to-diffusion` in the user's cache.
+
+    Raises:
+        DataError: this user has no home folder, or the one that `COURSE_CACHE` names does not exist.
+    """
+    named = os.environ.get("COURSE_CACHE")
+    try:
+        if named:
+            return Path(named).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gans-to-diffusion"
+    except RuntimeError as error:
+        what = f"COURSE_CACHE is {named!r}, whose home folder" if named else "this user's home folder"
+        raise DataError(f"{what} cannot be found: set COURSE_CACHE to a folder that you may write to") from error
 
 
-def _full(name: str, split: str) -> tuple[Tensor, Tensor, str] | None:
-    """The full split from the first place that has it undamaged, or None."""
+def _full(name: str, split: str, tell: Callable[[str], None]) -> tuple[Tensor, Tensor, str] | None:
+    """The full split from the first place that has it undamaged, or None; `tell` hears why a place has it not."""
     choice = os.environ.get("COURSE_DATA", "full")
     if choice not in ("full", "embedded"):
         raise ValueError(f"COURSE_DATA is {choice!r}: set it to 'full' or 'embedded', or unset it.")
     if choice == "embedded":
         return None
-    cached = cache_dir() / name
-    places: list[tuple[str, Path | None]] = [("the cache", cached), ("COURSE_DATA_DIR", _own_folder(name))]
-    places.append(("Debian's package", DATASETS[name].debian))
-    for label, folder in places:
-        if folder is None or len(_split_files(folder, split)) < 2:
-            continue
-        try:
-            return (*_read_split(folder, split), label)
-        except DataError as error:
-            if label == "COURSE_DATA_DIR":  # the reader chose these files: say so, never replace them
-                raise
-            print(f"{label} is passed over: {error}")
-    if _download(name, cached):
+    cached = None
+    try:
+        cached = cache_dir() / name
+        if _split_files(cached, split):
+            return (*_read_split(cached, split), "the cache")
+    except (DataError, OSError) as error:
+        tell(f"the cache is passed over: {error}")
+        cached = None if isinstance(error, OSError) else cached
+    if (own := _own_folder(name, split, tell)) is not None:
+        return (*_read_split(own, split), "COURSE_DATA_DIR")  # the reader chose these files: never replace them
+    debian = DATASETS[name].debian
+    try:
+        if debian is not None and _split_files(debian, split):
+            return (*_read_split(debian, split), "Debian's package")
+    except (DataError, OSError) as error:
+        tell(f"Debian's package is passed over: {error}")
+    if cached is not None and _download(name, cached, tell):
         return (*_read_split(cached, split), "torchvision's download, now in the cache")
     return None
 
 
-def _own_folder(name: str) -> Path | None:
+def _own_folder(name: str, split: str, tell: Callable[[str], None]) -> Path | None:
     """The folder of `name` in `COURSE_DATA_DIR`: a subfolder named as we, Debian or torchvision name it."""
     named = os.environ.get("COURSE_DATA_DIR")
     if not named:
         return None
-    root = Path(named).expanduser()
-    if not root.is_dir():
-        raise DataError(f"COURSE_DATA_DIR is {named!r}, which is no folder: correct it or unset it.")
-    tv_name = DATASETS[name].torchvision.__name__
-    for folder in (root / name, root / name.replace("_", "-"), root / tv_name / "raw", root / tv_name):
-        if folder.is_dir():
-            return folder
+    about = DATASETS[name]
+    tv_name = about.torchvision.__name__
+    found: list[Path] = []
+    try:
+        root = Path(named).expanduser()
+        problem = None if root.is_dir() else "is no folder"
+        folders = (root / name, root / name.replace("_", "-"), root / tv_name / "raw", root / tv_name)
+        found = [folder for folder in folders if folder.is_dir()]
+        for folder in found:
+            if _split_files(folder, split):
+                return folder
+    except (OSError, RuntimeError) as error:
+        problem = f"cannot be read ({error})"
+    if problem:
+        raise DataError(f"COURSE_DATA_DIR is {named!r}, which {problem}: correct it or unset it.")
+    where = f"its folder {found[0].name} lacks files of it" if found else f"it has no folder {name} or {tv_name}"
+    tell(f"COURSE_DATA_DIR is passed over for {about.title}, {split}: {where}.")
     return None
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
-    """The picture file and the label file of a split, packed or not; fewer than two when one is missing."""
+    """The picture file and the label file of a split, packed or not; empty when one is missing."""
     stem = "train" if split == "train" else "t10k"
     names = [f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"]
     options = [[folder / f"{name}{ending}" for ending in (".gz", "")] for name in names]
-    return [path for paths in options if (path := next((p for p in paths if p.is_file()), None))]
+    found = [path for paths in options if (path := next((p for p in paths if p.is_file()), None))]
+    return found if len(found) == len(names) else []
 
 
 def _read_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
@@ -242,11 +274,11 @@ def _read_idx(path: Path) -> Tensor:
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8, offset=start).reshape(shape)
 
 
-def _download(name: str, target: Path) -> bool:
+def _download(name: str, target: Path, tell: Callable[[str], None]) -> bool:
     """Fetch the full set into `target`: all of it or nothing. Says why when it cannot be had."""
     about = DATASETS[name]
     if not any(_answers(mirror) for mirror in about.torchvision.mirrors):
-        print(f"{about.title}: no network, so the embedded subset is used.")
+        tell(f"{about.title}: no network, so the embedded subset is used.")
         return False
     scratch = None
     try:
@@ -260,7 +292,7 @@ def _download(name: str, target: Path) -> bool:
             unpacked.unlink()
         raw.rename(target)
     except (OSError, RuntimeError, HTTPException) as error:
-        print(f"{about.title} could not be downloaded ({error}), so the embedded subset is used.")
+        tell(f"{about.title} could not be downloaded ({error}), so the embedded subset is used.")
         return False
     finally:
         if scratch is not None:

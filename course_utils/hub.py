@@ -34,6 +34,8 @@ from huggingface_hub import constants, model_info, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
+from .console import say
+
 PROBE = "google/ddpm-cifar10-32"  # any repository will do: "there is none of this name" is an answer too
 SECONDS = 3.0
 HASH_NAME = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -86,7 +88,7 @@ def start(copies: Mapping[str, str | Path]) -> ExitStack:
         raise HubError(f"There is no saved pipeline in {', '.join(missing)}: correct the path or install again.")
     why = silence()
     instead = f"models come from your cache or else the course's own copies: {', '.join(copies) or 'none'}"
-    print(f"hub: no answer ({why}), {instead}" if why else "hub: answers")
+    say(f"hub: no answer ({why}), {instead}" if why else "hub: answers")
     _active.close()
     _active = ExitStack()
     plain = DiffusionPipeline.__dict__["from_pretrained"]
@@ -121,7 +123,7 @@ def _load(plain: Any, name: str, kwargs: dict[str, Any], copies: Mapping[str, st
     cause = cause or _cause(error, why)
     if name not in copies:
         raise HubError(f"{name} cannot be loaded: {cause}.") from error
-    print(f"{name}: not the hub's model but the course's own small one, so expect other pictures: {cause}.")
+    say(f"{name}: not the hub's model but the course's own small one, so expect other pictures: {cause}.")
     return plain(str(copies[name]), **kwargs)
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from IPython import get_ipython
 from IPython.display import display, update_display
 
+from .console import say
+
 if TYPE_CHECKING:
     from .plots import Picture
 
@@ -67,7 +69,7 @@ class Bar:
         finally:
             self.end()
         if self.asked_to_stop:
-            print(
+            say(
                 f"Stopped after {self.done:,} of {len(self.items):,} steps. What was learnt until then is kept;"
                 " sentences that a later cell checks may need the whole training."
             )
@@ -143,7 +145,7 @@ def explain_missing_names() -> None:
     def explain(shell: Any, kind: type, error: NameError, trace: Any, tb_offset: int | None = None) -> None:
         shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
         if not isinstance(error, UnboundLocalError):
-            print(
+            say(
                 f"`{error.name}` is made by a cell further up: after a restart of the kernel run the cells above first"
                 " (menu Run, Run All Above Selected Cell). Otherwise look at the spelling."
             )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .console import say
 from .live import explain_missing_names
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -181,5 +182,5 @@ def start(seed: int | None = None, verbose: bool = True) -> Runtime:
     explain_missing_names()
     seed_everything(seed)  # last: choosing the precision may draw random numbers
     if verbose:
-        print(run.report())
+        say(run.report())
     return run

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
-import tempfile
+import zipfile
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -60,19 +63,37 @@ class CheckpointError(RuntimeError):
 def save_checkpoint(path: str | Path, step: int, **objects: Any) -> None:
     """Write the `state_dict` of each object (or the object itself: numbers, lists, tensors) to one file.
 
-    The file is written under a temporary name and renamed, so that a killed run leaves the old one whole.
+    The file is written under a temporary name, read back and renamed: a killed run leaves the old one whole, and what
+    is saved can be loaded. NumPy's numbers become Python's. The names of a network's weights do not tell whether it
+    was compiled or trained in parallel.
+
+    Raises:
+        CheckpointError: a value that `load_checkpoint` could not give back, or a file that cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {name: o.state_dict() if hasattr(o, "state_dict") else o for name, o in objects.items()}
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as scratch:
+    content = {name: _plain(_state(o) if hasattr(o, "state_dict") else o) for name, o in objects.items()}
+    content = {"step": _plain(step), **content}
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.save({"step": step, **content}, scratch)
-            scratch.close()
-            Path(scratch.name).replace(path)
-        finally:
-            scratch.close()  # Windows deletes no open file
-            Path(scratch.name).unlink(missing_ok=True)
+            torch.save(content, scratch)
+            torch.load(scratch, map_location="cpu", weights_only=True)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a value that cannot be written, or not be read back
+            if fault := _unsafe(content):
+                raise CheckpointError(fault) from None
+            raise CheckpointError(f"{path.name} cannot be written ({_first_line(error)}): is the disk full?") from error
+        scratch.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be written ({error.strerror or error}): make room, or choose a file in a"
+            " folder where you may write."
+        ) from error
+    finally:
+        if scratch.exists():
+            scratch.unlink()
 
 
 def load_checkpoint(path: str | Path, **objects: Any) -> dict[str, Any]:
@@ -84,31 +105,143 @@ def load_checkpoint(path: str | Path, **objects: Any) -> dict[str, Any]:
         CheckpointError: no such file, a truncated one, a part that is missing, or weights of another shape.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path.name}: train first, or correct the path.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict):
-            raise TypeError(f"holds {type(content).__name__}")
-    except Exception as error:  # what torch raises depends on where the file is damaged
-        raise CheckpointError(
-            f"The checkpoint {path.name} is damaged, cut short or not made by save_checkpoint: delete it and use an"
-            " older one, or train again."
-        ) from error
+    content = _read(path)
     if missing := sorted(set(objects) - set(content)):
         raise CheckpointError(f"The checkpoint {path.name} holds no {', '.join(missing)}: it has {', '.join(content)}.")
+    states = {}
     for name, target in objects.items():
+        if not hasattr(target, "load_state_dict"):
+            raise CheckpointError(
+                f"{name} is a {type(target).__name__}, into which nothing can be loaded: take {name} from what"
+                " load_checkpoint returns."
+            )
+        if not isinstance(content[name], Mapping):
+            raise CheckpointError(f"{path.name}: {name} is a {type(content[name]).__name__} there and no state.")
+        states[name] = content[name]
         if isinstance(target, nn.Module):
-            _check_fit(path.name, name, target.state_dict(), content[name])
+            own = {_bare(key, target): key for key in target.state_dict()}
+            found = {key.replace("_orig_mod.", ""): value for key, value in content[name].items()}
+            _check_fit(path.name, name, {_bare(k, target): v for k, v in target.state_dict().items()}, found)
+            states[name] = {own[key]: value for key, value in found.items()}
     before = {name: copy.deepcopy(target.state_dict()) for name, target in objects.items()}
     try:
         for name, target in objects.items():
-            target.load_state_dict(content[name])
+            target.load_state_dict(states[name])
     except Exception as error:  # an optimiser finds out only while it loads
         for done in objects:
             objects[done].load_state_dict(before[done])
         raise CheckpointError(f"{path.name}: {name} does not fit ({error}): make it as it was when saved.") from error
     return content
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds; a file that is whole is never called damaged."""
+    if not path.exists():
+        raise CheckpointError(f"There is no checkpoint {path.name}: train first, or correct the path.")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: name the checkpoint's file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise CheckpointError(f"The checkpoint {path} may not be read: change its permissions or copy it.") from error
+    except Exception as error:  # what torch raises depends on where the file is damaged
+        if _is_whole(path):
+            raise CheckpointError(
+                f"{path.name} is whole, but holds what is not loaded for safety ({_first_line(error)}): it was not made"
+                " by save_checkpoint; load it with the program that made it and save its numbers and tensors."
+            ) from error
+        raise CheckpointError(
+            f"The checkpoint {path.name} is damaged, cut short or not made by save_checkpoint: use an older one, or"
+            " train again."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path.name} holds a {type(content).__name__} and is not made by save_checkpoint: load it with torch.load."
+        )
+    return content
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is a zip archive, as torch writes them, all of whose parts have their checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+# What to save in place of a value that cannot be loaded safely.
+INSTEAD = {
+    np.ndarray: "torch.from_numpy(it)",
+    PurePath: "str(it)",
+    torch.Generator: "its get_state()",
+    deque: "list(it)",
+    range: "list(it)",
+}
+
+
+def _plain(value: Any) -> Any:
+    """The same value with Python's numbers in place of NumPy's, at any depth; unchanged containers stay themselves."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        items = {_plain(key): _plain(item) for key, item in value.items()}
+        same = type(value) in (dict, OrderedDict) and all(items[key] is value[key] for key in value)
+        return value if same else items
+    if type(value) in (list, tuple, set):
+        items = [_plain(item) for item in value]
+        return value if all(a is b for a, b in zip(items, value)) else type(value)(items)
+    return value
+
+
+def _unsafe(value: Any, name: str = "") -> str:
+    """The sentence that names the innermost value which does not survive saving and loading; "" if all do."""
+    buffer = io.BytesIO()
+    try:
+        torch.save(value, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+        return ""
+    except Exception:  # of many kinds, from pickle and from torch
+        pass
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif type(value) in (list, tuple):
+        parts = enumerate(value)
+    for key, part in parts:
+        inner = f"{name}[{key!r}]" if name else str(key)
+        if fault := _unsafe(part, inner):
+            return fault
+    instead = next((words for kind, words in INSTEAD.items() if isinstance(value, kind)), "its numbers and tensors")
+    return f"{name} is a {type(value).__name__}, which a checkpoint cannot give back: save {instead} instead."
+
+
+def _state(value: Any) -> Mapping[str, Any]:
+    """The state of an object; a network's under the names that it has without wrappers."""
+    state = value.state_dict()
+    if not isinstance(value, nn.Module) or all(_bare(key, value) == key for key in state):
+        return state
+    return {_bare(key, value): tensor for key, tensor in state.items()}
+
+
+def _bare(key: str, module: nn.Module) -> str:
+    """The name of a weight as if nothing within `module` were compiled or wrapped for several devices."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    wrappers = [
+        (path, "_orig_mod" if "_orig_mod" in part._modules else "module")
+        for path, part in module.named_modules()
+        if "_orig_mod" in part._modules or isinstance(part, parallel)
+    ]
+    for path, child in sorted(wrappers, key=lambda wrapper: -len(wrapper[0])):  # the innermost first
+        before = f"{path}." if path else ""
+        if key.startswith(f"{before}{child}."):
+            key = before + key.removeprefix(f"{before}{child}.")
+    return key
 
 
 def _check_fit(file_name: str, name: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -1,6 +1,10 @@
 """Claims are measured, and checks let right answers through and name the mistake in wrong ones."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from torch import nn
 
 from course_utils.checks import WrongAnswer, nb02
 from course_utils.claims import ClaimError, claim, close
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # --- claims -------------------------------------------------------------------------------------------------
 
@@ -291,3 +297,19 @@ def test_a_wrong_answer_is_shown_as_one_line_without_a_traceback(capsys, monkeyp
     assert (said.out + said.err).strip().splitlines() == [
         "Not yet: for size 1, kernel 7, stride 1, padding 0 the layer gives 7 and your function 1."
     ]
+
+
+# --- consoles ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [("utf-8", "✓ γ is small"), ("cp1253", "ok γ is small"), ("cp1252", "ok ? is small"), ("ascii", "ok ? is small")],
+)
+def test_a_claim_never_fails_for_a_character_that_the_console_lacks(encoding: str, line: str) -> None:
+    code = "from course_utils.claims import claim; claim('\\u03b3 is small', True)"
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUTF8"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=kept | {"PYTHONIOENCODING": encoding}, cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode(encoding).strip() == line

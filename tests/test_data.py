@@ -432,6 +432,55 @@ def test_a_read_only_cache_is_said(online, tmp_path, capsys) -> None:
     assert "could not be downloaded" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("locked", ["cache", "cache/fashion_mnist"])
+def test_a_cache_that_may_not_be_read_is_passed_over_and_said(alone, monkeypatch, tmp_path, capsys, locked) -> None:
+    (tmp_path / "cache" / "fashion_mnist").mkdir(parents=True)
+    is_file = Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if (tmp_path / locked) in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert_embedded(data.images("fashion_mnist", "test"))
+    assert capsys.readouterr().out.startswith("the cache is passed over: [Errno 13] Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("cache", "said"),
+    [(None, "this user's home folder cannot be found"), ("~nobody-of-this-name/x", "COURSE_CACHE is '~nobody")],
+)
+def test_a_user_without_a_home_gets_the_embedded_pictures(alone, monkeypatch, capsys, cache, said) -> None:
+    def no_home(*_: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("COURSE_CACHE", cache) if cache else monkeypatch.delenv("COURSE_CACHE")
+    assert_embedded(data.images("fashion_mnist", "test"))
+    assert f"the cache is passed over: {said}" in capsys.readouterr().out
+
+
+def test_a_named_folder_without_the_asked_set_is_not_passed_over_in_silence(
+    alone, monkeypatch, tmp_path, capsys
+) -> None:
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path))
+    assert_embedded(data.images("fashion_mnist", "test"))
+    begins = "COURSE_DATA_DIR is passed over for Fashion-MNIST, test: "
+    assert f"{begins}it has no folder fashion_mnist or FashionMNIST." in capsys.readouterr().out
+    (tmp_path / "fashion-mnist").mkdir()
+    data.images("fashion_mnist", "test")
+    assert f"{begins}its folder fashion-mnist lacks files of it." in capsys.readouterr().out
+
+
+def test_nothing_is_said_when_nothing_shall_be(alone, monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path))
+    data.images("fashion_mnist", "test", verbose=False)
+    assert capsys.readouterr().out == ""
+
+
 # --- is there a network? ------------------------------------------------------------------------------------
 
 

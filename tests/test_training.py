@@ -5,8 +5,10 @@ import os
 import pickle
 import subprocess
 import sys
+from collections import defaultdict, deque
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -293,3 +295,93 @@ def test_the_notebook_bar_is_silenced_like_the_one_of_the_terminal(monkeypatch: 
     assert isinstance(training.progress(3), training.live.Bar)
     monkeypatch.setenv("TQDM_DISABLE", "1")
     assert training.progress(3).disable and list(training.progress(3)) == [0, 1, 2]
+
+
+# --- what is saved can be loaded ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "given_back"),
+    [
+        (np.float64(0.5), 0.5),
+        ([np.float32(0.5), 1], [0.5, 1]),
+        ({"a": (np.int64(2), np.bool_(True))}, {"a": (2, True)}),
+        (defaultdict(list, loss=[0.1]), {"loss": [0.1]}),
+        ({1, 2}, {1, 2}),
+    ],
+)
+def test_numbers_of_numpy_and_plain_containers_are_given_back(tmp_path, value, given_back) -> None:
+    save_checkpoint(tmp_path / "run.pt", np.int64(7), thing=value)
+    assert load_checkpoint(tmp_path / "run.pt") == {"step": 7, "thing": given_back}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.zeros(3), r"curve is a ndarray, .* save torch.from_numpy\(it\) instead"),
+        ({"where": [Path("run")]}, r"curve\['where'\]\[0\] is a \w*Path, .* save str\(it\)"),
+        (deque([1]), r"curve is a deque, .* list\(it\)"),
+        (torch.Generator(), r"curve is a Generator, .* its get_state\(\)"),
+        (lambda: 0, "curve is a function, which a checkpoint cannot give back"),
+    ],
+)
+def test_what_could_not_be_loaded_is_refused_by_name_and_the_old_file_stays(tmp_path, value, said) -> None:
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, 1, curve=[0.5])
+    with pytest.raises(CheckpointError, match=said):
+        save_checkpoint(path, 2, curve=value)
+    assert load_checkpoint(path)["step"] == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_whole_file_of_somebody_else_is_never_called_damaged(tmp_path) -> None:
+    torch.save({"step": 1, "who": Path("x")}, tmp_path / "run.pt")
+    with pytest.raises(CheckpointError, match="run.pt is whole, but holds what is not loaded for safety"):
+        load_checkpoint(tmp_path / "run.pt")
+
+
+def test_no_message_advises_to_delete_a_file() -> None:
+    assert "delete" not in (ROOT / "course_utils" / "training.py").read_text("utf-8")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_a_checkpoint_has_the_permissions_that_umask_gives(tmp_path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "run.pt", 1)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run.pt").stat().st_mode & 0o777 == 0o640
+
+
+def test_places_where_no_file_can_be_are_said_in_a_sentence(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "run.pt"):
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            save_checkpoint(path, 1)
+    with pytest.raises(CheckpointError, match="is a folder: name the checkpoint's file"):
+        load_checkpoint(tmp_path)
+
+
+def test_compiled_and_parallel_networks_share_their_checkpoints_with_the_plain_one(tmp_path) -> None:
+    plain, path = linear(), tmp_path / "run.pt"
+    wrapped = {"compiled": torch.compile(linear(1)), "parallel": nn.DataParallel(linear(2))}
+    for name, model in wrapped.items():
+        save_checkpoint(path, 1, net=plain, ema=EMA(plain))
+        ema = EMA(model)
+        load_checkpoint(path, net=model, ema=ema)
+        inner = model._orig_mod if name == "compiled" else model.module
+        assert_same(state(inner), state(plain))
+        save_checkpoint(path, 2, net=model, ema=ema)
+        other = linear(3)
+        other_ema = EMA(other)
+        load_checkpoint(path, net=other, ema=other_ema)
+        assert_same(state(other), state(plain))
+        assert_same(state(other_ema.module), state(plain))
+
+
+def test_a_target_without_a_state_and_a_part_that_is_none_are_said(tmp_path) -> None:
+    save_checkpoint(tmp_path / "run.pt", 1, losses=[0.5])
+    with pytest.raises(CheckpointError, match="losses is a list, into which nothing can be loaded: take losses from"):
+        load_checkpoint(tmp_path / "run.pt", losses=[])
+    with pytest.raises(CheckpointError, match="losses is a list there and no state"):
+        load_checkpoint(tmp_path / "run.pt", losses=linear())

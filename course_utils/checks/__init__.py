@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from ..console import say
+
 
 class WrongAnswer(Exception):
     """The learner's answer is not right yet; shown as one line, without a traceback."""
@@ -35,9 +37,9 @@ def exercise(number: str) -> Callable[[Callable], Callable]:
                 with torch.random.fork_rng(devices=[]):
                     check(lambda *a, **k: attempt(answer, *a, **k), *args)
             except NotAttempted:
-                print(f"Exercise {number}: not attempted yet.")
+                say(f"Exercise {number}: not attempted yet.")
             else:
-                print(f"Exercise {number}: correct.")
+                say(f"Exercise {number}: correct.")
 
         return run
 
