@@ -124,6 +124,45 @@ def to_unit_range(pixels: Tensor) -> Tensor:
     return pixels.unsqueeze(1).float().div_(127.5).sub_(1.0)
 
 
+def pixel_fault(x: Tensor, *, strict: bool = True) -> str:
+    """What is wrong with pictures that should lie in [-1, 1], and the cure; "" if nothing is.
+
+    Args:
+        x: pixels, of any shape.
+        strict: many clean pictures. Else noise may take them out of the range, or it is one picture of any kind.
+
+    A poor generator may make nothing darker than grey, so a range within [-1, 1] is no fault by itself. But the
+    darkest value of many pixels is a background, and that of pictures in [-1, 1] is near -1.
+    """
+    if not isinstance(x, Tensor):
+        return f"not a {type(x).__name__}: make a tensor of it, as with torch.from_numpy"
+    if not x.is_floating_point():
+        return "not whole numbers: rescale bytes with x.float() / 127.5 - 1"
+    if x.numel() == 0:
+        return ""
+    x = x.detach()
+    if not bool(torch.isfinite(x).all()):
+        return "not NaN or infinity: the model that made them diverged, or a picture is spoilt"
+    low, high = x.min().item(), x.max().item()
+    span, spread = f"not in [{low:.2f}, {high:.2f}]", high - low
+    background = (x == low).float().mean().item() > 0.05
+    if low >= 0 and high > 20:
+        return f"{span}: rescale with x / 127.5 - 1"
+    if low >= 0 and 0.5 < high <= 1.5 and spread > 0.3 and (low < 0.05 or background):
+        return f"{span}: rescale with 2 * x - 1"
+    if max(-low, high) > 20 or (strict and max(-low, high) > 1.5):
+        return f"{span}: undo what they were normalised with, or clip what is outside with x.clamp(-1, 1)"
+    if strict and background and low > -0.7 and spread > 0.5:
+        return f"{span} with a background of {low:.2f}: rescale them so that the darkest value is -1"
+    return ""
+
+
+def check_pixels(x: Tensor, who: str, *, strict: bool = True) -> None:
+    """Raise ValueError, one sentence with cause and cure, for what `pixel_fault` sees in pictures `x`."""
+    if fault := pixel_fault(x, strict=strict):
+        raise ValueError(f"{who} in [-1, 1] are wanted, {fault}.")
+
+
 def weights(name: str) -> dict[str, Tensor]:
     """The state dict of a model that ships with the course, such as "fashion_mnist_ddpm", in float32.
 
@@ -327,17 +366,17 @@ class GaussianMixture:
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """`n` independent points, float32 (n, D)."""
         mode = torch.randint(len(self.centers), (n,), generator=generator)
-        noise = torch.randn(n, self.centers.shape[1], generator=generator)
+        noise = torch.randn(n, self.centers.shape[1], generator=generator, dtype=torch.float32)
         return self.centers[mode] + self.std * noise
 
 
 def ring(modes: int = 8, radius: float = 1.0, std: float = 0.01) -> GaussianMixture:
     """`modes` Gaussians on a circle (Lin et al. 2018, PacGAN, section 4.1: 8 modes, variance 1e-4)."""
-    angle = torch.arange(modes) * (2 * math.pi / modes)
+    angle = torch.arange(modes, dtype=torch.float32) * (2 * math.pi / modes)
     return GaussianMixture(radius * torch.stack([angle.cos(), angle.sin()], dim=1), std)
 
 
 def grid(side: int = 5, spacing: float = 2.0, std: float = 0.05) -> GaussianMixture:
     """`side` x `side` Gaussians on a square lattice around 0 (PacGAN, section 4.1: 5 x 5, 2 apart)."""
-    ticks = (torch.arange(side) - (side - 1) / 2) * spacing
+    ticks = (torch.arange(side, dtype=torch.float32) - (side - 1) / 2) * spacing
     return GaussianMixture(torch.cartesian_prod(ticks, ticks), std)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import data
 
 MIN_SAMPLES = 2048
+SLICE = 1000  # rows of a table of all pairs that are held at once: 50,000 samples take 0.4 GB and not 20
 
 
 # --- the feature network ------------------------------------------------------------------------------------
@@ -56,9 +57,10 @@ class Classifier(nn.Module):
 def classifier(name: str) -> Classifier:
     """The trained classifier of data set `name`, in eval mode on the CPU, without gradients."""
     data.info(name)
-    net = Classifier()
-    net.load_state_dict(data.weights(f"{name}_classifier"))
-    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # three times as fast on a CPU
+    with torch.inference_mode(False):  # it is kept, and may be asked for gradients later
+        net = Classifier().float()  # whatever the default type is
+        net.load_state_dict(data.weights(f"{name}_classifier"))
+        return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # three times as fast on a CPU
 
 
 @torch.no_grad()
@@ -68,27 +70,27 @@ def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, batch_size: int 
 
 
 def _check_pictures(x: Tensor) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"Metrics want pictures in [-1, 1], {data.pixel_fault(x)}.")
     if x.ndim != 4 or x.shape[1:] != (1, 28, 28):
         raise ValueError(f"Metrics want pictures of shape (N, 1, 28, 28), not {tuple(x.shape)}.")
     if len(x) == 0:
         raise ValueError("Metrics want at least one picture, not none.")
-    if not torch.isfinite(x).all():
-        raise ValueError("The pictures hold NaN or infinity: the model that made them diverged.")
-    low, high = x.min().item(), x.max().item()
-    in_zero_to_one = 0 <= low < 0.05 and high > 0.5  # a poor generator may well make nothing darker than grey
-    if low < -1.5 or high > 1.5 or in_zero_to_one:
-        raise ValueError(f"Metrics want pictures in [-1, 1], not in [{low:.2f}, {high:.2f}]: rescale with 2 * x - 1.")
+    if fault := data.pixel_fault(x):
+        raise ValueError(f"Metrics want pictures in [-1, 1], {fault}.")
     return x.detach().float().cpu().clamp(-1, 1)
 
 
 def features(x: Tensor, name: str) -> Tensor:
     """Features (N, 128) of pictures (N, 1, 28, 28) in [-1, 1] under data set `name`'s classifier."""
-    return in_batches(classifier(name).features, _check_pictures(x))
+    with torch.autocast("cpu", enabled=False):  # the same numbers whatever the caller has switched on
+        return in_batches(classifier(name).features, _check_pictures(x))
 
 
 def class_probabilities(x: Tensor, name: str) -> Tensor:
     """The classifier's softmax (N, 10) for pictures (N, 1, 28, 28) in [-1, 1]."""
-    return in_batches(lambda part: classifier(name)(part).softmax(dim=1), _check_pictures(x))
+    with torch.autocast("cpu", enabled=False):
+        return in_batches(lambda part: classifier(name)(part).softmax(dim=1), _check_pictures(x))
 
 
 # --- distances between two sets of features -----------------------------------------------------------------
@@ -99,6 +101,8 @@ def _check_pair(a: Tensor, b: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor
         raise ValueError(f"Two sets of features (N, D) are wanted, not {tuple(a.shape)} and {tuple(b.shape)}.")
     if min(len(a), len(b)) < at_least:
         raise ValueError(f"At least {at_least} samples a set are needed, not {len(a)} and {len(b)}.")
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise ValueError("The features hold NaN or infinity: the model that made the pictures diverged.")
     return a.detach().double().cpu(), b.detach().double().cpu()
 
 
@@ -112,6 +116,13 @@ def frechet_from_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: T
         mean_a, mean_b: (D,).
         cov_a, cov_b: (D, D), symmetric and positive semi-definite.
     """
+
+    size = len(mean_a)
+    shapes = [tuple(x.shape) for x in (mean_a, cov_a, mean_b, cov_b)]
+    if shapes != [(size,), (size, size)] * 2:
+        raise ValueError(f"Means (D,) and covariances (D, D) of one D are wanted, not {shapes}.")
+    if not all(bool(torch.isfinite(x).all()) for x in (mean_a, cov_a, mean_b, cov_b)):
+        raise ValueError("The means or covariances hold NaN or infinity: the model that made the pictures diverged.")
 
     def root(cov: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(cov)
@@ -127,13 +138,13 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 
     Warns below 2,048 samples in `fake`: the estimate is biased upwards, the more so the fewer there are.
     """
+    real, fake = _check_pair(real, fake)
     if len(fake) < MIN_SAMPLES:
         warnings.warn(
             f"{len(fake)} samples: below {MIN_SAMPLES} the Fréchet distance is biased upwards, so compare it only"
             " with distances from as many samples.",
             stacklevel=2,
         )
-    real, fake = _check_pair(real, fake)
     return frechet_from_moments(real.mean(0), real.T.cov(), fake.mean(0), fake.T.cov())
 
 
@@ -144,19 +155,21 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
     """
     a, b = _check_pair(a, b)
 
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / x.shape[1] + 1) ** 3
+    def total(x: Tensor, y: Tensor) -> float:
+        """The sum of the kernel over all pairs."""
+        return sum(((part @ y.T / x.shape[1] + 1) ** 3).sum().item() for part in x.split(SLICE))
 
-    def mean_off_diagonal(k: Tensor) -> Tensor:
-        return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+    def mean_off_diagonal(x: Tensor) -> float:
+        diagonal = ((x.square().sum(dim=1) / x.shape[1] + 1) ** 3).sum().item()
+        return (total(x, x) - diagonal) / (len(x) * (len(x) - 1))
 
-    mmd = mean_off_diagonal(kernel(a, a)) + mean_off_diagonal(kernel(b, b)) - 2 * kernel(a, b).mean()
-    return mmd.item()
+    return mean_off_diagonal(a) + mean_off_diagonal(b) - 2 * total(a, b) / (len(a) * len(b))
 
 
 def _neighbour_radii(x: Tensor, k: int) -> Tensor:
     """Distance (N,) from each point to its k-th nearest other point."""
-    return torch.cdist(x, x).kthvalue(k + 1, dim=1).values  # the nearest of all is the point itself
+    # the nearest of all is the point itself
+    return torch.cat([torch.cdist(part, x).kthvalue(k + 1, dim=1).values for part in x.split(SLICE)])
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
@@ -165,10 +178,13 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     Precision: share of `fake` (M, D) inside a k-neighbour ball of `real` (N, D). Recall: the other way round.
     """
     real, fake = _check_pair(real, fake, at_least=k + 1)
-    distance = torch.cdist(real, fake)  # (N, M)
-    precision = (distance <= _neighbour_radii(real, k)[:, None]).any(dim=0).double().mean()
-    recall = (distance <= _neighbour_radii(fake, k)[None, :]).any(dim=1).double().mean()
-    return precision.item(), recall.item()
+
+    def share_inside(points: Tensor, balls: Tensor) -> float:
+        radii = _neighbour_radii(balls, k)
+        inside = [(torch.cdist(part, balls) <= radii).any(dim=1) for part in points.split(SLICE)]
+        return torch.cat(inside).double().mean().item()
+
+    return share_inside(fake, real), share_inside(real, fake)
 
 
 def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
@@ -178,8 +194,11 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
     exceed 1. Coverage: share of real balls that hold at least one fake point, in 0..1.
     """
     real, fake = _check_pair(real, fake, at_least=k + 1)
-    inside = torch.cdist(real, fake) < _neighbour_radii(real, k)[:, None]  # (N, M)
-    return (inside.sum(dim=0).double().mean() / k).item(), inside.any(dim=1).double().mean().item()
+    held = []  # how many fake points each real ball holds
+    for part, radii in zip(real.split(SLICE), _neighbour_radii(real, k).split(SLICE)):
+        held.append((torch.cdist(part, fake) < radii[:, None]).sum(dim=1))
+    counts = torch.cat(held).double()  # (N,)
+    return counts.sum().item() / (k * len(fake)), (counts > 0).double().mean().item()
 
 
 def inception_score(probabilities: Tensor) -> float:
@@ -188,7 +207,7 @@ def inception_score(probabilities: Tensor) -> float:
     With the course's classifier in Inception's place. `probabilities`: (N, classes), rows sum to 1.
     """
     p = probabilities.double()
-    if p.ndim != 2 or not torch.allclose(p.sum(dim=1), torch.ones(len(p), dtype=p.dtype), atol=1e-4):
+    if p.ndim != 2 or len(p) == 0 or not torch.allclose(p.sum(dim=1), torch.ones(len(p), dtype=p.dtype), atol=1e-4):
         raise ValueError("The inception score wants probabilities (N, classes) whose rows sum to 1.")
     entropy_of_mean = -torch.xlogy(p.mean(0), p.mean(0)).sum()
     mean_entropy = -torch.xlogy(p, p).sum(dim=1).mean()
@@ -197,6 +216,8 @@ def inception_score(probabilities: Tensor) -> float:
 
 def class_histogram(probabilities: Tensor) -> Tensor:
     """Share (classes,) of samples whose most likely class is each one; sums to 1."""
+    if probabilities.ndim != 2 or len(probabilities) == 0 or not bool(torch.isfinite(probabilities).all()):
+        raise ValueError("A histogram wants finite probabilities (N, classes) of at least one sample.")
     counts = probabilities.argmax(dim=1).bincount(minlength=probabilities.shape[1])
     return counts.double() / len(probabilities)
 
@@ -218,6 +239,9 @@ def modes_covered(points: Tensor, mixture: data.GaussianMixture, sigmas: float =
         mixture: centres (M, D) and standard deviation.
         sigmas: radius, in standard deviations, within which a sample is of high quality.
     """
+    if points.ndim != 2 or len(points) == 0 or points.shape[1] != mixture.centers.shape[1]:
+        size = mixture.centers.shape[1]
+        raise ValueError(f"Points (N, {size}), at least one, are wanted, not {tuple(points.shape)}.")
     distance, nearest = torch.cdist(points.double(), mixture.centers.double()).min(dim=1)
     good = distance <= sigmas * mixture.std
     return Coverage(nearest[good].unique().numel(), len(mixture.centers), good.double().mean().item())

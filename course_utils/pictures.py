@@ -43,6 +43,8 @@ from PIL.PngImagePlugin import PngInfo
 from scipy.fft import dctn, idctn
 from torch import Tensor, nn
 
+from .data import pixel_fault
+
 CHUNK = "generation"
 KEY = "gans-to-diffusion"
 MARKED = {"toy": False, "drawing": False, "photo": True, "face": True, "medical": True}  # by default
@@ -277,7 +279,9 @@ def _levels(picture: Tensor | Image.Image) -> np.ndarray:
     if picture.ndim != 3 or picture.shape[0] not in (1, 3) or picture.numel() == 0:
         raise PictureError(f"A picture has shape (1 or 3, H, W), not {tuple(picture.shape)}: pick one of the batch.")
     x = picture.detach().float().cpu()
-    if not bool((x.abs() <= 1).all()):  # NaN fails, too
+    if bool(x.isfinite().all()) and (fault := pixel_fault(x, strict=False)):
+        raise PictureError(f"A picture in [-1, 1] is wanted, {fault}.")
+    if not bool((x.abs() <= 1).all()):
         raise PictureError(f"The picture spans [{x.min():.3g}, {x.max():.3g}], not [-1, 1]: use picture.clamp(-1, 1).")
     return ((x + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy()
 

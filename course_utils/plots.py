@@ -17,9 +17,11 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import publish_display_data
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from .data import check_pixels
 
 # Okabe and Ito (2008): distinguishable with every common colour-vision deficiency
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -99,13 +101,24 @@ def _pack(picture: Image.Image, colours: int) -> bytes:
 
 
 def to_unit_interval(x: Tensor) -> Tensor:
-    """Pictures in [-1, 1] to [0, 1], clipped: what imshow wants and make_grid does not do by itself."""
+    """Pictures in [-1, 1], with noise or without, to [0, 1], clipped: what imshow wants and make_grid does not do.
+
+    Bytes are taken as 0..255.
+
+    Raises:
+        ValueError: other ranges, NaN, or no tensor; the message names the cure.
+    """
+    if isinstance(x, Tensor) and x.dtype == torch.uint8:
+        return x.detach().float().cpu() / 255
+    check_pixels(x, "Pictures", strict=False)
     return ((x.detach().float().cpu() + 1) / 2).clamp(0, 1)
 
 
 def tile(x: Tensor, columns: int = 8, padding: int = 1) -> Tensor:
     """Pictures (N, C, H, W) in [-1, 1] side by side: a float32 tensor (H', W') or (H', W', 3) in [0, 1]."""
-    if x.ndim != 4:
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        if not isinstance(x, Tensor):
+            check_pixels(x, "Pictures")
         raise ValueError(f"Pictures of shape (N, C, H, W) are wanted, not {tuple(x.shape)}.")
     grid = make_grid(to_unit_interval(x), nrow=columns, padding=padding, pad_value=1.0)
     return grid[0] if x.shape[1] == 1 else grid.permute(1, 2, 0)
@@ -157,10 +170,17 @@ def animation(frames: Sequence[Tensor], alt: str, milliseconds: int = 300, colum
     for frame in frames:
         picture = _frame(tile(frame, columns))
         pictures.append(picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST))
+    size = tuple(max(sides) for sides in zip(*(picture.size for picture in pictures)))
+    pictures = [ImageOps.expand(p, (0, 0, size[0] - p.width, size[1] - p.height), fill=_white(p)) for p in pictures]
     buffer = io.BytesIO()
     shown = [milliseconds] * (len(pictures) - 1) + [4 * milliseconds]
     pictures[0].save(buffer, "PNG", save_all=True, append_images=pictures[1:], duration=shown, loop=0, optimize=True)
     return Picture(buffer.getvalue(), alt)
+
+
+def _white(picture: Image.Image) -> int | tuple[int, int, int]:
+    """White as a picture's mode writes it: the last of ten grey levels, or a colour."""
+    return 9 if picture.mode == "P" else (255, 255, 255)
 
 
 def _frame(pixels: Tensor) -> Image.Image:

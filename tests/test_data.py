@@ -583,3 +583,55 @@ def test_damaged_weights_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(data.DataError, match="cut.safetensors cannot be read .* install the course again"):
         data.weights("cut")
+
+
+# --- ranges of pixels ---------------------------------------------------------------------------------------
+
+RAW = data.embedded("fashion_mnist", "test")[0][:64].unsqueeze(1)
+RIGHT = data.to_unit_range(RAW[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("pictures", "mend"),
+    [
+        (RAW, lambda x: x.float() / 127.5 - 1),
+        (RAW.float(), lambda x: x / 127.5 - 1),
+        (RAW.double(), lambda x: x / 127.5 - 1),
+        ((RIGHT + 1) / 2, lambda x: 2 * x - 1),
+    ],
+)
+def test_the_cure_for_a_wrong_range_cures(pictures, mend) -> None:
+    fault = data.pixel_fault(pictures)
+    cure = re.search(r"with (.*)$", fault)[1]
+    assert eval(f"lambda x: {cure}")(pictures).sub(mend(pictures)).abs().max() == 0
+    assert data.pixel_fault(mend(pictures)) == ""
+    torch.testing.assert_close(mend(pictures).float(), RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "said"),
+    [
+        (((RIGHT + 1) / 2 - 0.286) / 0.353, "undo what they were normalised with"),
+        (RIGHT / 2, "with a background of -0.50"),
+        (0.06 + 0.94 * (RIGHT + 1) / 2, "rescale with 2 * x - 1"),
+        (RIGHT * math.nan, "not NaN or infinity"),
+        (RIGHT.numpy(), "not a ndarray: make a tensor"),
+    ],
+)
+def test_other_ranges_are_named(pictures, said) -> None:
+    assert said in data.pixel_fault(pictures)
+
+
+@pytest.mark.parametrize(
+    "pictures",
+    [RIGHT, RIGHT.double(), 0.9 * RIGHT, 1.2 * RIGHT, torch.ones(2, 1, 28, 28), 0.2 * torch.randn(9, 1, 28, 28)],
+)
+def test_good_poor_and_flat_pictures_pass(pictures) -> None:
+    assert data.pixel_fault(pictures) == ""
+
+
+def test_noise_on_pictures_passes_where_it_may() -> None:
+    noisy = RIGHT + torch.randn(RIGHT.shape, generator=torch.Generator().manual_seed(0))
+    assert data.pixel_fault(noisy) and not data.pixel_fault(noisy, strict=False)
+    with pytest.raises(ValueError, match=r"Pictures in \[-1, 1\] are wanted, not in \[0.00, 1.00\]: rescale"):
+        data.check_pixels((RIGHT + 1) / 2, "Pictures", strict=False)

@@ -1,7 +1,10 @@
 """Each measure against an independent reference, and by what must not change it and what must."""
 
 import math
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from course_utils import data, metrics
+
+ROOT = Path(__file__).resolve().parents[1]
 
 NAME = "fashion_mnist"
 few_samples = pytest.mark.filterwarnings("ignore:.* samples. below 2048")
@@ -489,3 +494,86 @@ def test_features_do_not_depend_on_the_batch_and_hold_no_gradient(train: data.Im
     assert not together.requires_grad
     one_by_one = torch.cat([metrics.features(part, NAME) for part in x.split(1)])
     torch.testing.assert_close(one_by_one, together, rtol=1e-4, atol=1e-4)
+
+
+# --- not a number, none, many, and settings of the caller ----------------------------------------------------
+
+
+def spoilt(x):
+    x = x.clone()
+    x[3, 1] = math.nan
+    return x
+
+
+@pytest.mark.parametrize("spoil", [spoilt, lambda x: x * math.nan, lambda x: x / 0])
+@pytest.mark.parametrize(
+    "measure",
+    [metrics.frechet_distance, metrics.kernel_distance, metrics.precision_recall, metrics.density_coverage],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_features_that_are_not_finite_are_refused(measure, spoil) -> None:
+    x = gaussian(50, 4, 0)
+    for pair in ((x, spoil(x)), (spoil(x), x)):
+        with pytest.raises(ValueError, match="hold NaN or infinity: the model that made the pictures diverged"):
+            measure(*pair)
+
+
+def test_nothing_and_what_is_not_finite_is_no_histogram_and_covers_no_mode() -> None:
+    for bad in (torch.full((10, 10), math.nan), torch.zeros(0, 10), torch.zeros(10)):
+        with pytest.raises(ValueError, match="at least one sample"):
+            metrics.class_histogram(bad)
+    with pytest.raises(ValueError, match=r"Points \(N, 2\), at least one"):
+        metrics.modes_covered(torch.zeros(0, 2), data.ring())
+    with pytest.raises(ValueError, match=r"Points \(N, 2\), at least one, are wanted, not \(5, 3\)"):
+        metrics.modes_covered(torch.zeros(5, 3), data.ring())
+
+
+def test_moments_of_two_sizes_are_refused_and_not_broadcast() -> None:
+    mean, cov = torch.zeros(3), torch.eye(3)
+    for moments in ((mean, cov, torch.zeros(1), torch.eye(1)), (torch.zeros(3, 1), cov, mean, cov)):
+        with pytest.raises(ValueError, match=r"covariances \(D, D\) of one D"):
+            metrics.frechet_from_moments(*moments)
+
+
+def test_slices_change_no_measure(monkeypatch) -> None:
+    real, fake = gaussian(300, 6, 0).double(), 1.2 * gaussian(250, 6, 1).double()
+    measures = (metrics.kernel_distance, metrics.precision_recall, metrics.density_coverage)
+    whole = [measure(real, fake) for measure in measures]
+    monkeypatch.setattr(metrics, "SLICE", 7)
+    for measure, before in zip(measures, whole):
+        assert measure(real, fake) == pytest.approx(before, rel=1e-9)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no resource module")
+def test_many_samples_do_not_fill_the_memory() -> None:
+    """8,000 samples a side: a whole table of pairs in float64 takes 0.5 GB, and several are needed at once."""
+    code = """
+import resource, torch
+from course_utils import metrics
+x, y = torch.randn(2, 8_000, 4)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+metrics.kernel_distance(x, y), metrics.precision_recall(x, y), metrics.density_coverage(x, y)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert float(done.stdout) < 0.4, done.stderr
+
+
+def test_settings_of_the_caller_change_no_number_and_stay_as_they_are() -> None:
+    x = data.to_unit_range(data.embedded(NAME, "test")[0][:40])
+    plain = metrics.features(x, NAME)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(metrics.features(x, NAME), plain) and torch.is_autocast_enabled("cpu")
+    metrics.classifier.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(metrics.features(x, NAME), plain)
+        assert data.ring().sample(4).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+    metrics.classifier.cache_clear()
+    with torch.inference_mode():
+        metrics.features(x, NAME)
+    pictures = x.clone().requires_grad_()
+    metrics.classifier(NAME)(pictures).sum().backward()  # what was made in inference mode would refuse
+    assert pictures.grad.abs().sum() > 0

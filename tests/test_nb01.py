@@ -451,3 +451,23 @@ def test_a_mistake_is_refused_with_a_message_that_names_it(check, answer, hint):
 def test_an_untouched_stub_is_not_attempted(check, capsys):
     check(lambda *_: ...)
     assert "not attempted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(4), torch.tensor([1.0, -1, 1, 1]), torch.full((4,), math.nan), torch.ones(1)])
+def test_what_is_no_histogram_has_no_divergence(bad) -> None:
+    for pair in ((bad, torch.ones(4)), (torch.ones(4), bad)):
+        with pytest.raises(ValueError, match="Two histograms of one shape are wanted"):
+            lesson.jensen_shannon(*pair)
+
+
+def test_points_that_are_not_a_number_lie_in_no_bin() -> None:
+    with pytest.raises(ValueError, match="hold NaN, which lies in no bin"):
+        lesson.histogram(torch.full((5, 2), math.nan))
+
+
+def test_a_game_that_diverged_leaves_a_gap_in_its_curve() -> None:
+    game = lesson.ToyGAN("ring")
+    with torch.no_grad():
+        next(game.generator.parameters()).fill_(math.nan)
+    game.measure()
+    assert math.isnan(game.history[-1][1])

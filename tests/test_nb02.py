@@ -112,3 +112,27 @@ def test_diagnose_reads_the_last_fifth(d_real: float, d_fake: float, spread: flo
     tails = {"d_real": d_real, "d_fake_after": d_fake, "spread": spread}
     curves = {name: early + [tails.get(name, 0.5)] * 20 for name in nb02.CURVES}
     assert nb02.diagnose(curves, real_spread=0.5) == state
+
+
+# --- runs that went wrong ------------------------------------------------------------------------------------
+
+FINE = {name: [0.5] * 100 for name in nb02.CURVES}
+
+
+@pytest.mark.parametrize("name", nb02.CURVES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_run_with_a_number_that_is_not_finite_is_never_healthy(name, bad) -> None:
+    assert nb02.diagnose(FINE, 0.5) == "healthy"
+    assert nb02.diagnose(FINE | {name: [0.5] * 99 + [bad]}, 0.5) == "diverged: NaN"
+
+
+def test_a_run_without_a_step_is_never_healthy() -> None:
+    assert nb02.diagnose({name: [] for name in nb02.CURVES}, 0.5) == "not trained: no step was taken"
+
+
+@pytest.mark.parametrize("wrong", [lambda x: 127.5 * (x + 1), lambda x: (x + 1) / 2, lambda x: (127.5 * (x + 1)).byte()])
+def test_training_refuses_pictures_that_the_generator_cannot_reach(wrong) -> None:
+    x = data.to_unit_range(data.embedded("fashion_mnist", "test")[0][:64])
+    networks = nb02.Generator(8, 4), nb02.Discriminator((4, 4, 4), 4)
+    with pytest.raises(ValueError, match=r"Pictures in \[-1, 1\] are wanted, as the generator's tanh gives them, not"):
+        nb02.train(*networks, wrong(x), runtime.start(verbose=False), steps=1)

@@ -435,3 +435,8 @@ def test_batchnorm_in_a_penalised_critic_mixes_the_gradients_of_samples() -> Non
 
     assert norm_of_the_point(nn.LayerNorm(16), a) == pytest.approx(norm_of_the_point(nn.LayerNorm(16), b), rel=1e-4)
     assert norm_of_the_point(nn.BatchNorm1d(16), a) != pytest.approx(norm_of_the_point(nn.BatchNorm1d(16), b), rel=0.05)
+
+
+def test_no_picture_has_no_modes() -> None:
+    with pytest.raises(ValueError, match="There is no picture to count"):
+        nb03.modes_and_kl(torch.zeros(0, dtype=torch.long), torch.full((1000,), 1e-3))

@@ -289,3 +289,21 @@ def test_a_slider_is_whole_when_its_numbers_are() -> None:
 def test_a_choice_starts_with_its_first_option_or_the_one_named() -> None:
     assert widgets.choice([0, 1]).value == 0
     assert widgets.choice([0, 1], value=1).value == 1
+
+
+def test_bytes_are_shown_right_and_other_ranges_are_refused() -> None:
+    raw = torch.tensor([0, 255] * 8, dtype=torch.uint8).reshape(1, 1, 4, 4)
+    assert torch.equal(plots.tile(raw, 1), plots.tile(raw.float() / 127.5 - 1, 1))
+    for wrong in (raw.float(), raw / 255, raw * math.nan, raw.numpy()):
+        with pytest.raises(ValueError, match=r"Pictures in \[-1, 1\] are wanted, not"):
+            plots.tile(wrong, 1)
+
+
+def test_frames_of_two_sizes_are_kept_on_white() -> None:
+    frames = [torch.full((1, 1, 2, 2), -1.0), torch.full((2, 1, 2, 2), -1.0)]
+    film = opened(plots.animation(frames, ALT, columns=1, zoom=1).png)
+    assert film.n_frames == 2
+    last = film.size[1] - 2
+    assert film.convert("L").getpixel((1, last)) == 255
+    film.seek(1)
+    assert film.convert("L").getpixel((1, last)) == 0

@@ -56,6 +56,8 @@ def optimal_discriminator(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     """JSD in nats, 0 to log 2, of two histograms of any shape: counts, or densities on one even grid (Lin 1991)."""
+    if p.shape != q.shape or not all(a.min() >= 0 and 0 < a.sum() < math.inf for a in (p, q)):
+        raise ValueError("Two histograms of one shape are wanted, finite, nowhere negative and not empty.")
     p, q = p.double() / p.sum(), q.double() / q.sum()
     middle = ((p + q) / 2).clamp(min=1e-300)  # only ever divides a 0 there
     return (torch.xlogy(p, p / middle).sum() + torch.xlogy(q, q / middle).sum()) / 2
@@ -179,6 +181,8 @@ def averaging_gain(decay: float, omega: float) -> float:
 
 def histogram(x: Tensor, limit: float = 1.7, bins: int = 20) -> Tensor:
     """Counts (bins^2 + 1,) of points (N, 2) in the square [-limit, limit]^2; the last bin counts all that lie outside."""
+    if x.isnan().any():
+        raise ValueError("The points hold NaN, which lies in no bin: what made them has diverged.")
     cell = ((x + limit) / (2 * limit) * bins).floor().long()  # (N, 2)
     inside = ((cell >= 0) & (cell < bins)).all(dim=1)
     index = torch.where(inside, cell[:, 0] * bins + cell[:, 1], bins**2)
@@ -249,7 +253,10 @@ class ToyGAN:
     @torch.no_grad()
     def measure(self) -> None:
         """Note (step, JSD of generated against real samples)."""
-        self.history.append((self.steps, jensen_shannon(histogram(self.real), histogram(self.sample(4000))).item()))
+        points = self.sample(4000)
+        lost = points.isnan().any()  # diverged: a gap in the curve
+        jsd = math.nan if lost else jensen_shannon(histogram(self.real), histogram(points)).item()
+        self.history.append((self.steps, jsd))
 
 
 def draw_plane(axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1.7, shown: int = 250) -> None:

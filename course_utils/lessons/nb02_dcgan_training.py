@@ -2,13 +2,14 @@
 """What notebook 02 (DCGAN training) builds, for later notebooks to import."""
 
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils import training
+from course_utils import data, training
 from course_utils.runtime import Runtime
 
 
@@ -115,8 +116,11 @@ def train(
     """Train in place on `pictures` (N, 1, 28, 28); returns the averaged generator and a curve for each of CURVES.
 
     `watch(step, generator, ema)` is called before each step and once at the end. Adam with beta1 = 0.5 as in
-    Radford et al. 2016, section 4.
+    Radford et al. 2016, section 4. Raises ValueError for pictures in another range.
     """
+    known = pictures[pictures.isfinite()] if pictures.is_floating_point() else pictures  # NaN shows in the curves
+    if fault := data.pixel_fault(known):
+        raise ValueError(f"Pictures in [-1, 1] are wanted, as the generator's tanh gives them, {fault}.")
     optimiser_g = torch.optim.Adam(generator.parameters(), lr=rate_g, betas=(0.5, 0.999))
     optimiser_d = torch.optim.Adam(discriminator.parameters(), lr=rate_d, betas=(0.5, 0.999))
     ema, scaler = training.EMA(generator, decay=0.999), run.scaler()
@@ -143,13 +147,18 @@ def train(
         spread = x_fake.float().std(dim=0).mean()
         for name, value in zip(CURVES, (loss_d, loss_g, *outputs, spread)):
             curves[name].append(value.item())
+        training.note(loss_d=curves["loss_d"][-1], loss_g=curves["loss_g"][-1])
     if watch:
-        watch(steps, generator, ema)
+        watch(len(curves["loss_d"]), generator, ema)
     return ema, curves
 
 
 def diagnose(curves: dict[str, list[float]], real_spread: float) -> str:
     """Name the state of a run by the last fifth of the curves of `train`; `real_spread` is that of real pictures."""
+    if not curves["loss_d"]:
+        return "not trained: no step was taken"
+    if not all(math.isfinite(value) for values in curves.values() for value in values):
+        return "diverged: NaN"
     tail = {name: torch.tensor(values[-max(1, len(values) // 5) :]).mean().item() for name, values in curves.items()}
     if tail["d_real"] - tail["d_fake_after"] > 0.8:
         return "discriminator too strong"

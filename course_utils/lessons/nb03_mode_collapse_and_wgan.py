@@ -269,6 +269,7 @@ def train(
         (networks * loss).backward(inputs=list(players[player].parameters()))
         optimisers[player].step()
 
+    done = 0
     for step in training.progress(steps):
         if watch:
             watch(step, ema)
@@ -284,8 +285,9 @@ def train(
         for scheduler in schedulers:
             scheduler.step()
         ema.update_parameters(generator)
+        done += 1
     if watch:
-        watch(steps, ema)
+        watch(done, ema)
     return ema
 
 
@@ -320,5 +322,7 @@ def triples(pictures: Tensor) -> Tensor:
 
 def modes_and_kl(numbers: Tensor, true_share: Tensor) -> tuple[int, float]:
     """How many of the 1000 triples occur, and KL(their frequencies || `true_share` (1000,)) in nats."""
+    if len(numbers) == 0:
+        raise ValueError("There is no picture to count: at least one is wanted.")
     share = numbers.bincount(minlength=1000).double() / len(numbers)
     return int((share > 0).sum()), torch.xlogy(share, share / true_share).sum().item()

@@ -225,6 +225,7 @@ def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str]
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
+        training.note(loss=losses[-1])
     return losses
 
 

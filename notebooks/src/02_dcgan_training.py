@@ -55,13 +55,14 @@ if importlib.util.find_spec("course_utils") is None:
     importlib.invalidate_caches()
 
 # %% tags=["export"]
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils import training
+from course_utils import data, training
 from course_utils.runtime import Runtime
 
 # %%
@@ -69,7 +70,7 @@ import copy
 
 import matplotlib.pyplot as plt
 
-from course_utils import data, metrics, plots, runtime, widgets
+from course_utils import metrics, plots, runtime, widgets
 from course_utils.checks import nb02 as checks
 from course_utils.claims import claim
 
@@ -448,8 +449,11 @@ def train(
     """Train in place on `pictures` (N, 1, 28, 28); returns the averaged generator and a curve for each of CURVES.
 
     `watch(step, generator, ema)` is called before each step and once at the end. Adam with beta1 = 0.5 as in
-    Radford et al. 2016, section 4.
+    Radford et al. 2016, section 4. Raises ValueError for pictures in another range.
     """
+    known = pictures[pictures.isfinite()] if pictures.is_floating_point() else pictures  # NaN shows in the curves
+    if fault := data.pixel_fault(known):
+        raise ValueError(f"Pictures in [-1, 1] are wanted, as the generator's tanh gives them, {fault}.")
     optimiser_g = torch.optim.Adam(generator.parameters(), lr=rate_g, betas=(0.5, 0.999))
     optimiser_d = torch.optim.Adam(discriminator.parameters(), lr=rate_d, betas=(0.5, 0.999))
     ema, scaler = training.EMA(generator, decay=0.999), run.scaler()
@@ -641,6 +645,10 @@ plots.show(
 # %% tags=["export"]
 def diagnose(curves: dict[str, list[float]], real_spread: float) -> str:
     """Name the state of a run by the last fifth of the curves of `train`; `real_spread` is that of real pictures."""
+    if not curves["loss_d"]:
+        return "not trained: no step was taken"
+    if not all(math.isfinite(value) for values in curves.values() for value in values):
+        return "diverged: NaN"
     tail = {name: torch.tensor(values[-max(1, len(values) // 5) :]).mean().item() for name, values in curves.items()}
     if tail["d_real"] - tail["d_fake_after"] > 0.8:
         return "discriminator too strong"

@@ -1124,6 +1124,8 @@ def triples(pictures: Tensor) -> Tensor:
 
 def modes_and_kl(numbers: Tensor, true_share: Tensor) -> tuple[int, float]:
     """How many of the 1000 triples occur, and KL(their frequencies || `true_share` (1000,)) in nats."""
+    if len(numbers) == 0:
+        raise ValueError("There is no picture to count: at least one is wanted.")
     share = numbers.bincount(minlength=1000).double() / len(numbers)
     return int((share > 0).sum()), torch.xlogy(share, share / true_share).sum().item()
 
