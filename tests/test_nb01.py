@@ -453,7 +453,9 @@ def test_an_untouched_stub_is_not_attempted(check, capsys):
     assert "not attempted" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(4), torch.tensor([1.0, -1, 1, 1]), torch.full((4,), math.nan), torch.ones(1)])
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(4), torch.tensor([1.0, -1, 1, 1]), torch.full((4,), math.nan), torch.ones(1)]
+)
 def test_what_is_no_histogram_has_no_divergence(bad) -> None:
     for pair in ((bad, torch.ones(4)), (torch.ones(4), bad)):
         with pytest.raises(ValueError, match="Two histograms of one shape are wanted"):

@@ -130,7 +130,9 @@ def test_a_run_without_a_step_is_never_healthy() -> None:
     assert nb02.diagnose({name: [] for name in nb02.CURVES}, 0.5) == "not trained: no step was taken"
 
 
-@pytest.mark.parametrize("wrong", [lambda x: 127.5 * (x + 1), lambda x: (x + 1) / 2, lambda x: (127.5 * (x + 1)).byte()])
+@pytest.mark.parametrize(
+    "wrong", [lambda x: 127.5 * (x + 1), lambda x: (x + 1) / 2, lambda x: (127.5 * (x + 1)).byte()]
+)
 def test_training_refuses_pictures_that_the_generator_cannot_reach(wrong) -> None:
     x = data.to_unit_range(data.embedded("fashion_mnist", "test")[0][:64])
     networks = nb02.Generator(8, 4), nb02.Discriminator((4, 4, 4), 4)

@@ -202,10 +202,21 @@ def fill(pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequen
 
 
 def add_lora(pipe: StableDiffusionPipeline, rank: int = 2, layers: Sequence[str] = ("conv_in", "conv1", "conv2", "conv_out")) -> list[torch.nn.Parameter]:
-    """Freeze the U-Net and put thin matrices beside those of the layers named; returns what is to be trained."""
+    """Freeze the U-Net and put thin matrices beside those of the layers named; returns what is to be trained.
+
+    A style that was added before is taken off first.
+    """
+    if "style" in getattr(pipe.unet, "peft_config", {}):
+        pipe.unet.delete_adapters("style")
     pipe.unet.requires_grad_(False)
     pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers)), "style")
     return [p for p in pipe.unet.parameters() if p.requires_grad]
+
+
+def own_weights(unet: torch.nn.Module) -> dict[str, Tensor]:
+    """Copies of the weights that a U-Net has without the style, under the names that they have without it."""
+    own = {name: weight for name, weight in unet.state_dict().items() if "lora_" not in name}
+    return {name.replace(".base_layer", ""): weight.clone() for name, weight in own.items()}
 
 
 def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], steps: int, generator: torch.Generator, rate: float = 1e-2, batch: int = 32) -> list[float]:

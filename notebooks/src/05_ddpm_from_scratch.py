@@ -732,10 +732,14 @@ losses, looks, film = [], {}, []
 
 
 def watch(step, loss, ema):
+    if step == 1:  # a new run, also when the cell below is run again
+        losses.clear(), looks.clear(), film.clear()
     losses.append(loss)
+    training.note(loss=loss)
     if step % (cfg["steps"] // LOOKS) == 0:
         looks[step] = held_out_loss(ema), held_out_loss(net)
         film.append(generate(ema, schedule, ten, generator=fixed_start()))
+        training.note(plots.animation([film[-1]], "The ten classes as they are drawn by now.", columns=10))
 
 
 # %% tags=["nbval-ignore-output"]

@@ -793,10 +793,21 @@ plots.film_strip([train_set.x[:10], styled[:10]], ["pictures", "the style"], tit
 
 # %% tags=["export"]
 def add_lora(pipe: StableDiffusionPipeline, rank: int = 2, layers: Sequence[str] = ("conv_in", "conv1", "conv2", "conv_out")) -> list[torch.nn.Parameter]:
-    """Freeze the U-Net and put thin matrices beside those of the layers named; returns what is to be trained."""
+    """Freeze the U-Net and put thin matrices beside those of the layers named; returns what is to be trained.
+
+    A style that was added before is taken off first.
+    """
+    if "style" in getattr(pipe.unet, "peft_config", {}):
+        pipe.unet.delete_adapters("style")
     pipe.unet.requires_grad_(False)
     pipe.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers)), "style")
     return [p for p in pipe.unet.parameters() if p.requires_grad]
+
+
+def own_weights(unet: torch.nn.Module) -> dict[str, Tensor]:
+    """Copies of the weights that a U-Net has without the style, under the names that they have without it."""
+    own = {name: weight for name, weight in unet.state_dict().items() if "lora_" not in name}
+    return {name.replace(".base_layer", ""): weight.clone() for name, weight in own.items()}
 
 
 def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], steps: int, generator: torch.Generator, rate: float = 1e-2, batch: int = 32) -> list[float]:
@@ -821,8 +832,8 @@ def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str]
 
 
 # %% tags=["nbval-ignore-output"]
-base = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
 thin = add_lora(pipe)
+base = own_weights(pipe.unet)  # before the training
 style_prompts = captions(train_set.x[:2000], train_set.y[:2000], seeded(2))
 style_losses = learn_style(pipe, latent.padded(styled), style_prompts, run.budget.pick(quick=300, full=4000), seeded(run.seed))
 share = sum(p.numel() for p in thin) / sum(weight.numel() for weight in base.values())
@@ -859,11 +870,6 @@ def inside(x):
     return ((x[..., 10:18, 10:18] + 1) / 2).mean().item()
 
 
-def unwrapped(unet):
-    """The weights that the U-Net had before, under their old names."""
-    return {name.replace(".base_layer", ""): weight for name, weight in unet.state_dict().items() if "lora_" not in name}
-
-
 given = test_set.x[:10]
 pipe.unet.set_adapters(["style"], [1.0])
 chalked = {strength: change(pipe, given, names, strength, guidance=3.0, seed=3) for strength in (0.6, 0.85)}
@@ -873,7 +879,7 @@ plots.film_strip(
 )  # fmt: skip
 
 # %%
-after = unwrapped(pipe.unet)
+after = own_weights(pipe.unet)
 claim("Fewer than 2 % of the U-Net's weights were trained", share < 0.02)
 claim("and all others are what they were, bit for bit", after.keys() == base.keys() and all(torch.equal(after[name], base[name]) for name in base))
 many = [prompt for prompt in WISHES for _ in range(5)]
