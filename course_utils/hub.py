@@ -6,9 +6,10 @@ After `start({"org/name": folder})` the unmodified `DDPMPipeline.from_pretrained
 2. that cache alone, if it did not answer or `HF_HUB_OFFLINE` is set;
 3. the course's copy, with one line that says so and why.
 
-Without a copy the failure is one `HubError`. The mechanism is a wrapper around `DiffusionPipeline.from_pretrained`,
-taken off by `close()`: no copy is ever written to the user's cache, and single models, schedulers and tokenizers
-are loaded as the libraries do it.
+Without a copy the failure is one `HubError`. Names are found in any capitals, and what a copy does not have (variants,
+revisions, other file formats) does not matter to it. The mechanism is a wrapper around the `from_pretrained` of
+`DiffusionPipeline` and of the `AutoPipelineFor...` classes, taken off by `close()`: no copy is ever written to the
+user's cache, and single models, schedulers and tokenizers are loaded as the libraries do it.
 
 huggingface_hub compares a file that comes over plain HTTP with its announced size, not with its hash. Here every
 new file is hashed after the download (`remove_damaged`). Two gaps: where the system has no symlinks (Windows without
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import os
 import re
 import threading
@@ -29,7 +31,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
+from diffusers import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
+    DiffusionPipeline,
+)
 from huggingface_hub import constants, model_info, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
@@ -39,11 +46,22 @@ from .console import say
 PROBE = "google/ddpm-cifar10-32"  # any repository will do: "there is none of this name" is an answer too
 SECONDS = 3.0
 HASH_NAME = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+# What says where on the hub or in which files the weights are: a copy has one revision, in safetensors.
+OF_THE_HUB = {"variant", "revision", "use_safetensors", "local_files_only", "force_download", "cache_dir", "token"}
+AUTOMATIC = (AutoPipelineForText2Image, AutoPipelineForImage2Image, AutoPipelineForInpainting)
 _active = ExitStack()
 
 
 class HubError(OSError):
     """A pipeline cannot be loaded; the message names the cause and the cure. An OSError, as the library's own are."""
+
+
+OFFLINE = "HF_HUB_OFFLINE is set"
+
+
+def told_to_be_offline() -> bool:
+    """Whether `HF_HUB_OFFLINE` is set, also by a cell after the library was imported, which reads it only then."""
+    return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 @functools.lru_cache(maxsize=1)
@@ -53,8 +71,8 @@ def silence() -> str:
     The library's own request is made, so proxies and certificates count as they do in a download. It runs in a thread
     of its own, because a name look-up has no time limit.
     """
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
+    if told_to_be_offline():
+        return OFFLINE
     answer = []
 
     def ask() -> None:
@@ -86,23 +104,33 @@ def start(copies: Mapping[str, str | Path]) -> ExitStack:
     global _active
     if missing := [str(folder) for folder in copies.values() if not (Path(folder) / "model_index.json").is_file()]:
         raise HubError(f"There is no saved pipeline in {', '.join(missing)}: correct the path or install again.")
-    why = silence()
+    why = OFFLINE if told_to_be_offline() else silence()
     instead = f"models come from your cache or else the course's own copies: {', '.join(copies) or 'none'}"
     say(f"hub: no answer ({why}), {instead}" if why else "hub: answers")
     _active.close()
     _active = ExitStack()
-    plain = DiffusionPipeline.__dict__["from_pretrained"]
-
-    @functools.wraps(plain.__func__)
-    def from_pretrained(cls: type[DiffusionPipeline], pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        return _load(functools.partial(plain.__func__, cls), str(pretrained_model_name_or_path), kwargs, copies, why)
-
-    DiffusionPipeline.from_pretrained = classmethod(from_pretrained)
-    _active.callback(setattr, DiffusionPipeline, "from_pretrained", plain)
+    places = {name.lower(): str(folder) for name, folder in copies.items()}
+    for kind in (DiffusionPipeline, *AUTOMATIC):
+        _active.callback(setattr, kind, "from_pretrained", kind.__dict__["from_pretrained"])
+        kind.from_pretrained = _with_copies(kind.__dict__["from_pretrained"], places, why)
     return _active
 
 
-def _load(plain: Any, name: str, kwargs: dict[str, Any], copies: Mapping[str, str | Path], why: str) -> Any:
+def _with_copies(plain: classmethod, copies: Mapping[str, str], why: str) -> classmethod:
+    """The library's `from_pretrained`, which falls back on `copies` (names in small letters)."""
+    _, first, *_ = inspect.signature(plain.__func__).parameters  # cls, and what the name is called
+
+    @functools.wraps(plain.__func__)
+    def from_pretrained(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if len(args) != 1 and (args or first not in kwargs):
+            return plain.__func__(cls, *args, **kwargs)  # which says what is wrong
+        name = str(args[0] if args else kwargs.pop(first))
+        return _load(functools.partial(plain.__func__, cls), name, kwargs, copies, why)
+
+    return classmethod(from_pretrained)
+
+
+def _load(plain: Any, name: str, kwargs: dict[str, Any], copies: Mapping[str, str], why: str) -> Any:
     """`plain(name)`, the library's from_pretrained, else the copy, else HubError."""
     if os.path.isdir(name):
         return plain(name, **kwargs)
@@ -121,10 +149,10 @@ def _load(plain: Any, name: str, kwargs: dict[str, Any], copies: Mapping[str, st
             raise  # no matter of files or network, such as a misspelt argument
     cause = f"it arrived damaged and {', '.join(damaged)} was removed; run the cell again" if damaged else ""
     cause = cause or _cause(error, why)
-    if name not in copies:
+    if name.lower() not in copies:
         raise HubError(f"{name} cannot be loaded: {cause}.") from error
     say(f"{name}: not the hub's model but the course's own small one, so expect other pictures: {cause}.")
-    return plain(str(copies[name]), **kwargs)
+    return plain(copies[name.lower()], **{key: value for key, value in kwargs.items() if key not in OF_THE_HUB})
 
 
 def _in_cache(name: str, kwargs: Mapping[str, Any]) -> str:
@@ -140,7 +168,7 @@ def _in_cache(name: str, kwargs: Mapping[str, Any]) -> str:
 def _cause(error: BaseException, why: str) -> str:
     """Cause and cure in words, from what the library raised and what that was caused by."""
     if why:
-        cure = "unset it" if constants.HF_HUB_OFFLINE else "connect to the network"
+        cure = "unset it" if told_to_be_offline() else "connect to the network"
         return f"the hub does not answer ({why}) and your cache does not hold all of it; {cure} and restart the kernel"
     chain = list(_chain(error))
     kinds = {kind for link in chain for kind in type(link).__mro__}

@@ -383,6 +383,34 @@ def test_offline_stable_diffusion_comes_from_the_copy(offline, folder) -> None:
     assert said.error is None and said.lines[2].startswith(PICTURES[STABLE])
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "DDPMPipeline.from_pretrained('org/there-is-none', variant='fp16')",
+        "DDPMPipeline.from_pretrained('org/there-is-none', revision='fp16', use_safetensors=False)",
+        "DDPMPipeline.from_pretrained(pretrained_model_name_or_path='org/there-is-none', local_files_only=True)",
+        "DDPMPipeline.from_pretrained('Org/There-Is-None')",
+        "DiffusionPipeline.from_pretrained('org/there-is-none')",
+        "diffusers.AutoPipelineForText2Image.from_pretrained('org/stable', variant='fp16')",
+        "diffusers.AutoPipelineForImage2Image.from_pretrained(pretrained_model_or_path='org/stable')",
+        "diffusers.AutoPipelineForInpainting.from_pretrained('org/stable', safety_checker=None)",
+    ],
+)
+def test_calls_as_the_librarys_pages_have_them_give_the_copy(offline, folder, given) -> None:
+    copies = {"org/there-is-none": folder / "copy", "org/stable": folder / "stable"}
+    said = offline.run(f"import diffusers; hub.start({named(copies)}); print(type({given}).__name__)")
+    assert said.error is None
+    assert "not the hub's model but the course's own small one" in said.lines[1] and said.lines[2].endswith("Pipeline")
+
+
+def test_being_told_to_stay_offline_after_the_import_counts(online) -> None:
+    said = online.run(
+        "import os; hub.silence.cache_clear(); os.environ['HF_HUB_OFFLINE'] = '1'; hub.start({})\n"
+        "del os.environ['HF_HUB_OFFLINE']; hub.silence.cache_clear(); hub.start({})"
+    )
+    assert said.lines[0].startswith("hub: no answer (HF_HUB_OFFLINE is set)") and said.lines[1] == "hub: answers"
+
+
 # --- start --------------------------------------------------------------------------------------------------
 
 

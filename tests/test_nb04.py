@@ -652,3 +652,27 @@ def test_checks_name_the_mistake(name, mistake, message):
 def test_a_forgotten_return_is_named(name):
     with pytest.raises(WrongAnswer, match="returned None"):
         getattr(nb04, name)(lambda *args: None)
+
+
+# --- sizes that do not fit ----------------------------------------------------------------------------------
+
+
+def test_noise_is_never_broadcast_over_pictures() -> None:
+    level = Schedule.named("cosine", 10).level(5)
+    with pytest.raises(ValueError, match=r"Noise \(1, 4\) does not fit x0 \(3, 4\)"):
+        lesson.add_noise(torch.zeros(3, 4), torch.zeros(1, 4), level)
+
+
+@pytest.mark.parametrize("betas", [torch.zeros(0), torch.tensor([math.nan]), torch.tensor([0.5, 1.0])])
+def test_what_is_no_schedule_is_refused(betas) -> None:
+    with pytest.raises(ValueError, match="Betas are a tensor"):
+        Schedule(betas)
+
+
+def test_no_step_is_no_sampling() -> None:
+    schedule = Schedule.named("cosine", 10)
+    for steps in (0, -1, 11):
+        with pytest.raises(ValueError, match="Between 1 and 10 steps"):
+            schedule.levels(steps)
+    with pytest.raises(ValueError, match="two are needed at least, not 1"):
+        lesson.sample(lambda x, level: x, torch.zeros(2, 1), schedule.levels(5)[:1])

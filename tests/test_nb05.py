@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from course_utils import data, metrics
@@ -19,6 +16,8 @@ from course_utils.checks import WrongAnswer
 from course_utils.checks import nb05 as checks
 from course_utils.lessons import nb04_diffusion_math as nb04
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -308,27 +307,91 @@ def test_the_stored_table_of_fd_counts_evaluations() -> None:
 # --- several processes --------------------------------------------------------------------------------------
 
 
-def several(folder: Path, processes: int, steps: int, *more: str) -> dict[str, Tensor] | None:
-    folder.mkdir(exist_ok=True)
-    (folder / "script.py").write_text(nb05.SEVERAL_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += [str(folder / "script.py"), "--folder", str(folder), "--steps", str(steps), *more]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert (done.returncode == 0) == (not more), done.stderr[-2000:]
-    assert all(line.startswith(f"{processes} processes") for line in done.stdout.splitlines() if " loss " in line)
-    weights = folder / "weights.safetensors"
-    return load_file(weights) if weights.exists() else None
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one_and_a_killed_run_resumes(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    one, two = several(tmp_path / "one", 1, 4), several(tmp_path / "two", 2, 4)
-    assert several(tmp_path / "again", 2, 4, "--die-after", "3") is None
-    again = several(tmp_path / "again", 2, 4)
+    (_, one), (_, two) = nb05.run_script(tmp_path / "one", 1, 4), nb05.run_script(tmp_path / "two", 2, 4)
+    losses, nothing = nb05.run_script(tmp_path / "again", 2, 4, die_after=3)
+    assert len(losses) == 3 and nothing is None
+    _, again = nb05.run_script(tmp_path / "again", 2, 4)
     assert one and two and again
     assert max((one[k] - two[k]).abs().max() for k in one) < 1e-5
     assert max((again[k] - two[k]).abs().max() for k in two) < 1e-6
+
+
+def test_the_processes_start_where_torchrun_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, whose PyTorch has no libuv, which torchrun's store wants."""
+    pytest.importorskip("accelerate")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'torch.distributed.run' in ' '.join(sys.orig_argv): raise SystemExit('built without libuv')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    assert "torch.distributed.run" not in nb05.SEVERAL_PROCESSES
+    losses, weights = nb05.run_script(tmp_path / "one", 1, 1)
+    assert len(losses) == 1 and weights
+
+
+def test_a_run_that_never_began_is_not_taken_for_a_killed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nb05, "SEVERAL_PROCESSES", "raise SystemExit('no store')")
+    with pytest.raises(RuntimeError, match="2 processes did not come to their end; the last line is: .*no store"):
+        nb05.run_script(tmp_path / "two", 2, 4, die_after=3)
+
+
+def test_no_file_of_the_weights_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows deletes no file that is mapped into memory."""
+    mapped = Path("/proc/self/maps")
+    if not mapped.is_file():
+        pytest.skip("this system does not say which files are mapped")
+    _, weights = nb05.run_script(tmp_path / "one", 1, 1)
+    assert weights and str(tmp_path) not in mapped.read_text()
+
+
+# --- sizes that do not fit ----------------------------------------------------------------------------------
+
+SCHEDULE = nb04.Schedule.named("cosine", 50)
+
+
+@pytest.mark.parametrize(
+    ("y", "steps", "said"),
+    [
+        (torch.arange(2), 0, "Between 1 and 50 steps"),
+        (torch.arange(2), -1, "Between 1 and 50 steps"),
+        (torch.tensor([11]), 2, "class numbers from 0 to 10"),
+        (torch.tensor([-1]), 2, "class numbers"),
+        (torch.zeros(2, 1, dtype=torch.long), 2, "class numbers"),
+        (torch.zeros(2), 2, "class numbers"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_the_network_runs(y, steps, said) -> None:
+    net, calls = nb05.UNet((8, 16)), []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(ValueError, match=said):
+        nb05.generate(net, SCHEDULE, y, steps=steps)
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("pictures", "labels", "options", "said"),
+    [
+        (4, 4, {"steps": 0}, "At least one step"),
+        (4, 4, {"batch": 0}, "At least one step"),
+        (4, 3, {}, "4 pictures want as many labels, not 3"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(pictures, labels, options, said) -> None:
+    x, y = -torch.ones(pictures, 1, 28, 28), torch.zeros(labels, dtype=torch.long)
+    with pytest.raises(ValueError, match=said):
+        nb05.train(nb05.UNet((8, 16)), x, y, SCHEDULE, **{"steps": 1, "batch": 2} | options)
+
+
+def test_a_loss_never_broadcasts() -> None:
+    x0, y, t = torch.zeros(3, 1, 28, 28), torch.zeros(3, dtype=torch.long), torch.zeros(3, dtype=torch.long)
+    net = nb05.UNet((8, 16))
+    for bad in ((y[:1], t, x0), (y, t[:1], x0), (y, t, x0[:1])):
+        labels, times, noise = bad
+        with pytest.raises(ValueError, match="want as many timesteps|does not fit x0"):
+            nb05.diffusion_loss(net, x0, labels, times, noise, SCHEDULE)
 
 
 # --- the checks ---------------------------------------------------------------------------------------------

@@ -283,3 +283,37 @@ def test_the_trainer_goes_on_exactly(tmp_path: Path) -> None:
             each.step(batch=2)
     assert trainer.losses[2:] == other.losses and trainer.losses[0] != trainer.losses[1]
     assert all(torch.equal(a, b) for a, b in zip(trainer.ema.shadow_params, other.ema.shadow_params))
+
+
+# --- what does not fit together -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small() -> object:
+    return nb06.prompt_pipelines(torch.device("cpu"), False)["course"]
+
+
+X = -torch.ones(3, 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda p: nb06.change(p, X[:2], ["a bag"] * 2, 0.2, steps=4), "strength of 0.2 leaves none of 4 steps"),
+        (lambda p: nb06.change(p, X[:2], ["a bag"] * 2, 0.0, steps=4), "strength of 0.0"),
+        (lambda p: nb06.change(p, X[:2], ["a bag"] * 2, 1.5, steps=4), "strength of 1.5"),
+        (lambda p: nb06.change(p, X, ["a bag"] * 2, 0.8, steps=4), "3 pictures .* and 2 prompts do not fit"),
+        (lambda p: nb06.change(p, X[:2], ["a bag"] * 3, 0.8, steps=4), "2 pictures .* and 3 prompts do not fit"),
+        (lambda p: nb06.fill(p, X, torch.ones(1, 1, 28, 28), ["a bag"] * 2, steps=3), "3 pictures .* and 2 prompts"),
+        (lambda p: nb06.fill(p, X, torch.ones(2, 1, 28, 28), ["a bag"] * 3, steps=3), r"A mask \(1, 1, 28, 28\)"),
+        (lambda p: nb06.call(p, [], steps=2), "A list of at least one prompt"),
+        (lambda p: nb06.call(p, "a bag", steps=2), "A list of at least one prompt"),
+        (lambda p: nb06.call(p, ["a bag"], steps=0), "At least one step"),
+        (lambda p: nb06.sample_with(None, None, torch.tensor([11])), "class numbers"),
+        (lambda p: nb06.sample_with(None, None, torch.tensor([1]), steps=0), "At least one step"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence_before_anything_is_drawn(small, ask, said) -> None:
+    with pytest.raises(ValueError, match=said) as refusal:
+        ask(small)
+    assert "\n" not in str(refusal.value)

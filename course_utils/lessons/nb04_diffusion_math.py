@@ -52,6 +52,8 @@ def is_clean(level: Level) -> bool:
 
 def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
     """x_t = alpha x0 + sigma noise; all (N, ...) (Ho et al. 2020, equation 4)."""
+    if noise.shape != x0.shape:
+        raise ValueError(f"Noise {tuple(noise.shape)} does not fit x0 {tuple(x0.shape)}: draw one number for each pixel.")
     return like(level.alpha, x0) * x0 + like(level.sigma, x0) * noise
 
 
@@ -99,7 +101,7 @@ class Schedule:
 
     def __init__(self, betas: Tensor) -> None:
         self.betas = torch.as_tensor(betas, dtype=torch.float64)
-        if self.betas.ndim != 1 or not ((self.betas > 0) & (self.betas < 1)).all():
+        if self.betas.ndim != 1 or len(self.betas) == 0 or not ((self.betas > 0) & (self.betas < 1)).all():
             raise ValueError("Betas are a tensor of shape (T,) with values between 0 and 1.")
         self.T = len(self.betas)
         self.alphas_bar = (1 - self.betas).cumprod(0)  # (T,)
@@ -127,7 +129,7 @@ class Schedule:
 
     def levels(self, steps: int | None = None) -> list[Level]:
         """The levels that a sampler visits in `steps` steps (all T without it), from noise to clean: steps + 1 of them."""
-        return [self.level(t) for t in [*respaced(self.T, steps or self.T), -1]]
+        return [self.level(t) for t in [*respaced(self.T, self.T if steps is None else steps), -1]]
 
 
 def terminal_snr(schedule: Schedule) -> float:
@@ -346,6 +348,8 @@ def sample(
         generator: where `noise` is drawn; the global one without it.
         watch: called after each step with the new x, the guess that led there, and the new level.
     """
+    if len(levels) < 2:
+        raise ValueError(f"Sampling goes from one level to another, so two are needed at least, not {len(levels)}.")
     wanted, previous = inspect.signature(step).parameters, None
     device = generator.device if generator else x.device
     for now, then in zip(levels, levels[1:]):

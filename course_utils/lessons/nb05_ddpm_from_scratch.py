@@ -171,11 +171,19 @@ def uniform_timesteps(n: int, T: int) -> Tensor:
     return torch.randint(T, (n,))
 
 
+def check_labels(y: Tensor) -> None:
+    """ValueError unless y (N,) holds classes, 0 to NULL."""
+    if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= NULL)).all()):
+        raise ValueError(f"Labels are a tensor (N,) of class numbers from 0 to {NULL}, which stands for none.")
+
+
 def diffusion_loss(net: nn.Module, x0: Tensor, y: Tensor, t: Tensor, noise: Tensor, schedule: Schedule, kind: str = "v") -> Tensor:
     """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C, H, W) and labels (N,).
 
     `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v" (Salimans and Ho 2022, section 4).
     """
+    if not t.shape == y.shape == (len(x0),):
+        raise ValueError(f"{len(x0)} pictures want as many timesteps and labels, not {tuple(t.shape)} and {tuple(y.shape)}.")
     level = schedule.level(t)
     out = net(add_noise(x0, noise, level), t, y)
     return (out - output_from(kind, x0, noise, level)).square().mean()
@@ -258,7 +266,15 @@ def train(
         weights: how often to train each timestep (T,); equally often without it.
         drop: the share of pictures that are trained without their class.
         watch: called as watch(step, loss, ema) after every step.
+
+    Raises:
+        ValueError: no step, no picture in a batch, pictures and labels that do not fit together.
     """
+    if min(steps, batch) < 1:
+        raise ValueError(f"At least one step of one picture is wanted, not {steps} steps of {batch}.")
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} pictures want as many labels, not {len(y)}.")
+    check_labels(y), data.check_pixels(x, "Pictures")
     device, players = next(net.parameters()).device, optimisers(net)
 
     def height(step: int) -> float:  # of both rates: 50 steps up, level, and down to 0 over the second half
@@ -315,6 +331,7 @@ class Denoiser:
 def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, guidance: float = 1.5, step: Callable = dpmpp_2m_step,
              generator: torch.Generator | None = None, batch: int = 512) -> Tensor:  # fmt: skip
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,); `generator` is a CPU one and draws x_T and the steps' noise."""
+    check_labels(y)
     device, levels, pictures = next(net.parameters()).device, schedule.levels(steps), []
     for labels in y.split(batch):
         x = torch.randn(len(labels), 1, 28, 28, generator=generator).to(device)
@@ -448,3 +465,46 @@ for step in range(first, options.steps):
 if accelerator.is_main_process:
     save_file(accelerator.unwrap_model(net).state_dict(), options.folder / "weights.safetensors")
 '''
+
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from safetensors.torch import load
+
+
+def start_processes(command: list[str], number: int) -> str:
+    """Start `number` processes that know of each other, as torchrun does; returns their joint output when they ended."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # free, and again when this block ends
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number), "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            command, env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(number)
+    ]  # fmt: skip
+    try:
+        return "".join(process.communicate(timeout=600)[0] for process in running)
+    finally:
+        for process in running:
+            process.kill()
+
+
+def run_script(folder: Path, processes: int, steps: int, die_after: int | None = None) -> tuple[list[float], dict | None]:
+    """Run the script; returns its losses, and its weights if it came that far. RuntimeError if it never began."""
+    folder.mkdir(exist_ok=True)
+    script = folder / "train_several.py"
+    script.write_text(SEVERAL_PROCESSES)
+    command = [sys.executable, str(script), "--folder", str(folder), "--steps", str(steps)]
+    output = start_processes(command + (["--die-after", str(die_after)] if die_after else []), processes)
+    lines = [line for line in output.splitlines() if line.startswith(f"{processes} processes, step ")]
+    saved = folder / "weights.safetensors"
+    if not lines or not (die_after or saved.exists()):
+        raise RuntimeError(f"{processes} processes did not come to their end; the last line is: {output.strip().splitlines()[-1:]}")
+    # read as bytes: a file that stays open cannot be deleted on Windows
+    return [float(line.split("loss ")[1]) for line in lines], load(saved.read_bytes()) if saved.exists() else None

@@ -77,7 +77,7 @@ from torch import Tensor
 from course_utils import data, training
 from course_utils.assets import latent
 from course_utils.assets.prompts import NOUNS, WORDS, adherence, caption, captions, measured, unknown_words
-from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, empty_model, guided, pretrained
+from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, check_labels, empty_model, guided, pretrained
 
 # %%
 import json
@@ -224,9 +224,9 @@ def course_unet() -> CourseUNet:
 
 # %%
 unet = course_unet().to(run.device)
-with tempfile.TemporaryDirectory() as folder:
+with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps an open file
     DDPMPipeline(unet, DDPMScheduler(**LEVELS)).save_pretrained(folder)
-    files = sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+    files = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
     again = DDPMPipeline.from_pretrained(folder, unet=CourseUNet.from_pretrained(folder, subfolder="unet")).to(run.device)
 print("\n".join(files))
 again.set_progress_bar_config(disable=True)
@@ -302,7 +302,7 @@ def resume(path, steps):
 # %% tags=["nbval-ignore-output"]
 STEPS = run.budget.pick(quick=50, full=20_000)
 whole = Trainer(train_set.x, STEPS, device=run.device)
-with tempfile.TemporaryDirectory() as folder:
+with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps an open file
     path = Path(folder) / "half.pt"
     for _ in training.progress(STEPS):
         whole.step()
@@ -347,6 +347,9 @@ def zoo() -> dict[str, SchedulerMixin]:
 @torch.no_grad()
 def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: int = 10, guidance: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,), by any of the library's schedulers; guidance 1 is none."""
+    check_labels(y)
+    if steps < 1:
+        raise ValueError(f"At least one step is wanted, not {steps}.")
     scheduler.set_timesteps(steps)
     labels = torch.cat([y, torch.full_like(y, NULL)]).to(unet.device)
     options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
@@ -569,6 +572,16 @@ def call(pipe: StableDiffusionPipeline, prompts: Sequence[str], *, steps: int = 
     Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its neighbours. `inputs` are what image to image and inpainting
     take besides: `image` (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`. The course's model makes 32 x 32, of which the middle 28 x 28 is returned.
     """
+    if isinstance(prompts, str) or len(prompts) == 0:
+        raise ValueError(f"A list of at least one prompt is wanted, not {prompts!r}.")
+    if steps < 1:
+        raise ValueError(f"At least one step is wanted, not {steps}.")
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and len(value) != len(prompts):
+            raise ValueError(f"{len(value)} pictures ({name}) and {len(prompts)} prompts do not fit: give a prompt for each.")
+    strength = inputs.get("strength", 1.0)
+    if not 0 < strength <= 1 or int(strength * steps) < 1:
+        raise ValueError(f"A strength of {strength} leaves none of {steps} steps: it lies above 1/{steps} and goes up to 1.")
     if is_small(pipe) and (unknown := sorted({word for prompt in [*prompts, negative] for word in unknown_words(prompt)})):
         raise ValueError(f"The course's model never saw {', '.join(unknown)}: use words that it knows ({', '.join(WORDS)}).")
     images = []
@@ -717,6 +730,8 @@ def change(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], str
 
 def fill(pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequence[str], **options: Any) -> Tensor:
     """Inpainting: the course's pictures x (N, 1, 28, 28), drawn anew where mask (1, 1, 28, 28) is 1."""
+    if mask.shape not in ((1, 1, *x.shape[2:]), (len(x), 1, *x.shape[2:])):
+        raise ValueError(f"A mask (1, 1, 28, 28), or one for each picture, is wanted, not {tuple(mask.shape)}.")
     masks = as_input(mask.expand_as(x).float() * 2 - 1, pipe)[:, :1]
     return call(sister(StableDiffusionInpaintPipeline, pipe), prompts, image=as_input(x, pipe), mask_image=masks, strength=1.0, **options)
 
@@ -975,7 +990,7 @@ settings = {
     "seed": 3, "steps": 10, "guidance": 1.5, "scheduler": "DPMSolverMultistepScheduler", "label": 8,
     "model": MODEL, "model_hash": pictures.model_hash(unet),
 }  # fmt: skip
-with tempfile.TemporaryDirectory() as folder:
+with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps an open file
     path = pictures.save(make(settings), Path(folder) / "bag.png", settings, kind="toy")
     stored, again = pictures.settings_of(path), pictures.regenerate(path, {MODEL: make}, {MODEL: unet})
     other = pictures.save(make(settings), Path(folder) / "other.png", settings | {"seed": 4}, kind="toy")
@@ -990,7 +1005,7 @@ claim("With another seed in the file, the difference is found", not with_another
 # which anybody can read and cut off, and a pattern in the picture's middle frequencies, which the eye hardly notices in a large picture and a detector finds. On 28 x 28 pixels, enlarged, it shows as grain. Our toys are marked on request only, as here; notebook 09 tries to wash the second mark out.
 
 # %%
-with tempfile.TemporaryDirectory() as folder:
+with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps an open file
     path = pictures.save(make(settings), Path(folder) / "marked.png", settings, kind="toy", visible=True, invisible=True)
     seen, (hidden, _), whole = plt.imread(path), pictures.load(path), pictures.regenerate(path, {MODEL: make}, {MODEL: unet})
 plain = make(settings)
