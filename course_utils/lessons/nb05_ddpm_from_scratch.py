@@ -2,7 +2,11 @@
 """What notebook 05 (DDPM from scratch) builds, for later notebooks to import."""
 
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -467,11 +471,7 @@ if accelerator.is_main_process:
 '''
 
 
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 from safetensors.torch import load
 
