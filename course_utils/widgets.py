@@ -151,7 +151,7 @@ def play(
     for name, control in controls.items():
         control.observe(restart if name in restart_on else redraw, names="value")
     restart()
-    words = ipywidgets.Label("The triangle plays and pauses, the square goes back to the start.")
+    words = ipywidgets.Label("triangle: play, square: back to the start")
     row = ipywidgets.HBox([player, one_step, again, words])
     box = ipywidgets.VBox([*_aligned(controls), row, screen])
     _players.append((player, box))

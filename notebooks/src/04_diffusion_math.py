@@ -49,15 +49,11 @@ import sys
 
 PACKAGE = "git+https://github.com/OWNER/gans-to-diffusion@main"
 if importlib.util.find_spec("course_utils") is None:
-    if "/OWNER/" in PACKAGE:
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
+    if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            "course_utils is missing: type `pip install -e .` in the course's folder, "
-            "or give your copy its address with `make badge REPO=owner/name`."
-        )
-    if subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]).returncode:
-        raise ImportError(
-            f"The course's package could not be fetched from {PACKAGE}: is there a network, is the "
-            "repository public, and does it have this branch?"
+            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a network? In the course's "
+            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
         )
     importlib.invalidate_caches()
 

@@ -96,7 +96,9 @@ class Lab:
         self.idle()
 
     def idle(self) -> None:
-        self.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
+        # a narrow toolbar hides it
+        idle = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
+        self.page.wait_for_selector(idle, state="attached", timeout=60_000)
 
     def cell(self, index: int):
         return self.page.locator(".jp-NotebookPanel .jp-CodeCell").nth(index)
