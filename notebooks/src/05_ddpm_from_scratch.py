@@ -54,6 +54,7 @@ if importlib.util.find_spec("course_utils") is None:
     importlib.invalidate_caches()
 
 # %% tags=["export"]
+import math
 from collections.abc import Callable, Collection
 
 import torch
@@ -62,7 +63,7 @@ from torch import Tensor, nn
 
 from course_utils import data, training
 from course_utils.lessons.nb04_diffusion_math import (
-    Level, Schedule, add_noise, ancestral_step, dpmpp_2m_step, like, output_from, sample, transition, x0_from,
+    KINDS, Level, Schedule, add_noise, ancestral_step, dpmpp_2m_step, like, output_from, same_shape, sample, transition, x0_from,
 )  # fmt: skip
 
 # %%
@@ -104,6 +105,15 @@ cfg = run.budget.pick(
 
 # %% tags=["export"]
 T, N_CLASSES, NULL = 1000, 10, 10  # timesteps of training; classes 0 to 9; the label that stands for "no class given"
+
+
+def one_each(x: Tensor, **lists: Tensor) -> None:
+    """ValueError unless every list has shape (N,) for x (N, ...); one of length 1 would be repeated in silence."""
+    for name, values in lists.items():
+        if values.shape != x.shape[:1]:
+            raise ValueError(
+                f"{len(x)} pictures want as many {name}, not {tuple(values.shape)} of them: give one for each."
+            )
 
 
 # %%
@@ -161,6 +171,8 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
     Vaswani et al. 2017, section 3.5, where sines and cosines interleave.
     """
+    if dim < 2 or dim % 2:
+        raise ValueError(f"Sines and cosines share an even number of components, not {dim}.")
     half = dim // 2
     omega = 10_000 ** (-torch.arange(half, device=t.device) / half)
     angle = t.float()[:, None] * omega
@@ -292,6 +304,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        one_each(x, timesteps=t, labels=y)
         emb = F.silu(self.time(timestep_embedding(t, self.emb)) + self.label(y))
         h = self.stem(F.pixel_unshuffle(x, 2))
         kept = [h]
@@ -339,6 +352,8 @@ claim("The output has the input's shape, and a new network predicts zero", out.s
 # %% tags=["export"]
 def k_means(x: Tensor, k: int, rounds: int = 10) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm from k random rows of x (N, D): centres (k, D) and the index of each row's nearest (N,)."""
+    if not 1 <= k <= len(x):
+        raise ValueError(f"{len(x)} rows cannot make {k} clusters: take fewer clusters or more pictures.")
     centres = x[torch.randperm(len(x))[:k]].clone()
     for _ in range(rounds):
         nearest = torch.cdist(x, centres).argmin(dim=1)
@@ -357,6 +372,7 @@ class MixtureDenoiser(nn.Module):
 
     def __init__(self, x: Tensor, y: Tensor, clusters: int = 64) -> None:
         super().__init__()
+        one_each(x, labels=y)
         flat, means, log_weights = x.flatten(1), [], []
         within, around_class = torch.empty_like(flat), torch.empty_like(flat)
         for c in range(N_CLASSES):
@@ -376,6 +392,7 @@ class MixtureDenoiser(nn.Module):
 
     def forward(self, x: Tensor, level: Level, y: Tensor) -> tuple[Tensor, Tensor]:
         """The guess E[x0 | x] like x, and the error that one Gaussian for each class would make (for NULL too), root mean square, with 4 axes."""
+        one_each(x, labels=y)
         in_basis = x.flatten(1) @ self.directions
         alpha, sigma = like(level.alpha, in_basis), like(level.sigma, in_basis)
         variance = alpha**2 * self.variances + sigma**2  # of x, in each direction
@@ -474,13 +491,18 @@ def check_labels(y: Tensor) -> None:
         raise ValueError(f"Labels are a tensor (N,) of class numbers from 0 to {NULL}, which stands for none.")
 
 
+def check_guidance(guidance: float) -> None:
+    """ValueError unless it is a finite number."""
+    if not -math.inf < guidance < math.inf:
+        raise ValueError(f"Guidance is a finite number, not {guidance}.")
+
+
 def diffusion_loss(net: nn.Module, x0: Tensor, y: Tensor, t: Tensor, noise: Tensor, schedule: Schedule, kind: str = "v") -> Tensor:
     """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C, H, W) and labels (N,).
 
     `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v" (Salimans and Ho 2022, section 4).
     """
-    if not t.shape == y.shape == (len(x0),):
-        raise ValueError(f"{len(x0)} pictures want as many timesteps and labels, not {tuple(t.shape)} and {tuple(y.shape)}.")
+    one_each(x0, timesteps=t, labels=y)
     level = schedule.level(t)
     out = net(add_noise(x0, noise, level), t, y)
     return (out - output_from(kind, x0, noise, level)).square().mean()
@@ -501,6 +523,8 @@ checks.diffusion_loss(diffusion_loss)
 # %% tags=["export"]
 def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) -> Tensor:
     """How often to train each timestep (T,), sum 1: log(alpha / sigma) is then Gaussian with this mean and standard deviation."""
+    if not std > 0:
+        raise ValueError(f"A standard deviation lies above 0: {std} does not.")
     half_log_snr = schedule.log_snr / 2
     per_timestep = -torch.gradient(half_log_snr)[0]
     density = torch.exp(-(((half_log_snr - mean) / std) ** 2) / 2) * per_timestep
@@ -509,6 +533,8 @@ def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) ->
 
 def draw_timesteps(weights: Tensor, n: int) -> Tensor:
     """n timesteps (n,) with these frequencies (T,), one from each of n equal slices of the distribution."""
+    if weights.ndim != 1 or not (weights >= 0).all() or abs(weights.sum().item() - 1) > 1e-3:
+        raise ValueError("Weights of timesteps are a tensor (T,) of shares from 0 that add up to 1.")
     u = (torch.arange(n) + torch.rand(n, dtype=torch.float64)) / n
     return torch.searchsorted(weights.cumsum(0), u).clamp(max=len(weights) - 1)
 
@@ -559,11 +585,14 @@ checks.drop_labels(my_drop_labels)
 # @title Solution 5.3
 def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
     """The guess without a class, moved `guidance` times as far as the class moves it (Ho and Salimans 2022, equation 6, whose w is ours - 1)."""
+    same_shape(without=without, with_class=with_class)
     return without + guidance * (with_class - without)
 
 
 def drop_labels(y: Tensor, p: float) -> Tensor:
     """Labels (N,), each replaced by NULL with probability p, by itself."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"A probability lies between 0 and 1: {p} does not.")
     return torch.where(torch.rand(len(y), device=y.device) < p, NULL, y)
 
 
@@ -652,9 +681,12 @@ def train(
     """
     if min(steps, batch) < 1:
         raise ValueError(f"At least one step of one picture is wanted, not {steps} steps of {batch}.")
-    if len(x) != len(y):
-        raise ValueError(f"{len(x)} pictures want as many labels, not {len(y)}.")
+    one_each(x, labels=y)
     check_labels(y), data.check_pixels(x, "Pictures")
+    if weights is not None and weights.shape != (schedule.T,):
+        raise ValueError(f"{schedule.T} timesteps want as many weights, not {tuple(weights.shape)} of them.")
+    if kind not in KINDS:
+        raise ValueError(f"There is no prediction kind {kind!r}: choose one of {', '.join(KINDS)}.")
     device, players = next(net.parameters()).device, optimisers(net)
 
     def height(step: int) -> float:  # of both rates: 50 steps up, level, and down to 0 over the second half
@@ -698,11 +730,13 @@ class Denoiser:
     """
 
     def __init__(self, net: nn.Module, schedule: Schedule, y: Tensor, guidance: float = 1.0, kind: str = "v") -> None:
+        check_labels(y), check_guidance(guidance)
         self.net, self.schedule, self.y, self.guidance, self.kind = net, schedule, y, guidance, kind
         self.evaluations = 0  # of the network, for one picture
 
     @torch.no_grad()
     def __call__(self, x: Tensor, level: Level) -> Tensor:
+        one_each(x, labels=self.y)
         t = torch.full((len(x),), timestep_of(self.schedule, level), device=x.device)
         if self.guidance == 1:
             self.evaluations += 1
@@ -717,7 +751,9 @@ class Denoiser:
 def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, guidance: float = 1.5, step: Callable = dpmpp_2m_step,
              generator: torch.Generator | None = None, batch: int = 512) -> Tensor:  # fmt: skip
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,); `generator` is a CPU one and draws x_T and the steps' noise."""
-    check_labels(y)
+    check_labels(y), check_guidance(guidance)
+    if batch < 1:
+        raise ValueError(f"At least one picture at a time is wanted, not {batch}.")
     device, levels, pictures = next(net.parameters()).device, schedule.levels(steps), []
     for labels in y.split(batch):
         x = torch.randn(len(labels), 1, 28, 28, generator=generator).to(device)
@@ -1034,8 +1070,12 @@ class NoisyClassifier(nn.Module):
 
 def classifier_guided(denoise: Callable, classifier: nn.Module, schedule: Schedule, y: Tensor, scale: float) -> Callable:
     """A denoiser (x, level) to x0 that also follows the classifier's gradient (Dhariwal and Nichol 2021, algorithm 2, in terms of x0)."""
+    check_labels(y)
+    if not (y < N_CLASSES).all() or not -math.inf < scale < math.inf:
+        raise ValueError(f"A classifier wants classes from 0 to {N_CLASSES - 1} and a finite scale.")
 
     def steered(x: Tensor, level: Level) -> Tensor:
+        one_each(x, labels=y)
         if level.alpha < 0.05:
             return denoise(x, level)
         t = torch.full((len(x),), timestep_of(schedule, level), device=x.device)
@@ -1102,6 +1142,7 @@ checks.jump_back(my_jump_back)
 # @title Solution 5.5
 def jump_back(x: Tensor, then: Level, now: Level, noise: Tensor) -> Tensor:
     """From x (N, ...) at level `then` to the noisier `now`: one step of the forward chain (Lugmayr et al. 2022, algorithm 1)."""
+    same_shape(x=x, noise=noise)
     shrink, variance = transition(now, then)
     return like(shrink, x) * x + like(variance**0.5, x) * noise
 
@@ -1113,8 +1154,14 @@ checks.jump_back(jump_back)
 def repaint(denoise: Callable, known: Tensor, mask: Tensor, levels: list[Level], repeats: int = 5, generator: torch.Generator | None = None) -> Tensor:
     """Fill in pictures (N, C, H, W) where mask (broadcast, True = known) is False (Lugmayr et al. 2022, algorithm 1).
 
-    Unlike there, the last step, to the clean level, is repeated too.
+    Unlike there, the last step, to the clean level, is repeated too. ValueError where the mask does not fit or nothing is to be done.
     """
+    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, known.shape) != known.shape:
+        raise ValueError(
+            f"A mask of truth values that fits {tuple(known.shape)} is wanted, not {tuple(mask.shape)} of {mask.dtype}."
+        )
+    if repeats < 1 or len(levels) < 2:
+        raise ValueError(f"At least one pass over two levels is wanted, not {repeats} over {len(levels)}.")
 
     def fresh() -> Tensor:
         return torch.randn(known.shape, generator=generator).to(known.device)
