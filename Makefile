@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV   := $(or $(COURSE_VENV),.venv)
-PY     := $(VENV)/bin/python
+PY     := "$(VENV)/bin/python"
 BUILD  := $(PY) notebooks/build.py
 # As many processes as there are cores with memory for a notebook (conftest.py), each with its share of the threads.
 SHARED := -n auto --dist loadfile --no-loadscope-reorder
@@ -15,7 +15,7 @@ TORCH  := torch==2.14.1 torchvision==0.29.1
 unexport MPLBACKEND
 unit nbval full test: export TQDM_DISABLE = 1
 
-.PHONY: help setup lab test unit nbval full run notebooks text check badge readme student assets bench lock clean
+.PHONY: help setup lab test unit nbval full run notebooks text check badge readme student colab standalone assets bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -25,7 +25,7 @@ setup: ## make .venv, or bring it up to date
 		"is not installed: see https://www.python.org/downloads/" >&2; exit 1; }
 	@$(PYTHON) .ci/setup.py
 
-# Without jupytext's pairing: what a learner saves must not rewrite notebooks/src.
+# Without jupytext's pairing, should a learner have set it up: what is saved must not rewrite notebooks/src.
 lab: setup ## open the course in JupyterLab (LAB_ARGS="--no-browser" and the like are passed on)
 	$(PY) -m jupyterlab notebooks --ServerApp.jpserver_extensions="{'jupyterlab_jupytext': False}" \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
@@ -43,7 +43,7 @@ nbval: setup ## every notebook cell by cell (NB=02 for one)
 full: setup ## with the full data sets: the unit tests and the notebooks that read them, what changed last first
 	$(PY) -m pytest $(SHARED) tests
 	$(PY) -m pytest $(NBVAL) --changed-first \
-		$(patsubst notebooks/src/%.py,notebooks/%.ipynb,$(shell grep -l 'data\.images(' notebooks/src/*.py))
+		$(patsubst notebooks/src/%.py,notebooks/%.ipynb,$(shell grep -l 'data\.images' notebooks/src/*.py))
 
 run: setup ## execute the notebooks, HTML into build/ (NB=02 for one)
 	$(BUILD) run $(NB)
@@ -67,6 +67,12 @@ readme: setup ## bring the README's generated tables up to date
 
 student: setup ## notebooks without solutions, for a class
 	$(BUILD) student
+
+colab: setup ## the notebooks as Colab runs them, in an environment of their own (NB=02 for one)
+	$(PY) -m authoring.colab $(NB)
+
+standalone: setup ## notebooks that carry the course inside, into build/standalone (NB=05 for one)
+	$(PY) -m authoring.standalone $(NB)
 
 assets: setup ## make the embedded data and the small trained weights again
 	$(PY) -m course_utils.assets.make

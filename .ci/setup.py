@@ -7,7 +7,9 @@ all that it was made from.
 """
 
 import contextlib
+import errno
 import hashlib
+import json
 import os
 import platform
 import queue
@@ -25,6 +27,8 @@ LINUX = sys.platform.startswith("linux")
 SIZE_GB = 6 if LINUX else 2  # PyTorch for Linux brings CUDA
 NEEDED_GB = 10 if LINUX else 3  # with pip's downloads
 IMPORTS = "import torch, torchvision, jupyterlab, nbval, course_utils"
+# For every Jupyter server of the environment: notebooks are saved without live views, which are errors the next day.
+SERVER = {"ContentsManager": {"pre_save_hook": "course_utils.saving.leave_out_live_views"}}
 
 
 class SetupError(Exception):
@@ -111,11 +115,33 @@ def venv_python(venv):
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+WITHOUT_EFFECT = ("description", "license", "authors", "urls", "ruff", "pytest", "course")  # on an environment
+
+
+def requirements(text):
+    """The lines of a pyproject.toml that an environment depends on: no addresses, words and settings of tools."""
+    kept, section, skipped = [], "", False
+    for line in text.splitlines():
+        line = line.split(" #")[0].strip()
+        header = re.match(r"\[+([\w.-]+)\]+$", line)
+        key = re.match(r"([\w-]+) *=", line)
+        if header:
+            section = header.group(1)
+        elif key and section == "project":
+            skipped = key.group(1) in WITHOUT_EFFECT
+        if section != "project":
+            skipped = bool(set(section.split(".")) & set(WITHOUT_EFFECT))
+        if line and not line.startswith("#") and not skipped:
+            kept.append(line)
+    return "\n".join(kept)
+
+
 def fingerprint(version):
     """Hash of what the environment is made from: requirements, Python, the editable package's place."""
     digest = hashlib.sha256("{} {}".format(version, ROOT).encode())
-    for name in ("pyproject.toml", "requirements.lock"):
-        digest.update((ROOT / name).read_bytes())
+    digest.update(requirements((ROOT / "pyproject.toml").read_text(encoding="utf-8")).encode())
+    digest.update((ROOT / "requirements.lock").read_bytes())
+    digest.update(json.dumps(SERVER).encode())
     return digest.hexdigest()
 
 
@@ -178,7 +204,16 @@ def check_disk(venv):
 
 # pip
 
+NO_NETWORK = (
+    "No network: pip cannot reach the package index; check the connection (or, behind a proxy, set "
+    "HTTPS_PROXY) and run the same command again."
+)
+READ_ONLY = (
+    "This folder may not be written to, and set-up writes into it: copy the course to a folder of your own, or "
+    "let whoever owns it run the same command there."
+)
 FAILURES = {  # what pip prints: the sentence
+    r"Read-only file system|Permission denied|Errno 13|Errno 30": READ_ONLY,
     r"No space left on device|Errno 28|not enough space on the disk": (
         "The disk is full: make room (PyTorch takes up to {size} GB, pip's cache and temporary folder half "
         "of that) and run the same command again."
@@ -190,10 +225,7 @@ FAILURES = {  # what pip prints: the sentence
     r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Read timed out|ProxyError|"
     r"name resolution|Name or service not known|getaddrinfo failed|nodename nor servname|"
     r"Network is unreachable|ConnectionResetError|Connection refused|Connection broken|RemoteDisconnected|"
-    r"Max retries exceeded": (
-        "No network: pip cannot reach the package index; check the connection (or, behind a proxy, set "
-        "HTTPS_PROXY) and run the same command again."
-    ),
+    r"Max retries exceeded": NO_NETWORK,
     r"No matching distribution found for torch": (
         "PyTorch has no build for this machine ({machine}): use Python {oldest} to {newest} on 64-bit Linux, "
         "Windows or a Mac with Apple silicon, or open the course in Colab."
@@ -305,6 +337,7 @@ def create(venv, log, inherit=()):
         raise SetupError("Python could not make {}: {}.".format(shown(venv), last_line(output)))
     say("  fetching PyTorch, JupyterLab and what they need")
     install(venv, log, inherit)
+    return True
 
 
 def upgrade(venv, log, inherit=()):
@@ -315,9 +348,14 @@ def upgrade(venv, log, inherit=()):
         stamp.unlink()
     try:
         install(venv, log, inherit)
-    except SetupError:  # pip gave up by itself and left the environment whole: the next try goes on from here
+    except SetupError as error:  # pip gave up by itself and left the environment whole: the next try goes on from here
         unfinished.unlink()
-        raise
+        works = str(error) == NO_NETWORK and run_pip([str(venv_python(venv)), "-c", IMPORTS], log, inherit)[0] == 0
+        if not works:
+            raise
+        say("No network, so it stays as it is; everything that the course needs is there. The next call tries again.")
+        return False
+    return True
 
 
 def set_up(venv):
@@ -339,7 +377,11 @@ def set_up(venv):
         if state == "broken":
             say("The Python behind {} is gone: making it anew.".format(shown(venv)))
         log = venv / "setup.log"
-        (upgrade if state == "outdated" else create)(venv, log, inherit)
+        if not (upgrade if state == "outdated" else create)(venv, log, inherit):
+            return
+        settings = venv / "etc" / "jupyter" / "jupyter_server_config.d" / "gans_to_diffusion.json"
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(json.dumps(SERVER, indent=2) + "\n")
         new_stamp = venv / ".ready.tmp"
         new_stamp.write_text(fingerprint(probe([str(venv_python(venv))], "pip")) + "\n")
         (venv / ".unfinished").unlink()
@@ -354,7 +396,10 @@ def main():
         print("Set-up failed. {}".format(error), file=sys.stderr)
         return 1
     except OSError as error:
-        print("Set-up failed. {}: {}.".format(error.filename or "System", error.strerror), file=sys.stderr)
+        reason = "{}: {}.".format(error.filename or "System", error.strerror)
+        if error.errno in (errno.EROFS, errno.EACCES):
+            reason += " Set COURSE_VENV to a folder of your own, or copy the course to one."
+        print("Set-up failed. " + reason, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nSet-up stopped. The same command begins again.", file=sys.stderr)

@@ -9,7 +9,7 @@ figures agree between a machine with the full data and one without.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import data
+from .plots import table
 
 MIN_SAMPLES = 2048
 SLICE = 1000  # rows of a table of all pairs that are held at once: 50,000 samples take 0.4 GB and not 20
@@ -264,16 +265,24 @@ class Report:
     inception_score: float
     histogram: tuple[float, ...]
 
-    def row(self, label: str, width: int = 22) -> str:
-        """One line of a table whose head is `Report.head()`."""
-        return (
-            f"{label:<{width}}{self.fd:8.1f}{self.kid:9.3f}{self.precision:11.2f}{self.recall:8.2f}"
-            f"{self.density:9.2f}{self.coverage:10.2f}{self.inception_score:6.1f}"
-        )
+    def row(self) -> list[str]:
+        """The measures, rounded, in the order of COLUMNS."""
+        shares = (self.precision, self.recall, self.density, self.coverage)
+        return [f"{self.fd:.1f}", f"{self.kid:.3f}", *(f"{v:.2f}" for v in shares), f"{self.inception_score:.1f}"]
 
-    @staticmethod
-    def head(width: int = 22) -> str:
-        return f"{'':<{width}}{'FD':>8}{'KID':>9}{'precision':>11}{'recall':>8}{'density':>9}{'coverage':>10}{'IS':>6}"
+
+COLUMNS = ("FD", "KID", "precision", "recall", "density", "coverage", "IS")
+
+
+def show_reports(reports: Mapping[str, Report], **more: Mapping[str, object]) -> None:
+    """Show a table with a row for each report.
+
+    Args:
+        reports: by label.
+        more: further columns, by name (a `_` stands for a space): what to write for each label.
+    """
+    head = ["", *COLUMNS, *(name.replace("_", " ") for name in more)]
+    table(head, [[label, *report.row(), *(m[label] for m in more.values())] for label, report in reports.items()])
 
 
 @lru_cache(maxsize=2)

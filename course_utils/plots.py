@@ -1,8 +1,8 @@
 """Figures with alt text: grids of pictures, film strips, animations.
 
-Alt text is a required argument. It is stored in the output's metadata under `image/png` -> `alt`, where screen
-readers' front ends, nbconvert and the course's tests find it. Figures are written with a palette of colours,
-which keeps a notebook small without a visible change.
+Alt text is a required argument. A picture is an output of HTML, `<img alt="...">`, since JupyterLab, Notebook and
+nbconvert show an `image/png` without its words; the same words are the output's plain text. Figures are drawn at two
+pixels a point and written without loss but for colours that are rare, which keeps a notebook small.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from IPython.display import publish_display_data
 from matplotlib.figure import Figure
@@ -52,24 +55,46 @@ def use_style() -> None:
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished PNG (or animated PNG) and the words that stand for it."""
+    """A finished picture, the words that stand for it, and its width on the page.
 
-    png: bytes
+    Attributes:
+        image: a PNG, an animated PNG or a WebP file.
+        alt: what a reader who cannot see it should know.
+        width: in pixels of the page, of which a sharp screen has two to one; None for the picture's own.
+    """
+
+    image: bytes
     alt: str
+    width: int | None = None
+
+    @property
+    def mime(self) -> str:
+        """The type of `image`."""
+        return "image/webp" if self.image[8:12] == b"WEBP" else "image/png"
+
+    @property
+    def png(self) -> bytes:
+        """The picture as a PNG file."""
+        if self.mime == "image/png":
+            return self.image
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(self.image)).save(buffer, "PNG")
+        return buffer.getvalue()
 
     def tag(self) -> str:
         """The picture and its alt text as one HTML tag."""
-        encoded = base64.b64encode(self.png).decode()
-        return f'<img alt="{html.escape(self.alt)}" style="max-width: 100%" src="data:image/png;base64,{encoded}">'
+        encoded = base64.b64encode(self.image).decode()
+        width = f'width="{self.width}" ' if self.width else ""
+        style = "max-width: 100%; height: auto"
+        return f'<img alt="{html.escape(self.alt)}" {width}style="{style}" src="data:{self.mime};base64,{encoded}">'
 
     def show(self) -> None:
-        """Display it as an output whose metadata carries the alt text."""
+        """Display it as an output that holds its alt text."""
         publish_display_data(*self.bundle())
 
     def bundle(self) -> tuple[dict, dict]:
         """The output's data and metadata."""
-        encoded = base64.b64encode(self.png).decode()
-        return {"image/png": encoded, "text/plain": "<picture>"}, {"image/png": {"alt": self.alt}}
+        return {"text/html": self.tag(), "text/plain": f"[picture] {self.alt}"}, {}
 
 
 def _described(alt: str) -> str:
@@ -78,13 +103,36 @@ def _described(alt: str) -> str:
     return " ".join(alt.split())
 
 
-def render(figure: Figure, alt: str, colours: int = 128) -> Picture:
-    """A matplotlib figure as a small PNG; closes the figure."""
-    alt = _described(alt)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
+# Set while a widget draws a frame: it has to come soon, and is not kept.
+live: ContextVar[bool] = ContextVar("live", default=False)
+
+
+def subplots(
+    rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], labels: bool = True, **options: Any
+) -> tuple[Figure, Any]:
+    """Like `plt.subplots`, for what a widget draws: the figure is unknown to pyplot, and its margins are fixed.
+
+    A widget's callbacks run in a thread of their own, and pyplot would show their figure in whatever cell runs.
+    Margins that are fitted to the labels cost more than everything else that a frame takes: here `labels` says whether
+    there is something to write at the left and below.
+    """
+    figure = Figure(figsize=figsize, layout="none")
+    width, height = figsize  # inches
+    left, below, between = (0.62, 0.5, 0.75) if labels else (0.05, 0.05, 0.1)
+    figure.subplots_adjust(left=left / width, right=1 - 0.15 / width, bottom=below / height, top=1 - 0.38 / height)
+    figure.subplots_adjust(wspace=between * columns / width, hspace=between * rows / height)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def render(figure: Figure, alt: str) -> Picture:
+    """A matplotlib figure as a small picture; closes the figure."""
+    alt, buffer, width = _described(alt), io.BytesIO(), round(figure.get_figwidth() * figure.dpi)
+    if live.get():
+        figure.savefig(buffer, format="png", facecolor="white", dpi=1.5 * figure.dpi, pil_kwargs={"compress_level": 1})
+        return Picture(buffer.getvalue(), alt, width)
+    figure.savefig(buffer, format="png", facecolor="white", dpi=2 * figure.dpi, pil_kwargs={"compress_level": 1})
     plt.close(figure)
-    return Picture(_pack(Image.open(buffer).convert("RGB"), colours), alt)
+    return Picture(_pack(Image.open(buffer).convert("RGB")), alt, width)
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -92,12 +140,51 @@ def show(figure: Figure, alt: str) -> None:
     render(figure, alt).show()
 
 
-def _pack(picture: Image.Image, colours: int) -> bytes:
-    """A picture as a PNG with a palette."""
+def _pack(picture: Image.Image, colours: int = 128) -> bytes:
+    """A picture as WebP, of so many colours: half are its most frequent ones, half stand for all others."""
+    channels = np.asarray(picture).astype(np.int32)
+    every, inverse, counts = np.unique(channels @ [65536, 256, 1], return_inverse=True, return_counts=True)
+    if len(every) > colours:
+        frequent = every[np.argsort(-counts)[: colours // 2]]
+        others = picture.quantize(colours // 2, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette()
+        palette = np.concatenate([_channels(frequent), np.reshape(others[: 3 * (colours // 2)], (-1, 3))])
+        apart = np.square(_channels(every)[:, None] - palette).sum(axis=2)  # (colours of the picture, of the palette)
+        picture = Image.fromarray(palette[apart.argmin(axis=1)][inverse.reshape(channels.shape[:2])].astype(np.uint8))
     buffer = io.BytesIO()
-    packed = picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    packed.save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="WEBP", lossless=True, method=4, quality=80)
     return buffer.getvalue()
+
+
+def _channels(packed: np.ndarray) -> np.ndarray:
+    """Colours as one number each (N,) to red, green and blue (N, 3)."""
+    return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=1)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Show a table: the first column is text, the others are numbers; on a narrow page it scrolls and never wraps.
+
+    Args:
+        head: the names of the columns.
+        rows: as many cells each, written as `str` does; round numbers before.
+    """
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    if any(len(row) != len(head) for row in cells):
+        raise ValueError(f"Each row needs {len(head)} cells, as many as the head has.")
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    aligned = [[row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))] for row in cells]
+    kinds = ["th", *["td"] * (len(cells) - 1)]
+    lines = []
+    for kind, row in zip(kinds, cells):
+        sides = ["left", *["right"] * (len(row) - 1)]
+        columns = zip(sides, row)
+        lines.append("".join(f'<{kind} style="text-align: {s}">{html.escape(c)}</{kind}>' for s, c in columns))
+    page = "".join(f"<tr>{line}</tr>" for line in lines)
+    style = "overflow-x: auto; white-space: nowrap"
+    data = {
+        "text/html": f'<div style="{style}"><table>{page}</table></div>',
+        "text/plain": "\n".join("  ".join(row).rstrip() for row in aligned),
+    }
+    publish_display_data(data, {})
 
 
 def to_unit_interval(x: Tensor) -> Tensor:
@@ -127,7 +214,8 @@ def tile(x: Tensor, columns: int = 8, padding: int = 1) -> Tensor:
 def image_grid(x: Tensor, alt: str, title: str = "", columns: int = 8, scale: float = 0.62) -> None:
     """Show pictures (N, C, H, W) in [-1, 1] in rows of `columns`, each `scale` inches wide."""
     rows = -(-len(x) // columns)
-    figure, axes = plt.subplots(figsize=(scale * columns, scale * rows + (0.3 if title else 0)))
+    figure = Figure(figsize=(scale * columns, scale * rows + (0.3 if title else 0)))
+    axes = figure.subplots()
     _picture(axes, tile(x, columns), title)
     show(figure, alt)
 
@@ -147,7 +235,8 @@ def film_strip(rows: Sequence[Tensor], labels: Sequence[str], alt: str, title: s
         raise ValueError(f"{len(rows)} rows need as many labels, not {len(labels)}.")
     margin = 0.25 + 0.085 * max(len(label) for label in labels)
     width, height = scale * max(len(row) for row in rows) + margin, scale * len(rows) + 0.35
-    figure, axes = plt.subplots(len(rows), 1, figsize=(max(width, 0.08 * len(title)), height), squeeze=False)
+    figure = Figure(figsize=(max(width, 0.08 * len(title)), height))
+    axes = figure.subplots(len(rows), 1, squeeze=False)
     for axis, row, label in zip(axes[:, 0], rows, labels):
         axis.imshow(tile(row, len(row)).numpy(), vmin=0, vmax=1, interpolation="nearest", cmap="gray")
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
@@ -175,7 +264,7 @@ def animation(frames: Sequence[Tensor], alt: str, milliseconds: int = 300, colum
     buffer = io.BytesIO()
     shown = [milliseconds] * (len(pictures) - 1) + [4 * milliseconds]
     pictures[0].save(buffer, "PNG", save_all=True, append_images=pictures[1:], duration=shown, loop=0, optimize=True)
-    return Picture(buffer.getvalue(), alt)
+    return Picture(buffer.getvalue(), alt, size[0])
 
 
 def _white(picture: Image.Image) -> int | tuple[int, int, int]:

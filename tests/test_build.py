@@ -342,10 +342,15 @@ def test_run_leaves_html_with_alt_texts_and_no_change_to_the_stored_notebook(cou
 # --------------------------------------------------------------------------------------- stamps and addresses
 
 
-def run_setup_cell(course, monkeypatch, installed: bool) -> list:
+def run_setup_cell(course, monkeypatch, installed: bool, status: int = 0) -> list:
     calls = []
+
+    def run(command):
+        calls.append(command)
+        return types.SimpleNamespace(returncode=status)
+
     monkeypatch.setattr("importlib.util.find_spec", lambda name: types.SimpleNamespace() if installed else None)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
+    monkeypatch.setattr(subprocess, "run", run)
     exec(course.setup_cell(), {})
     return calls
 
@@ -370,6 +375,13 @@ def test_the_setup_cell_installs_the_package_and_nothing_else_from_its_address(c
         "--no-deps",
         "git+https://github.com/someone/fork@main",
     ]
+
+
+def test_a_fetch_that_fails_is_said_in_a_sentence(course, monkeypatch):
+    build.change_address(course, "someone/fork")
+    with pytest.raises(ImportError, match="someone/fork@main: is that public, and is there a network?") as failure:
+        run_setup_cell(course, monkeypatch, installed=False, status=1)
+    assert failure.value.__context__ is None and "\n" not in str(failure.value)
 
 
 def test_the_setup_cell_is_short_and_valid_python(built):

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from types import ModuleType
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +43,9 @@ def lock() -> dict[str, Requirement]:
 
 def test_conda_and_pip_ask_for_the_same() -> None:
     *conda, pip = yaml.safe_load(text("environment.yml"))["dependencies"]
-    asked = {CONDA_NAMES.get(r.name, r.name): r.specifier for r in map(Requirement, conda)}
-    assert asked.pop("python") == PROJECT["project"]["requires-python"]
+    asked = {CONDA_NAMES.get(r.name, r.name): r.specifier for r in map(Requirement, (re.sub("^python=", "python==", c) for c in conda))}
+    (python,) = asked.pop("python")  # Binder's tool understands `python=3.13` and takes an old one for `>=`
+    assert python.operator in ("=", "==") and python.version in SpecifierSet(PROJECT["project"]["requires-python"])
     del asked["pip"]
     assert asked == {r.name: r.specifier for r in requirements()}
     assert pip == {"pip": ["-e ."]}, "two sources of torch break both"
@@ -131,7 +134,10 @@ def test_no_file_mentions_a_machine_path() -> None:
 
 # ------------------------------------------------------------------------------------------------- commands
 
-TARGETS = "help setup lab test unit run notebooks text check badge readme student assets bench lock clean".split()
+TARGETS = (
+    "help setup lab test unit nbval full run notebooks text check badge readme student colab standalone assets bench"
+    " lock clean"
+).split()
 needs_make = pytest.mark.skipif(not shutil.which("make") or os.name == "nt", reason="needs make")
 
 
@@ -181,9 +187,36 @@ def test_one_notebook_can_be_chosen(target: str, command: str) -> None:
 
 @needs_make
 def test_windows_runs_the_same_tests() -> None:
-    here = re.findall(r"^\.venv/bin/python (-m pytest .*)$", dry_run("test"), re.M)
+    here = re.findall(r'^"\.venv/bin/python" (-m pytest .*)$', dry_run("test"), re.M)
     windows = re.findall(r"\.venv\\Scripts\\python (-m pytest .*)$", text(".github/workflows/test.yml"), re.M)
     assert here == windows and len(here) == 2
+
+
+@needs_make
+def test_the_environment_may_lie_in_a_folder_with_a_space() -> None:
+    said = dry_run("test", "COURSE_VENV=my course/ä/.venv")
+    assert said.count('"my course/ä/.venv/bin/python" -m pytest') == 2
+    assert '"my course/ä/.venv/bin/python" notebooks/build.py run' in dry_run("run", "COURSE_VENV=my course/ä/.venv")
+
+
+JUPYTEXT = {f"{dot}jupytext{ending}" for dot in ("", ".") for ending in ("", ".toml", ".yml", ".yaml", ".json", ".py")}
+
+
+def test_nothing_pairs_notebooks_with_their_texts() -> None:
+    """JupyterLab would read the text over a notebook, and a learner's saved answers would be gone."""
+    names = {path.name for path in repository_files()}
+    assert not names & JUPYTEXT
+    assert "jupytext" not in PROJECT["tool"]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert "jupytext" not in json.loads(path.read_text("utf-8"))["metadata"]
+
+
+@pytest.mark.parametrize("name", ["test.yml", "weekly.yml"])
+def test_workflows_call_targets_that_exist(name: str) -> None:
+    jobs = yaml.safe_load(text(f".github/workflows/{name}"))["jobs"]
+    commands = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+    called = re.findall(r"\bmake ([a-z]+)", "\n".join(commands))
+    assert called and set(called) <= set(TARGETS)
 
 
 # --------------------------------------------------------------------------------------------------- set-up

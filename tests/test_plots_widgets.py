@@ -1,6 +1,7 @@
 """Every picture has words, is small, shows the right greys and colours, and stands without a widget."""
 
 import base64
+import html
 import io
 import math
 import re
@@ -48,8 +49,11 @@ def opened(png: bytes) -> Image.Image:
     return Image.open(io.BytesIO(png))
 
 
-def stored_png(output: dict) -> bytes:
-    return base64.b64decode(output["data"]["image/png"])
+TAG = re.compile(r'<img alt="([^"]*)" width="(\d+)" style="[^"]*" src="data:image/(\w+);base64,([^"]+)">')
+
+
+def stored_image(output: dict) -> bytes:
+    return base64.b64decode(TAG.fullmatch(output["data"]["text/html"])[4])
 
 
 def clothes(n: int) -> torch.Tensor:
@@ -60,9 +64,19 @@ def clothes(n: int) -> torch.Tensor:
 
 
 def test_alt_text_is_stored_where_front_ends_look_for_it(shown) -> None:
-    plots.show(line(), f"  {ALT}\n   over time ")
-    assert shown[0]["metadata"] == {"image/png": {"alt": f"{ALT} over time"}}
-    assert opened(stored_png(shown[0])).format == "PNG"
+    """JupyterLab, Notebook and nbconvert show the words of an <img> in HTML only; terminals show the plain text."""
+    plots.show(line(), f"  {ALT}\n   over <time> ")
+    tag = TAG.fullmatch(shown[0]["data"]["text/html"])
+    assert html.unescape(tag[1]) == f"{ALT} over <time>"
+    assert shown[0]["data"]["text/plain"] == f"[picture] {ALT} over <time>"
+    assert set(shown[0]["data"]) == {"text/html", "text/plain"} and shown[0]["metadata"] == {}
+
+
+def test_figures_are_sharp_at_two_pixels_a_point(shown) -> None:
+    plots.show(line(), ALT)
+    _, width, kind, _ = TAG.fullmatch(shown[0]["data"]["text/html"]).groups()
+    picture = opened(stored_image(shown[0]))
+    assert picture.width == 2 * int(width) and kind == picture.format.lower() == "webp"
 
 
 def test_every_kind_of_picture_stores_its_alt_text(shown) -> None:
@@ -70,7 +84,7 @@ def test_every_kind_of_picture_stores_its_alt_text(shown) -> None:
     plots.image_grid(x, ALT)
     plots.film_strip([x, x[:2]], ["real", "generated"], ALT)
     plots.animation([x, -x], ALT).show()
-    assert [output["metadata"]["image/png"]["alt"] for output in shown] == [ALT] * 3
+    assert [TAG.fullmatch(output["data"]["text/html"])[1] for output in shown] == [ALT] * 3
 
 
 @pytest.mark.parametrize("alt", ["", "   ", "a plot", "figure of line", None])
@@ -123,14 +137,14 @@ def test_grey_pictures_are_grey_with_and_without_the_courses_style(shown) -> Non
     plots.use_style()
     plots.image_grid(clothes(8), ALT)
     for output in shown:
-        pixels = np.asarray(opened(stored_png(output)).convert("RGB")).astype(int)
+        pixels = np.asarray(opened(stored_image(output)).convert("RGB")).astype(int)
         assert (pixels.max(axis=2) - pixels.min(axis=2)).max() <= 4
 
 
 def test_a_grid_shows_the_whole_range_also_for_dim_pictures(shown) -> None:
     """Without fixed limits imshow would stretch a dim picture to black and white."""
     plots.image_grid(torch.linspace(-0.2, 0.2, 28 * 28).reshape(1, 1, 28, 28), ALT, columns=1, scale=2)
-    pixels = np.asarray(opened(stored_png(shown[0])).convert("L"))
+    pixels = np.asarray(opened(stored_image(shown[0])).convert("L"))
     assert pixels[pixels < 250].min() > 90 and pixels[pixels < 250].max() < 165
 
 
@@ -143,7 +157,7 @@ def test_figures_are_small_and_closed(shown) -> None:
     plots.use_style()
     plots.image_grid(clothes(64), ALT, title="Sixty-four clothes")
     plots.show(line(), ALT)
-    assert [len(stored_png(output)) < limit for output, limit in zip(shown, (120e3, 20e3), strict=True)] == [True] * 2
+    assert [len(stored_image(output)) < limit for output, limit in zip(shown, (120e3, 20e3), strict=True)] == [True] * 2
     assert plt.get_fignums() == []
 
 
@@ -189,6 +203,22 @@ def test_an_animation_of_nothing_is_refused() -> None:
         plots.animation([], ALT)
 
 
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def test_a_table_is_one_for_readers_of_html_and_aligned_for_others(shown) -> None:
+    plots.table(["", "FD", "a < b"], [["real", "1.1", 3], ["a longer label", "20.3", 12]])
+    assert shown[0]["data"]["text/plain"].splitlines() == [
+        "                  FD  a < b",
+        "real             1.1      3",
+        "a longer label  20.3     12",
+    ]
+    page = shown[0]["data"]["text/html"]
+    assert "white-space: nowrap" in page and page.count("<tr>") == 3 and "a &lt; b" in page
+    with pytest.raises(ValueError, match="Each row needs 2 cells"):
+        plots.table(["", "FD"], [["real"]])
+
+
 # --- colours ------------------------------------------------------------------------------------------------
 
 # Machado, Oliveira and Fernandes 2009, table 1, severity 1.0, on linear RGB
@@ -228,6 +258,16 @@ def test_the_colour_test_itself_finds_matplotlibs_red_and_green_too_close() -> N
     assert least_difference(["tab:red", "tab:green"], "deuteranopia") < 12
 
 
+def test_the_courses_colours_arrive_unchanged_in_a_picture_of_many_colours() -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
+    left.imshow(np.linspace(0, 1, 40_000).reshape(200, 200), cmap="viridis")
+    for k, colour in enumerate(plots.COLOURS):
+        right.axhspan(k, k + 0.8, color=colour)
+    image = opened(plots.render(figure, ALT).png).convert("RGB")
+    arrived = {colour for _, colour in image.getcolors(image.width * image.height)}
+    assert {tuple(round(255 * part) for part in to_rgb(colour)) for colour in plots.COLOURS} <= arrived
+
+
 def test_lines_are_drawn_in_the_courses_colours() -> None:
     plots.use_style()
     _, axes = plt.subplots()
@@ -245,24 +285,28 @@ def slope_picture(slope: float, kind: str = "line") -> plots.Picture:
     return plots.render(figure, f'A {kind} with slope {slope} & a "steep" <end>')
 
 
-def png_on_screen(box: ipywidgets.Widget) -> bytes:
-    return base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", box.children[-1].value)[1])
+def pixels_on_screen(box: ipywidgets.Widget) -> np.ndarray:
+    picture = opened(base64.b64decode(TAG.fullmatch(box.children[-1].value)[4]))
+    return np.asarray(picture.convert("L").resize((40, 40)), dtype=float)
 
 
 def test_a_widget_is_one_output_with_a_live_view_and_a_still_picture(shown) -> None:
     box = widgets.explore(slope_picture, slope=widgets.slider(0, 10, 2))
     (output,) = shown
     assert output["data"][widgets.VIEW]["model_id"] == box.model_id
-    assert stored_png(output) == slope_picture(2).png == png_on_screen(box)
-    assert output["metadata"]["image/png"]["alt"].startswith("A line with slope 2")
-    assert output["data"]["text/plain"], "for a terminal"
+    still = output["data"]["text/html"]
+    assert still == slope_picture(2).tag() == box.children[-1].value
+    assert html.unescape(TAG.fullmatch(still)[1]) == 'A line with slope 2 & a "steep" <end>'
+    assert output["data"]["text/plain"].startswith("[picture] A line with slope 2")
 
 
 def test_moving_a_control_draws_again_and_publishes_nothing_more(shown) -> None:
     slope, kind = widgets.slider(0, 10, 2), widgets.choice(["line", "ray"])
     box = widgets.explore(slope_picture, slope=slope, kind=kind)
     slope.value = 7
-    assert png_on_screen(box) == slope_picture(7).png != slope_picture(2).png
+    wanted, before = (np.asarray(opened(slope_picture(s).png).convert("L").resize((40, 40)), float) for s in (7, 2))
+    seen = pixels_on_screen(box)  # at a lower density, since it has to come soon
+    assert np.abs(seen - wanted).mean() < np.abs(seen - before).mean() / 3
     kind.value = "ray"
     assert "A ray with slope 7" in box.children[-1].value
     assert len(shown) == 1

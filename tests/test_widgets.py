@@ -1,6 +1,7 @@
 """Controls without a browser: values change, buttons are clicked, and the picture follows."""
 
 import re
+from pathlib import Path
 
 import matplotlib
 
@@ -52,7 +53,8 @@ def box(published):
 
 def parts(box):
     kind, speed, row, screen = box.children
-    return kind, speed, *row.children, screen
+    player, one_step, again, _ = row.children
+    return kind, speed, player, one_step, again, screen
 
 
 def words(screen):
@@ -96,7 +98,8 @@ def test_a_control_named_in_restart_on_begins_anew_with_its_value(box):
 def test_the_output_holds_the_live_view_and_a_described_picture(published, box):
     ((data, metadata),) = published
     assert data[widgets.VIEW]["model_id"] == box.model_id
-    assert data["image/png"] and metadata["image/png"]["alt"] == "The counter a stands at 0."
+    assert data["text/plain"] == "[picture] The counter a stands at 0." and metadata == {}
+    assert data["text/html"].startswith('<img alt="The counter a stands at 0."')
 
 
 def test_a_still_stands_for_the_player_where_there_are_no_widgets(published):
@@ -104,7 +107,7 @@ def test_a_still_stands_for_the_player_where_there_are_no_widgets(published):
     still = plots.render(figure, "A film strip of four frames.")
     controls = {"kind": widgets.choice(["a"]), "speed": widgets.slider(1, 2, 1)}
     widgets.play(Counter, Counter.step, Counter.draw, still=still, **controls)
-    assert published[-1][1]["image/png"]["alt"] == "A film strip of four frames."
+    assert published[-1][0]["text/plain"] == "[picture] A film strip of four frames."
 
 
 def test_an_unknown_name_in_restart_on_is_refused(published):
@@ -120,7 +123,41 @@ def test_explore_draws_again_when_a_control_moves(published):
 
 
 def test_only_widgets_that_ipywidgets_7_also_has_are_used(box):
-    names = ("Dropdown", "IntSlider", "HBox", "HTML", "Play", "Button")
+    names = ("ToggleButtons", "IntSlider", "HBox", "HTML", "Play", "Button", "Label")
     old = tuple(getattr(ipywidgets, name) for name in names)
     assert all(isinstance(child, old) for child in [*box.children, *box.children[-2].children])
     assert isinstance(widgets.switch(True, "on"), ipywidgets.Checkbox)
+
+
+def test_a_new_simulation_ends_the_one_before(published):
+    """A player counts in the front end, also when its cell is run again or its output is cleared."""
+    controls = {"kind": widgets.choice(["a"]), "speed": widgets.slider(1, 2, 1)}
+    first = widgets.play(Counter, Counter.step, Counter.draw, **controls)
+    player = first.children[-2].children[0]
+    player.playing = True
+    second = widgets.play(Counter, Counter.step, Counter.draw, **controls)
+    assert not player.playing and player.comm is None and first.comm is None
+    assert second.comm is not None and [box for _, box in widgets._players] == [second]
+
+
+def test_all_labels_have_one_width_so_that_the_controls_begin_at_one_line(published):
+    controls = {"n": widgets.slider(1, 3, 1, "n"), "x": widgets.slider(1, 3, 1, "a long label")}
+    widgets.explore(lambda n, x: Counter("x", 1).draw("x", 1), **controls)
+    assert len({control.style.description_width for control in controls.values()}) == 1
+    assert len({control.layout.width for control in controls.values()}) == 1
+
+
+def test_what_a_widget_draws_is_unknown_to_pyplot(published):
+    """Callbacks run in another thread, and pyplot would show their figure in whatever cell runs then."""
+    before = plt.get_fignums()
+    figure, _ = plots.subplots(figsize=(1, 1))
+    assert plt.get_fignums() == before
+    assert plots.render(figure, "An empty pair of axes.").png
+
+
+def test_the_notebooks_draw_nothing_for_widgets_with_pyplot():
+    sources = Path(__file__).resolve().parents[1] / "notebooks" / "src"
+    for path in sources.glob("*.py"):
+        for name in re.findall(r"widgets\.explore\(\s*(\w+),", path.read_text("utf-8")):
+            body = re.search(rf"def {name}\(.*?\n(?=\S)", path.read_text("utf-8"), re.DOTALL)[0]
+            assert "plt.subplots" not in body and "plots.subplots" in body, (path.name, name)

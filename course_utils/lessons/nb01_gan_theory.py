@@ -286,7 +286,7 @@ def draw_plane(axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1
 
 def draw_gan(gan: ToyGAN, loss: str = "non-saturating", **_) -> plots.Picture:
     """One frame of the display: the plane, and the divergence so far."""
-    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 4.4), width_ratios=(1.1, 1))
+    figure, (left, right) = plots.subplots(1, 2, figsize=(9, 4.4), width_ratios=(1.1, 1))
     draw_plane(left, gan, loss)
     left.set_title(f"step {gan.steps}")
     left.legend(loc="upper right", fontsize=8, markerscale=2, frameon=True)
@@ -295,7 +295,7 @@ def draw_gan(gan: ToyGAN, loss: str = "non-saturating", **_) -> plots.Picture:
     right.axhline(gan.floor, color=plots.GREEN, linestyle=":", label="floor: real against real")
     right.set(xlabel="step", ylabel="JSD (nats)", ylim=(0, 0.75), title=f"JSD now {gan.history[-1][1]:.2f}")
     right.legend(fontsize=8)
-    return plots.render(figure, f"Step {gan.steps}: discriminator map, samples with arrows and the generator's sheet; the JSD is {gan.history[-1][1]:.2f}.", 256)
+    return plots.render(figure, f"Step {gan.steps}: discriminator map, samples with arrows and the generator's sheet; the JSD is {gan.history[-1][1]:.2f}.")
 
 
 def gan_lab(still: plots.Picture | None = None, seed: int = 0):

@@ -3,7 +3,11 @@
 
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -515,8 +519,6 @@ if accelerator.is_main_process:
 
 
 import socket
-import subprocess
-import sys
 
 from safetensors.torch import load
 

@@ -36,6 +36,9 @@
 # **Time** about 2 minutes of computing on a 2-core laptop CPU. Networks this small do not need a GPU, and were not timed on one.
 #
 # **Before you start** you need calculus, a little probability, and PyTorch modules and optimisers. No game theory.
+#
+# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected Cell* before you go on in the middle:
+# each cell needs what the ones above it have made. The square stops a training early and keeps what was learnt until then.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -50,7 +53,11 @@ if importlib.util.find_spec("course_utils") is None:
             "course_utils is missing: type `pip install -e .` in the course's folder, "
             "or give your copy its address with `make badge REPO=owner/name`."
         )
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE], check=True)
+    if subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]).returncode:
+        raise ImportError(
+            f"The course's package could not be fetched from {PACKAGE}: is there a network, is the "
+            "repository public, and does it have this branch?"
+        )
     importlib.invalidate_caches()
 
 # %%
@@ -209,14 +216,14 @@ claim("Without ever seeing a real sample, G has moved towards the data", generat
 # If $D$ may be any function, its value at each $x$ is free, and we may maximise point by point. For fixed numbers $p, q > 0$ the
 # derivative of $p \log d + q \log (1 - d)$ is $p/d - q/(1-d)$, which is zero at
 #
-# $$D^*(x) = \frac{p(x)}{p(x) + q(x)} .$$
+# $$D^\ast(x) = \frac{p(x)}{p(x) + q(x)} .$$
 #
 # That is Bayes' rule: the probability that a sample at $x$ is real when real and generated ones are equally common. (Goodfellow
 # et al. 2014, proposition 1.)
 #
 # **Exercise 1.2** · difficulty 2/5 · 8 minutes
 #
-# Write $D^*$ from *log* densities. Dividing above and below by $p$ shows you what the logit of $D^*$ is, and a form
+# Write $D^\ast$ from *log* densities. Dividing above and below by $p$ shows you what the logit of $D^\ast$ is, and a form
 # that does not break where both densities underflow to 0.
 
 # %% tags=["exercise"]
@@ -289,10 +296,10 @@ claim("A trained network agrees with D* within 0.05 wherever there is data", err
 #
 # ## What the generator then minimises
 #
-# Put $D^*$ into $V$. With the *Kullback-Leibler divergence* $\mathrm{KL}(a \| b) = \int a \log (a/b)$, which is zero only if $a = b$, and
-# the average density $m = (p+q)/2$, so that $D^* = p/2m$,
+# Put $D^\ast$ into $V$. With the *Kullback-Leibler divergence* $\mathrm{KL}(a \| b) = \int a \log (a/b)$, which is zero only if $a = b$, and
+# the average density $m = (p+q)/2$, so that $D^\ast = p/2m$,
 #
-# $$V(D^*, G) = \int p \log\frac{p}{2m} + \int q \log\frac{q}{2m} = \underbrace{\mathrm{KL}(p \| m) + \mathrm{KL}(q \| m)}_{2\,\mathrm{JSD}(p, q)} - \log 4 .$$
+# $$V(D^\ast, G) = \int p \log\frac{p}{2m} + \int q \log\frac{q}{2m} = \underbrace{\mathrm{KL}(p \| m) + \mathrm{KL}(q \| m)}_{2\,\mathrm{JSD}(p, q)} - \log 4 .$$
 #
 # The *Jensen-Shannon divergence* (JSD) is the mean of the two: how far are $p$ and $q$ from their average? It is 0 when they are
 # equal, and never more than $\log 2$. So what a generator minimises against a perfect discriminator is the divergence of its density
@@ -327,7 +334,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 checks.jensen_shannon(jensen_shannon)
 
 # %% [markdown]
-# Now the identity, tested with two unrelated computations. On the left $V(D^*, G)$, integrated by the trapezoid rule. On the
+# Now the identity, tested with two unrelated computations. On the left $V(D^\ast, G)$, integrated by the trapezoid rule. On the
 # right the JSD from *entropies*, $\mathrm{JSD} = H(m) - \tfrac12 H(p) - \tfrac12 H(q)$ with $H(a) = -\int a \log a$: by Gauss-Legendre quadrature,
 # and for the Gaussian $q$ in closed form.
 
@@ -488,7 +495,7 @@ claim(
 # ## Distributions that do not meet
 #
 # The non-saturating loss cures the strength of the push, but a push also needs a direction, and $D$ has to know it. When $p$ and $q$ do
-# not overlap, $D^*$ is exactly 1 on the data and exactly 0 on the generated samples, and JSD $= \log 2$, **however large the gap
+# not overlap, $D^\ast$ is exactly 1 on the data and exactly 0 on the generated samples, and JSD $= \log 2$, **however large the gap
 # is**: nothing in either tells near from far. For pictures this is the rule: both live on thin surfaces in a space of many
 # dimensions, and two thin surfaces hardly ever coincide (Arjovsky and Bottou 2017, section 2).
 #
@@ -675,7 +682,7 @@ for axis, (title, game) in zip(axes, unregularised.items()):
     paths[title] = orbit(400, **game)
     draw_orbit(axis, paths[title], title, **{k: v for k, v in game.items() if k == "loss"})
 axes[0].set_ylabel("discriminator ψ")
-plots.render(figure, "Three orbits of 400 rounds from theta 1, psi 0 over their vector fields. Simultaneous steps spiral outwards, alternating steps stay on a ring, and with the non-saturating loss a ring shrinks slowly.", 256).show()
+plots.render(figure, "Three orbits of 400 rounds from theta 1, psi 0 over their vector fields. Simultaneous steps spiral outwards, alternating steps stay on a ring, and with the non-saturating loss a ring shrinks slowly.").show()
 distance = {title: path.norm(dim=1) for title, path in paths.items()}
 claim("With simultaneous steps every round leads further from the equilibrium", (distance["Simultaneous: outwards"].diff() > 0).all())
 claim("With alternating steps the distance stays within 10 % of where it began", (distance["Alternating: round and round"] - 1).abs().max() < 0.1)
@@ -840,7 +847,7 @@ for axis, (title, game) in zip(axes, treatments.items()):
     ends[title] = path[-200:].norm(dim=1)
     draw_orbit(axis, path, title, **{k: v for k, v in game.items() if k != "clip"})
 axes[0].set_ylabel("discriminator ψ")
-plots.render(figure, "Four orbits. With R1 and with instance noise the orbit spirals into the equilibrium; with clipping it keeps to a smaller circle, with WGAN-GP to a larger loop.", 256).show()
+plots.render(figure, "Four orbits. With R1 and with instance noise the orbit spirals into the equilibrium; with clipping it keeps to a smaller circle, with WGAN-GP to a larger loop.").show()
 claim("With R1 and with instance noise the orbit ends at the equilibrium", max(ends["R1, γ = 0.3"].max(), ends["instance noise, σ = 0.8"].max()) < 1e-3)
 claim("With clipping or WGAN-GP it never comes near it", min(ends["WGAN, |ψ| ≤ 0.5"].min(), ends["WGAN-GP"].min()) > 0.2)
 
@@ -856,14 +863,15 @@ def draw_dirac(h, gamma, sigma, order, loss):
     points = orbit(150, h, alternating=alternating, **game)
     points = points[points.abs().max(dim=1).values < 20]  # what runs away would leave the picture
     largest = spectral_radius(h, alternating=alternating, **game)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
+    figure, (left, right) = plots.subplots(1, 2, figsize=(8, 3.4))
     draw_orbit(left, points, f"larger |λ| = {largest:.3f}", **game)
     left.set_ylabel("discriminator ψ")
     right.semilogy(points.norm(dim=1), color=plots.BLUE, label="orbit")
     right.semilogy([largest**k for k in range(len(points))], color=plots.ORANGE, linestyle="--", label="|λ| to the power of the round")
     right.set(xlabel="round", ylabel="distance from the equilibrium", ylim=(1e-4, 30), title="settles" if largest < 1 - 1e-9 else "does not settle")
+    right.minorticks_off()
     right.legend(fontsize=8)
-    return plots.render(figure, f"Orbit and distance over 150 rounds; the larger eigenvalue has absolute value {largest:.3f}.", 256)
+    return plots.render(figure, f"Orbit and distance over 150 rounds; the larger eigenvalue has absolute value {largest:.3f}.")
 
 
 dirac = widgets.explore(
@@ -1104,7 +1112,7 @@ def draw_plane(axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1
 
 def draw_gan(gan: ToyGAN, loss: str = "non-saturating", **_) -> plots.Picture:
     """One frame of the display: the plane, and the divergence so far."""
-    figure, (left, right) = plots.plt.subplots(1, 2, figsize=(9, 4.4), width_ratios=(1.1, 1))
+    figure, (left, right) = plots.subplots(1, 2, figsize=(9, 4.4), width_ratios=(1.1, 1))
     draw_plane(left, gan, loss)
     left.set_title(f"step {gan.steps}")
     left.legend(loc="upper right", fontsize=8, markerscale=2, frameon=True)
@@ -1113,7 +1121,7 @@ def draw_gan(gan: ToyGAN, loss: str = "non-saturating", **_) -> plots.Picture:
     right.axhline(gan.floor, color=plots.GREEN, linestyle=":", label="floor: real against real")
     right.set(xlabel="step", ylabel="JSD (nats)", ylim=(0, 0.75), title=f"JSD now {gan.history[-1][1]:.2f}")
     right.legend(fontsize=8)
-    return plots.render(figure, f"Step {gan.steps}: discriminator map, samples with arrows and the generator's sheet; the JSD is {gan.history[-1][1]:.2f}.", 256)
+    return plots.render(figure, f"Step {gan.steps}: discriminator map, samples with arrows and the generator's sheet; the JSD is {gan.history[-1][1]:.2f}.")
 
 
 # %% [markdown]
@@ -1129,7 +1137,7 @@ for axis, stop in zip(axes, snapshot_steps):
     draw_plane(axis, gan, shown=140)
     axis.set_title(f"step {gan.steps}, JSD {gan.history[-1][1]:.2f}", fontsize=10)
 figure.suptitle("The sheet unfolds over the ring, and its samples gather at the clusters", x=0.01, ha="left", fontsize=11)
-film = plots.render(figure, "Film strip of a GAN in the plane at five steps: a small sheet at the centre unfolds, stretches over the ring, and its samples gather along the eight clusters; the empty middle stays orange, for generated.", 256)
+film = plots.render(figure, "Film strip of a GAN in the plane at five steps: a small sheet at the centre unfolds, stretches over the ring, and its samples gather along the eight clusters; the empty middle stays orange, for generated.")
 covered = metrics.modes_covered(gan.sample(4000).detach(), data.ring(std=0.05))
 print(run.report())
 
@@ -1199,7 +1207,7 @@ for name, number in rows.items():
 #
 # ## What went wrong, and what helped
 #
-# - **The network that learns D\*.** At a constant step size its output kept trembling around $D^*$, and its largest error was twice
+# - **The network that learns D\*.** At a constant step size its output kept trembling around $D^\ast$, and its largest error was twice
 #   or three times as large. Letting the step size fall to zero along a cosine removed most of that. A batch four times as
 #   large helped too, a little less, for four times the work.
 # - **The circle in the plane.** We hoped to show the orbit of the Dirac-GAN with real networks, a single cluster as data and

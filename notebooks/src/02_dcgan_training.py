@@ -37,6 +37,9 @@
 #
 # **Before you start** you need to know PyTorch modules and the idea of a minimax game (notebook 01). Nothing is
 # downloaded unless you are online and the full data set is missing: a subset of it travels with the course.
+#
+# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected Cell* before you go on in the middle:
+# each cell needs what the ones above it have made. The square stops a training early and keeps what was learnt until then.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -51,7 +54,11 @@ if importlib.util.find_spec("course_utils") is None:
             "course_utils is missing: type `pip install -e .` in the course's folder, "
             "or give your copy its address with `make badge REPO=owner/name`."
         )
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE], check=True)
+    if subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]).returncode:
+        raise ImportError(
+            f"The course's package could not be fetched from {PACKAGE}: is there a network, is the "
+            "repository public, and does it have this branch?"
+        )
     importlib.invalidate_caches()
 
 # %% tags=["export"]
@@ -166,16 +173,16 @@ def draw_sizes(first_kernel, kernel, stride, padding):
     sizes = [1, conv_transpose_size(1, first_kernel)]
     for _ in range(2):
         sizes.append(conv_transpose_size(sizes[-1], kernel, stride, padding))
-    fits = sizes[-1] == 28
-    figure, axis = plt.subplots(figsize=(6, 1.9))
+    figure, axis = plots.subplots(figsize=(6, 1.9), labels=False)
     for i, size in enumerate(sizes):
-        side = max(size, 0) / 28
+        side = max(size, 0) / max(28, *sizes)  # the largest one fills the height
         colour = plots.GREEN if size == 28 else plots.BLUE
         axis.add_patch(plt.Rectangle((1.6 * i, -side / 2), side, side, color=colour))
-        axis.text(1.6 * i, -side / 2 - 0.08, f"{size} x {size}", va="top")
+        axis.text(1.6 * i, -side / 2 - 0.08, f"{size} x {size}" if size > 0 else f"side {size}", va="top")
     axis.set(xlim=(-0.1, 6.8), ylim=(-0.85, 0.65), aspect="equal")
     axis.set_axis_off()
-    axis.set_title("It fits: 28 x 28" if fits else f"It does not fit: {sizes[-1]} instead of 28")
+    result = "It fits: 28 x 28" if sizes[-1] == 28 else f"It does not fit: {sizes[-1]} instead of 28"
+    axis.set_title(result if min(sizes) > 0 else "No picture: a layer would make sides without pixels")
     return plots.render(figure, f"Squares of side {', '.join(map(str, sizes))} pixels, latent to picture.")
 
 
@@ -703,9 +710,7 @@ reports = {
 }
 
 # %% tags=["nbval-ignore-output"]
-print(metrics.Report.head())
-for label, report in reports.items():
-    print(report.row(label))
+metrics.show_reports(reports)
 
 # %% [markdown]
 # Read the table by columns. The averaged generator has a lower FD and a higher precision than the last one, at no cost in training:
@@ -918,9 +923,7 @@ claim(
 )
 
 # %% tags=["nbval-ignore-output"]
-print(metrics.Report.head(26))
-for label, report in by_path.items():
-    print(report.row(label, 26))
+metrics.show_reports(by_path)
 
 # %% [markdown]
 # Compare recall and precision in the two rows: the middle of the straight line costs variety, hardly quality. A shorter latent
@@ -932,7 +935,7 @@ for label, report in by_path.items():
 def draw_walk(start, end, t, path):
     a, b = fixed_z[start].flatten().cpu(), fixed_z[end].flatten().cpu()
     z = (slerp if path == "arc" else lerp)(a, b, t)
-    figure, axes = plt.subplots(1, 3, figsize=(5, 2))
+    figure, axes = plots.subplots(1, 3, figsize=(5, 2), labels=False)
     for axis, point, label in zip(axes, (a, z, b), (f"latent {start}", f"|z| = {z.norm():.1f}", f"latent {end}")):
         axis.imshow(plots.tile(walk(point), padding=0), vmin=0, vmax=1)
         axis.set_title(label)
@@ -952,11 +955,9 @@ walker = widgets.explore(
 # ## What was measured
 
 # %% tags=["nbval-ignore-output"]
-print(f"{DATASET}, {len(train_set):,} training pictures, {cfg['steps']:,} steps of {BATCH_SIZE}, seed {run.seed}\n")
-print(metrics.Report.head(26))
-for label, report in (reports | by_path).items():
-    print(report.row(label, 26))
-print(f"\nmedian distance to the nearest training picture: generated {to_generated.median():.1f},", end=" ")
+print(f"{DATASET}, {len(train_set):,} training pictures, {cfg['steps']:,} steps of {BATCH_SIZE}, seed {run.seed}")
+metrics.show_reports(reports | by_path)
+print(f"median distance to the nearest training picture: generated {to_generated.median():.1f},", end=" ")
 print(f"unseen real {to_unseen.median():.1f}")
 
 # %%

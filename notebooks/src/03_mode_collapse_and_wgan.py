@@ -35,6 +35,9 @@
 # **Time** about 5 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size, not yet timed.
 #
 # **Before you start** you need the minimax game (notebook 01) and the training loop (notebook 02).
+#
+# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected Cell* before you go on in the middle:
+# each cell needs what the ones above it have made. The square stops a training early and keeps what was learnt until then.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -44,12 +47,12 @@ import sys
 
 PACKAGE = "git+https://github.com/OWNER/gans-to-diffusion@main"
 if importlib.util.find_spec("course_utils") is None:
-    if "/OWNER/" in PACKAGE:
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
+    if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            "course_utils is missing: type `pip install -e .` in the course's folder, "
-            "or give your copy its address with `make badge REPO=owner/name`."
+            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a network? In the course's "
+            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
         )
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE], check=True)
     importlib.invalidate_caches()
 
 # %% tags=["export"]
@@ -911,16 +914,17 @@ FLOORS = {d: wasserstein(m.sample(N_MATCHED), m.sample(N_MATCHED)) for d, m in M
 
 
 def print_table(dataset):
-    print(f"{dataset}: modes of {len(MIXTURES[dataset].centers)} | % good | W1 (real samples {FLOORS[dataset]:.2f}): mean (range) of {SEEDS} seeds | steps | seconds")
+    print(f"{dataset}: mean (range) of {SEEDS} seeds; W1 of real samples is {FLOORS[dataset]:.2f}")
+    rows = []
     for name in RECIPES:
         r = results[name, dataset]
         modes, good = [c.modes for c in r["coverage"]], [100 * c.high_quality for c in r["coverage"]]
-        print(f"{name:<25}{spread(modes, 1):<20}{spread(good, 0):<16}{spread(r['w1'], 2):<21}{r['steps']:>6}{r['seconds']:>6.1f} s")
+        rows.append([name, spread(modes, 1), spread(good, 0), spread(r["w1"], 2), r["steps"], f"{r['seconds']:.1f}"])
+    plots.table(["", f"modes of {len(MIXTURES[dataset].centers)}", "% good", "W1", "steps", "seconds"], rows)
 
 
 # %% tags=["nbval-ignore-output"]
 print_table("ring")
-print()
 print_table("grid")
 
 # %% [markdown]
@@ -1059,13 +1063,13 @@ def draw_moment(recipe, dataset, moment):
     look = looks[step]
     scores = look["scores"] - look["scores"].median()
     reach = scores.abs().quantile(0.98).clamp(min=1e-6)
-    figure, axis = plt.subplots(figsize=(4.6, 4.1))
+    figure, axis = plots.subplots(figsize=(5, 4.1))
     image = axis.imshow(scores / reach, cmap=plots.DIVERGING + "_r", vmin=-1, vmax=1, origin="lower", extent=(-2, 2, -2, 2), interpolation="bilinear")
     axis.scatter(*MIXTURES[dataset].centers.T, s=50, facecolors="none", edgecolors=plots.BLACK, linewidths=0.7)
     axis.scatter(*look["points"].T, s=2, color=plots.BLUE)
     axis.set(xlim=(-2, 2), ylim=(-2, 2), xticks=[], yticks=[], title=f"step {step}: {look['modes'][0]} modes, {100 * look['good'][0]:.0f} % good")
     axis.grid(False)
-    figure.colorbar(image, label="critic's score, scaled", ticks=[-1, 0, 1])
+    figure.colorbar(image, ax=axis, label="critic's score, scaled", ticks=[-1, 0, 1])
     return plots.render(figure, f"{recipe} on the {dataset} at step {step}: generated points over the critic's score, {look['modes'][0]} modes covered.")
 
 

@@ -37,6 +37,9 @@
 #
 # **Before you start** you need Gaussians, conditional probability and the idea of a differential equation. Notebook 01 helps with
 # distances between distributions.
+#
+# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected Cell* before you go on in the middle:
+# each cell needs what the ones above it have made. The square stops a training early and keeps what was learnt until then.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -51,7 +54,11 @@ if importlib.util.find_spec("course_utils") is None:
             "course_utils is missing: type `pip install -e .` in the course's folder, "
             "or give your copy its address with `make badge REPO=owner/name`."
         )
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE], check=True)
+    if subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]).returncode:
+        raise ImportError(
+            f"The course's package could not be fetched from {PACKAGE}: is there a network, is the "
+            "repository public, and does it have this branch?"
+        )
     importlib.invalidate_caches()
 
 # %%
@@ -738,7 +745,7 @@ claim("From step 150 on they differ by less than 2 %, at the first step by a fac
 # which is 0 for equal densities and positive otherwise; with natural logarithms its unit is the *nat*. So (Ho et al. 2020, equation 5)
 #
 # $$-\log p(x_0) \;\le\; \underbrace{\mathrm{KL}\big(q(x_T | x_0) \,\|\, p(x_T)\big)}_{L_T}
-#  + \sum_{t > 1} \underbrace{\mathbb E\, \mathrm{KL}\big(q(x_{t-1} | x_t, x_0) \,\|\, p(x_{t-1} | x_t)\big)}_{L_{t-1}}
+# {} + \sum_{t > 1} \underbrace{\mathbb E\, \mathrm{KL}\big(q(x_{t-1} | x_t, x_0) \,\|\, p(x_{t-1} | x_t)\big)}_{L_{t-1}}
 #  \underbrace{-\, \mathbb E \log p(x_0 | x_1)}_{L_0} .$$
 #
 # - $L_T$ asks whether the chain ends in noise. Nothing in it can be trained.
@@ -1480,7 +1487,7 @@ def draw(time, steps, schedule_name, sampler):
     schedule = schedules[schedule_name]
     levels = schedule.levels(min(steps, schedule.T))
     at = min(round(time * (len(levels) - 1)), len(levels) - 1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4), width_ratios=(1, 1.35))
+    figure, (left, right) = plots.subplots(1, 2, figsize=(9.5, 4), width_ratios=(1, 1.35))
     draw_field(left, ring, levels[at])
     paths = record(ring, noise_2d, levels, SAMPLERS[sampler])[: at + 1].clamp(-50, 50)
     left.plot(paths[..., 0], paths[..., 1], color=plots.BLACK, linewidth=0.6, alpha=0.7)
@@ -1492,7 +1499,7 @@ def draw(time, steps, schedule_name, sampler):
     right.plot(paths[: at + 1], color="white", linewidth=1.2)
     right.axvline(at, color=plots.ORANGE, linewidth=2)
     right.set(xlabel="sampling step", ylabel="x", ylim=(-3, 3), title=f"{sampler}, {len(levels) - 1} steps, {schedule_name}")
-    return plots.render(figure, f"Ring and line after {at} of {len(levels) - 1} steps of {sampler} on the {schedule_name} schedule: density, score arrows and the paths so far.", 256)
+    return plots.render(figure, f"Ring and line after {at} of {len(levels) - 1} steps of {sampler} on the {schedule_name} schedule: density, score arrows and the paths so far.")
 
 
 explorer = widgets.explore(

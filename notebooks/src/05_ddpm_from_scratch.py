@@ -36,6 +36,9 @@
 # **Time** about 7 minutes on a 2-core laptop CPU, two to three of them for the main training; a GPU trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 04's levels and samplers, and the training loop of notebook 02.
+#
+# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected Cell* before you go on in the middle:
+# each cell needs what the ones above it have made. The square stops a training early and keeps what was learnt until then.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -45,17 +48,21 @@ import sys
 
 PACKAGE = "git+https://github.com/OWNER/gans-to-diffusion@main"
 if importlib.util.find_spec("course_utils") is None:
-    if "/OWNER/" in PACKAGE:
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
+    if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            "course_utils is missing: type `pip install -e .` in the course's folder, "
-            "or give your copy its address with `make badge REPO=owner/name`."
+            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a network? In the course's "
+            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
         )
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE], check=True)
     importlib.invalidate_caches()
 
 # %% tags=["export"]
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -69,10 +76,8 @@ from course_utils.lessons.nb04_diffusion_math import (
 # %%
 import copy
 import json
-import os
 import tempfile
 import time
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 
@@ -1034,7 +1039,7 @@ sweep = {w: generate(ema, schedule, torch.arange(20) % 10, guidance=w, generator
 
 
 def draw_guidance(w):
-    figure, axis = plt.subplots(figsize=(7, 1.75))
+    figure, axis = plots.subplots(figsize=(7, 1.75), labels=False)
     axis.imshow(plots.tile(sweep[w], 10).numpy(), cmap="gray", vmin=0, vmax=1)
     axis.set_axis_off()
     axis.set_title(f"guidance {w}: the same twenty starting points")
@@ -1292,9 +1297,8 @@ for label, make in runners.items():
     pictures = make()
     clock[label] = (time.perf_counter() - start) / n * 64
     reports[label] = metrics.evaluate(pictures, DATASET)
-print(f"{metrics.Report.head()}  s per 64")
-for label, report in reports.items():
-    print(f"{report.row(label)}{clock[label]:>10.2f}")
+per_64 = {label: f"{value:.2f}" for label, value in clock.items()}
+metrics.show_reports(reports, s_per_64=per_64)
 
 # %%
 with torch.no_grad():
@@ -1326,12 +1330,8 @@ claim("No model comes down to the floor of real pictures", min(v for name, v in 
 # %% tags=["exact"]
 measured = json.loads((data.ASSETS / f"{DATASET}_ddpm_fd.json").read_text("utf-8"))
 measured.sort(key=lambda row: (row["sampler"], row["guidance"], row["steps"]))
-print(f"{'sampler':<18}{'steps':>6}{'guidance':>10}{'evaluations':>13}{'FD':>7}{'KID':>8}{'prec.':>7}{'recall':>8}")
-for row in measured:
-    print(
-        f"{row['sampler']:<18}{row['steps']:>6}{row['guidance']:>10.2f}{row['evaluations']:>13}"
-        f"{row['fd']:>7.2f}{row['kid']:>8.3f}{row['precision']:>7.2f}{row['recall']:>8.2f}"
-    )
+FORMS = {"sampler": "", "steps": "", "guidance": ".2f", "evaluations": "", "fd": ".2f", "kid": ".3f", "precision": ".2f", "recall": ".2f"}
+plots.table([name.upper() if name in ("fd", "kid") else name for name in FORMS], [[format(row[name], form) for name, form in FORMS.items()] for row in measured])
 
 # %%
 def measured_fd(sampler, steps, guidance):
@@ -1457,8 +1457,6 @@ if accelerator.is_main_process:
 
 # %% tags=["export", "long"]
 import socket
-import subprocess
-import sys
 
 from safetensors.torch import load
 
@@ -1527,11 +1525,9 @@ if several:
 # ## What was measured
 
 # %% tags=["nbval-ignore-output"]
-print(f"seed {run.seed}, {run.device}, {cfg['steps']} steps of {cfg['batch']} in {seconds:.0f} s; {training.parameters(net):,} weights\n")
-print(f"{metrics.Report.head()}  s per 64")
-for label, report in reports.items():
-    print(f"{report.row(label)}{clock[label]:>10.2f}")
-print(f"\nof the wanted class: {right_class[1.0]:.0%} at guidance 1, {right_class[2.0]:.0%} at 2, {right_class[8.0]:.0%} at 8; variety against real {varied[1.0] / real_variety:.2f}, {varied[2.0] / real_variety:.2f}, {varied[8.0] / real_variety:.2f}")
+print(f"seed {run.seed}, {run.device}, {cfg['steps']} steps of {cfg['batch']} in {seconds:.0f} s; {training.parameters(net):,} weights")
+metrics.show_reports(reports, s_per_64=per_64)
+print(f"of the wanted class: {right_class[1.0]:.0%} at guidance 1, {right_class[2.0]:.0%} at 2, {right_class[8.0]:.0%} at 8; variety against real {varied[1.0] / real_variety:.2f}, {varied[2.0] / real_variety:.2f}, {varied[8.0] / real_variety:.2f}")
 print(f"range(50): {obeyed(wrong, y_test):.0%} of the wanted class, respaced: {obeyed(right, y_test):.0%}")
 print(f"classifier guidance: {follow[0.0]:.0%} at scale 0, {follow[4.0]:.0%} at 4")
 

@@ -38,6 +38,9 @@
 # **Time** about 3 minutes on a 2-core laptop CPU.
 #
 # **Before you start** you need notebook 05: its network, its guidance and its sampling in ten steps.
+#
+# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected Cell* before you go on in the middle:
+# each cell needs what the ones above it have made. The square stops a training early and keeps what was learnt until then.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -52,7 +55,11 @@ if importlib.util.find_spec("course_utils") is None:
             "course_utils is missing: type `pip install -e .` in the course's folder, "
             "or give your copy its address with `make badge REPO=owner/name`."
         )
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE], check=True)
+    if subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]).returncode:
+        raise ImportError(
+            f"The course's package could not be fetched from {PACKAGE}: is there a network, is the "
+            "repository public, and does it have this branch?"
+        )
     importlib.invalidate_caches()
 
 # %% tags=["export"]
@@ -425,16 +432,13 @@ claim("Heun on the cosine levels as they are is further from it than any other, 
 
 # %% tags=["exact"]
 table = json.loads((data.ASSETS / f"{DATASET}_schedulers.json").read_text("utf-8"))
-print(f"{'scheduler':<24}{'steps':>6}{'evaluations':>13}{'FD':>8}{'KID':>8}{'prec.':>7}{'recall':>8}")
-for row in sorted(table, key=lambda row: (list(ZOO).index(row["scheduler"]), row["steps"])):
-    print(
-        f"{row['scheduler']:<24}{row['steps']:>6}{row['evaluations']:>13}{row['fd']:>8.2f}{row['kid']:>8.3f}"
-        f"{row['precision']:>7.2f}{row['recall']:>8.2f}"
-    )
+table.sort(key=lambda row: (list(ZOO).index(row["scheduler"]), row["steps"]))
+FORMS = {"scheduler": "", "steps": "", "evaluations": "", "fd": ".2f", "kid": ".3f", "precision": ".2f", "recall": ".2f"}
+plots.table([name.upper() if name in ("fd", "kid") else name for name in FORMS], [[format(row[name], form) for name, form in FORMS.items()] for row in table])
 
 # %% tags=["nbval-ignore-output"]
 floor = metrics.evaluate(train_set.x[: metrics.MIN_SAMPLES], DATASET)
-print(f"{'real pictures':<43}{floor.fd:>8.2f}{floor.kid:>8.3f}{floor.precision:>7.2f}{floor.recall:>8.2f}")
+metrics.show_reports({"real pictures": floor})
 
 # %%
 def fd_of(name, steps):
@@ -513,7 +517,7 @@ cached = {
 
 
 def draw_explorer(name, steps, guidance):
-    figure, axis = plt.subplots(figsize=(7, 1.1))
+    figure, axis = plots.subplots(figsize=(7, 1.1), labels=False)
     axis.imshow(plots.tile(cached[name, steps, guidance], 10).numpy(), cmap="gray", vmin=0, vmax=1)
     axis.set_axis_off()
     axis.set_title(f"{name}, {steps} steps, guidance {guidance}: the same noise")
@@ -870,7 +874,7 @@ plots.film_strip(list(in_style.values()), [f"style {scale}" for scale in SCALES]
 
 # %% tags=["widget", "nbval-ignore-output"]
 def draw_style(scale):
-    figure, axis = plt.subplots(figsize=(7, 1.1))
+    figure, axis = plots.subplots(figsize=(7, 1.1), labels=False)
     axis.imshow(plots.tile(in_style[scale], 10).numpy(), cmap="gray", vmin=0, vmax=1)
     axis.set_axis_off()
     axis.set_title(f"{scale:.0%} of the style")

@@ -1,0 +1,1 @@
+"""What authors run and no learner opens."""

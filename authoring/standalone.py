@@ -1,0 +1,129 @@
+"""Write a notebook that carries the course's package and data inside, for where there is no repository and no network.
+
+    python -m authoring.standalone 05
+
+build/standalone/05_....ipynb runs from any folder, sent by mail or dropped into Drive, wherever Python has the packages
+that the course needs. Its set-up cell unpacks a zip archive into a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import io
+import sys
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "course_utils"
+ASSETS = PACKAGE / "assets"
+FASHION = ("fashion_mnist.safetensors.xz", "fashion_mnist_classifier.safetensors")
+# What each notebook opens of the assets (tests/test_standalone.py compares it with what a run opens).
+OPENED = {
+    "01": (),
+    "02": FASHION,
+    "03": ("mnist.safetensors.xz", "mnist_classifier.safetensors"),
+    "04": (),
+    "05": (
+        *FASHION,
+        "fashion_mnist_ddpm.safetensors",
+        "fashion_mnist_ddpm_fd.json",
+        "fashion_mnist_dcgan.safetensors",
+        "fashion_mnist_wgan_gp.safetensors",
+    ),
+    "06": (
+        *FASHION,
+        "fashion_mnist_ddpm.safetensors",
+        "fashion_mnist_schedulers.json",
+        "ddpm_pipeline/",
+        "latent_pipeline/",
+    ),
+}
+SETUP = '''\
+# @title Setup: unpacks the course's helper package, which this notebook carries
+import atexit
+import base64
+import hashlib
+import importlib.util
+import io
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+
+CARRIED = """
+{lines}
+"""
+needed = ("torch", "torchvision", "matplotlib", "ipywidgets", "safetensors", "scipy", "accelerate", "diffusers", "peft")
+if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+    raise ImportError(f"This notebook needs {{', '.join(missing)}}: type `pip install {{' '.join(missing)}}`.")
+if not hasattr(sys, "course_folder"):
+    packed = base64.b85decode("".join(CARRIED.split()))
+    if hashlib.sha256(packed).hexdigest() != "{digest}":
+        raise ImportError("This copy of the notebook is damaged: get it again.")
+    folder = tempfile.mkdtemp(prefix="course-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    zipfile.ZipFile(io.BytesIO(packed)).extractall(folder)
+    sys.course_folder = folder
+    sys.path.insert(0, folder)  # this package comes before any that is installed
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+'''
+
+
+def carried_files(number: str) -> list[Path]:
+    """The package's code and the assets that notebook `number` opens."""
+    code = [path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts]
+    wanted = OPENED.get(number, ("",))  # all, for a notebook that is not listed
+    assets = [path for path in ASSETS.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    return sorted(code + [path for path in assets if path.relative_to(ASSETS).as_posix().startswith(tuple(wanted))])
+
+
+@lru_cache
+def packed(number: str) -> bytes:
+    """A zip archive of them; the same files give the same bytes. The assets are compressed or random already."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in carried_files(number):
+            kind = zipfile.ZIP_LZMA if path.suffix == ".py" else zipfile.ZIP_STORED
+            archive.writestr(zipfile.ZipInfo(path.relative_to(ROOT).as_posix()), path.read_bytes(), kind)
+    return buffer.getvalue()
+
+
+def standalone(path: Path) -> nbformat.NotebookNode:
+    """The notebook at `path` with a set-up cell that carries all."""
+    nb, content = nbformat.read(path, as_version=4), packed(path.name[:2])
+    text = base64.b85encode(content).decode()
+    lines = "\n".join(text[i : i + 100] for i in range(0, len(text), 100))
+    for cell in nb.cells:
+        if "setup" in cell.metadata.get("tags", []):
+            cell.source = SETUP.format(lines=lines, digest=hashlib.sha256(content).hexdigest()).rstrip("\n")
+            cell.metadata["jupyter"] = {"source_hidden": True}
+    return nb
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebook", nargs="?", default="", help="a prefix such as 05; all when left out")
+    prefix = parser.parse_args().notebook
+    prefix = prefix.zfill(2) if prefix.isdecimal() else prefix
+    paths = sorted((ROOT / "notebooks").glob(f"{prefix}*.ipynb"))
+    if not paths:
+        print(f"No notebook begins with {prefix!r}.", file=sys.stderr)
+        return 1
+    target = ROOT / "build" / "standalone"
+    target.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        written = target / path.name
+        nbformat.write(standalone(path), written)
+        print(f"build/standalone/{path.name}, {written.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

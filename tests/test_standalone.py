@@ -1,0 +1,73 @@
+"""A notebook that carries the package runs from an empty folder, without the repository and without a network."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from authoring import standalone  # noqa: E402
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def setup_cell(path: Path) -> str:
+    nb = standalone.standalone(path)
+    return next(cell.source for cell in nb.cells if "setup" in cell.metadata.get("tags", []))
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess:
+    """In an empty folder, by a Python that knows neither this checkout nor a network."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"COURSE_DATA": "embedded", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    block = "import socket\ndef refuse(*a, **k): raise OSError('no network here')\nsocket.create_connection = refuse\n"
+    (folder / "run.py").write_text(block + code, "utf-8")
+    return subprocess.run([sys.executable, "run.py"], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+USES = {
+    "01": "from course_utils import runtime; runtime.start()",
+    "02": "from course_utils import data, metrics; metrics.features(data.images('fashion_mnist', 'test').x[:9], "
+    "'fashion_mnist')",
+    "03": "from course_utils import data, metrics; metrics.features(data.images('mnist').x[:9], 'mnist')",
+    "04": "from course_utils.lessons.nb04_diffusion_math import Schedule; Schedule.named('cosine', 9)",
+    "05": "from course_utils import data; [data.weights('fashion_mnist_' + n) for n in ('ddpm', 'dcgan', 'wgan_gp')]",
+    "06": "from course_utils import data, hub\n"
+    "from diffusers import DDPMPipeline, StableDiffusionPipeline\n"
+    "hub.start({'a/b': data.ASSETS / 'ddpm_pipeline', 'c/d': data.ASSETS / 'latent_pipeline'})\n"
+    "DDPMPipeline.from_pretrained('a/b'), StableDiffusionPipeline.from_pretrained('c/d')",
+}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_carried_package_is_imported_from_an_empty_folder_and_has_what_is_opened(path, tmp_path) -> None:
+    code = setup_cell(path)
+    twice = f"{code}\nfirst = sys.course_folder\n{code}\nassert sys.course_folder == first\n"
+    uses = "\n".join([USES[path.name[:2]], "import course_utils", "print(course_utils.__file__)"])
+    done = run(twice + uses, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    place = done.stdout.splitlines()[-1]
+    assert "course-" in place and not place.startswith(str(ROOT)) and not Path(place).exists()  # cleaned up
+    assert {file.name for file in tmp_path.iterdir()} == {"run.py"}
+
+
+def test_a_damaged_copy_is_said_in_a_sentence(tmp_path) -> None:
+    code = setup_cell(NOTEBOOKS[0])
+    line = re.search(r'CARRIED = """\n(\S+)', code)[1]
+    done = run(code.replace(line, line[::-1], 1), tmp_path)
+    assert done.stderr.strip().splitlines()[-1] == "ImportError: This copy of the notebook is damaged: get it again."
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_standalone_notebook_differs_in_its_set_up_only(path, tmp_path) -> None:
+    before, after = nbformat.read(path, as_version=4), standalone.standalone(path)
+    nbformat.validate(after)
+    changed = [cell for cell, other in zip(after.cells, before.cells) if cell.source != other.source]
+    assert [cell.metadata["tags"] for cell in changed] == [["setup"]]
+    assert changed[0].metadata["jupyter"] == {"source_hidden": True}
+    assert max(map(len, changed[0].source.splitlines())) <= 120
