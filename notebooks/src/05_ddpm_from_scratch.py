@@ -116,9 +116,7 @@ def one_each(x: Tensor, **lists: Tensor) -> None:
     """ValueError unless every list has shape (N,) for x (N, ...); one of length 1 would be repeated in silence."""
     for name, values in lists.items():
         if values.shape != x.shape[:1]:
-            raise ValueError(
-                f"{len(x)} pictures want as many {name}, not {tuple(values.shape)} of them: give one for each."
-            )
+            raise ValueError(f"{len(x)} pictures want as many {name}, shape ({len(x)},), not {tuple(values.shape)}.")
 
 
 # %%
@@ -1068,6 +1066,7 @@ class NoisyClassifier(nn.Module):
         self.head = nn.Linear(2 * width * 49, 10)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        one_each(x, timesteps=t)
         emb = self.time(timestep_embedding(t, self.emb))
         h = self.fine(self.stem(F.pixel_unshuffle(x, 2)), emb)
         return self.head(F.silu(self.coarse(self.down(h), emb)).flatten(1))
@@ -1412,6 +1411,8 @@ parser.add_argument("--batch", type=int, default=16)  # of all processes togethe
 parser.add_argument("--die-after", type=int)  # to see what a killed run does
 options = parser.parse_args()
 accelerator = Accelerator(cpu=True)
+if options.batch % accelerator.num_processes:
+    raise SystemExit(f"{accelerator.num_processes} processes cannot share {options.batch} pictures evenly")
 torch.manual_seed(0)
 net, schedule = UNet((16, 32)), Schedule.named("cosine", 1000)
 net, optimiser = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=1e-3))
@@ -1457,42 +1458,64 @@ if accelerator.is_main_process:
 
 # %% tags=["export", "long"]
 import socket
+import time
 
 from safetensors.torch import load
 
 
-def start_processes(command: list[str], number: int) -> str:
-    """Start `number` processes that know of each other, as torchrun does; returns their joint output when they ended."""
+def start_processes(command: list[str], number: int, log: Path, seconds: float = 600) -> str:
+    """Start `number` processes that know of each other, as torchrun does; returns what they printed, into `log`, when they ended.
+
+    When one of them fails, the others, which would wait for it, are ended 5 s later; all are after `seconds`.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]  # free, and again when this block ends
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            command, env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(number)
-    ]  # fmt: skip
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
+    group |= {"OMP_NUM_THREADS": "1", "USE_LIBUV": "0", "PYTHONIOENCODING": "utf-8"}
+    # what can be imported here can be imported there, too
+    group["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path]))
+    running, end = [], time.monotonic() + seconds
     try:
-        return "".join(process.communicate(timeout=600)[0] for process in running)
+        with log.open("w") as output:
+            for rank in range(number):
+                place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                own = {**os.environ, **group, **place}
+                running.append(subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.STDOUT))
+            while any(process.poll() is None for process in running) and time.monotonic() < end:
+                if any(process.poll() for process in running):
+                    end = min(end, time.monotonic() + 5)  # to print their last line
+                time.sleep(0.05)
     finally:
         for process in running:
-            process.kill()
+            process.kill()  # does nothing to those that have ended
+            process.wait()
+    return log.read_text(encoding="utf-8", errors="replace")
 
 
 def run_script(folder: Path, processes: int, steps: int, die_after: int | None = None) -> tuple[list[float], dict | None]:
-    """Run the script; returns its losses, and its weights if it came that far. RuntimeError if it never began."""
+    """Run the script; returns its losses, and its weights if it came that far.
+
+    Raises:
+        ValueError: no process or no step, or a step to die after that never comes.
+        RuntimeError: it never began, or ended where it should not.
+    """
+    if min(processes, steps) < 1 or not 1 <= (die_after or 1) <= steps:
+        raise ValueError(f"{processes} processes, {steps} steps, killed after {die_after}: at least one of each is wanted.")
     folder.mkdir(exist_ok=True)
-    script = folder / "train_several.py"
-    script.write_text(SEVERAL_PROCESSES)
+    script, saved = folder / "train_several.py", folder / "weights.safetensors"
+    script.write_text(SEVERAL_PROCESSES, encoding="utf-8")
+    saved.unlink(missing_ok=True)  # of an earlier run
     command = [sys.executable, str(script), "--folder", str(folder), "--steps", str(steps)]
-    output = start_processes(command + (["--die-after", str(die_after)] if die_after else []), processes)
-    lines = [line for line in output.splitlines() if line.startswith(f"{processes} processes, step ")]
-    saved = folder / "weights.safetensors"
-    if not lines or not (die_after or saved.exists()):
-        raise RuntimeError(f"{processes} processes did not come to their end; the last line is: {output.strip().splitlines()[-1:]}")
-    # read as bytes: a file that stays open cannot be deleted on Windows
-    return [float(line.split("loss ")[1]) for line in lines], load(saved.read_bytes()) if saved.exists() else None
+    command += ["--die-after", str(die_after)] if die_after else []
+    lines = start_processes(command, processes, folder / "log.txt").splitlines()
+    steps_done = [line for line in lines if line.startswith(f"{processes} processes, step ")]
+    losses = [float(line.split("loss ")[1]) for line in steps_done]
+    if die_after and any(f" step {die_after - 1}," in line for line in steps_done):
+        return losses, None
+    if not saved.exists():
+        last = next((line for line in reversed(lines) if line.strip()), "none")
+        raise RuntimeError(f"{processes} processes did not come to their end; the last line is: {last}")
+    return losses, load(saved.read_bytes())  # as bytes: Windows deletes no file that stays open
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1509,7 +1532,7 @@ try:
     several = True
     apart = furthest(weights_one, weights_two)
     print(f"largest difference of a weight between one process and two that were killed and went on: {apart:.1e}")
-except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+except (RuntimeError, OSError) as error:
     print(f"Several processes cannot be run here, so the three sentences below are left out: {error}")
 
 # %%
