@@ -32,8 +32,9 @@ def slider(low: float, high: float, value: float, label: str = "", step: float =
 def choice(options: list, label: str = "", value: Any = None) -> ipywidgets.Widget:
     """A row of buttons, one for each option: one click, and the keyboard works (a list's arrow keys move the page)."""
     first = options[0] if value is None else value
+    beside = {"display": "flex", "flex_flow": "row"}  # the label and the buttons
     style = {"button_width": "auto"}
-    return ipywidgets.ToggleButtons(options=options, value=first, description=label, style=style)
+    return ipywidgets.ToggleButtons(options=options, value=first, description=label, style=style, layout=beside)
 
 
 def switch(value: bool, label: str = "") -> ipywidgets.Widget:

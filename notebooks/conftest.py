@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE, AT_LEAST = 6, 300  # times the build's seconds; seconds
-SLOWER = 2.5  # how much longer than its build a notebook may take, with one thread and others beside it
+SLOWER = 1.5  # how much longer than its build a notebook may take, with one thread and others beside it
 
 # Kernels inherit these: the small budget, no progress bars, and the course_utils of this checkout.
 os.environ.setdefault("COURSE_BUDGET", "quick")

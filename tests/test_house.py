@@ -43,7 +43,8 @@ def lock() -> dict[str, Requirement]:
 
 def test_conda_and_pip_ask_for_the_same() -> None:
     *conda, pip = yaml.safe_load(text("environment.yml"))["dependencies"]
-    asked = {CONDA_NAMES.get(r.name, r.name): r.specifier for r in map(Requirement, (re.sub("^python=", "python==", c) for c in conda))}
+    lines = [re.sub("^python=", "python==", line) for line in conda]
+    asked = {CONDA_NAMES.get(r.name, r.name): r.specifier for r in map(Requirement, lines)}
     (python,) = asked.pop("python")  # Binder's tool understands `python=3.13` and takes an old one for `>=`
     assert python.operator in ("=", "==") and python.version in SpecifierSet(PROJECT["project"]["requires-python"])
     del asked["pip"]
@@ -284,6 +285,49 @@ def test_a_first_setup_resolves_everything_in_one_go_and_leaves_its_mark(setup: 
     (install,) = pip_commands(setup)
     assert install[-4:] == ["-c", "requirements.lock", "-e", ".[dev]"]
     assert setup.state_of(setup.venv_folder()) == "ready"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("https://github.com/OWNER/gans-to-diffusion", "https://github.com/someone/fork", True),
+        ('version = "0.1.0"', 'version = "0.2.0"', False),
+        ("line-length = 120", "line-length = 100", True),
+        ('"torch>=2.7"', '"torch>=2.8"', False),
+        ('requires-python = ">=3.11"', 'requires-python = ">=3.12"', False),
+        ("# Lower bounds only", "# Only lower bounds", True),
+    ],
+)
+def test_only_what_an_environment_is_made_from_makes_it_anew(setup: ModuleType, old: str, new: str, same: bool) -> None:
+    before = text("pyproject.toml")
+    assert old in before
+    changed = before.replace(old, new)
+    assert (setup.requirements(before) == setup.requirements(changed)) == same
+
+
+def test_an_environment_that_works_is_used_without_a_network(setup: ModuleType, monkeypatch, capsys) -> None:
+    setup.main()
+    mark = setup.venv_folder() / ".ready"
+    mark.write_text("made from something else\n")
+    pip_prints(setup, monkeypatch, "NewConnectionError: failed to establish a new connection")
+    capsys.readouterr()
+    assert setup.main() == 0
+    assert "everything that the course needs is there" in capsys.readouterr().out
+    assert mark.exists() is False and setup.state_of(setup.venv_folder()) == "outdated"  # tried again next time
+
+
+@pytest.mark.parametrize("output", ["error: [Errno 30] Read-only file system: 'x.egg-info'", "Permission denied: 'x'"])
+def test_a_read_only_folder_is_named_with_the_cure(setup: ModuleType, monkeypatch, capsys, output) -> None:
+    pip_prints(setup, monkeypatch, output)
+    assert "copy the course to a folder of your own" in failure(setup, capsys)
+
+
+def test_servers_of_the_environment_save_no_live_views(setup: ModuleType) -> None:
+    setup.main()
+    folder = setup.venv_folder() / "etc" / "jupyter" / "jupyter_server_config.d"
+    settings = json.loads((folder / "gans_to_diffusion.json").read_text("utf-8"))
+    module, function = settings["ContentsManager"]["pre_save_hook"].rsplit(".", 1)
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_a_second_setup_does_nothing_and_says_nothing(setup: ModuleType, capsys) -> None:

@@ -67,7 +67,7 @@ def test_what_would_not_end_in_time_is_left_out_and_named(folder):
     write(folder, "short", ["x = 1"], build_seconds=1.0)
     code, report = nbval(folder, COURSE_TEST_UNTIL=str(time.time() + 60))
     assert code == 0 and "1 passed, 1 skipped" in report
-    assert "long.ipynb left out: it needs about 250 s" in report
+    assert "long.ipynb left out: it needs about 150 s" in report
 
 
 def test_the_longest_notebook_comes_first(folder):

@@ -10,7 +10,7 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
 
-from course_utils import plots, widgets
+from course_utils import plots, saving, widgets
 
 
 class Counter:
@@ -141,7 +141,7 @@ def test_a_new_simulation_ends_the_one_before(published):
 
 
 def test_all_labels_have_one_width_so_that_the_controls_begin_at_one_line(published):
-    controls = {"n": widgets.slider(1, 3, 1, "n"), "x": widgets.slider(1, 3, 1, "a long label")}
+    controls = {"n": widgets.slider(1, 3, 1, "n"), "x": widgets.slider(1.0, 3.0, 1.0, "a long label")}
     widgets.explore(lambda n, x: Counter("x", 1).draw("x", 1), **controls)
     assert len({control.style.description_width for control in controls.values()}) == 1
     assert len({control.layout.width for control in controls.values()}) == 1
@@ -161,3 +161,32 @@ def test_the_notebooks_draw_nothing_for_widgets_with_pyplot():
         for name in re.findall(r"widgets\.explore\(\s*(\w+),", path.read_text("utf-8")):
             body = re.search(rf"def {name}\(.*?\n(?=\S)", path.read_text("utf-8"), re.DOTALL)[0]
             assert "plt.subplots" not in body and "plots.subplots" in body, (path.name, name)
+
+
+# --- what is saved -------------------------------------------------------------------------------------------
+
+
+def saved(output, **course):
+    model = {"type": "notebook", "content": {"metadata": course, "cells": [{"outputs": [output]}]}}
+    saving.leave_out_live_views(model, path="x.ipynb", contents_manager=None)
+    return model["content"]["cells"][0]["outputs"]
+
+
+def test_a_saved_notebook_of_the_course_holds_the_picture_and_no_live_view(published, box):
+    data, _ = published[-1]
+    (output,) = saved({"output_type": "display_data", "data": dict(data), "metadata": {}}, course={})
+    assert set(output["data"]) == {"text/html", "text/plain"}
+
+
+def test_a_finished_bar_is_not_saved_and_all_other_outputs_are(box):
+    assert saved({"output_type": "display_data", "data": {"text/html": ""}, "metadata": {}}, course={}) == []
+    stream = {"output_type": "stream", "name": "stdout", "text": "1"}
+    only_live = {"output_type": "display_data", "data": {widgets.VIEW: {}}, "metadata": {}}
+    for output in (stream, only_live):
+        assert saved(output, course={}) == [output]
+
+
+def test_notebooks_of_other_people_are_saved_as_they_are():
+    output = {"output_type": "display_data", "data": {widgets.VIEW: {}, "text/plain": "x"}, "metadata": {}}
+    assert saved(output) == [output]
+    saving.leave_out_live_views({"type": "file", "content": "text"})

@@ -11,7 +11,7 @@
 #   course:
 #     title: Mode collapse and WGAN
 #     summary: Measure collapse, put nine recipes to one test, and compute the Wasserstein distance that some of them use
-#     minutes_cpu: 5
+#     minutes_cpu: 6
 #     minutes_gpu: null
 # ---
 
@@ -32,7 +32,7 @@
 # - recognise the published mistakes: a hinge loss called WGAN, a penalty at the wrong points, a norm over one axis;
 # - test for coverage on pictures with a thousand modes.
 #
-# **Time** about 5 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size, not yet timed.
+# **Time** about 6 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size, not yet timed.
 #
 # **Before you start** you need the minimax game (notebook 01) and the training loop (notebook 02).
 #

@@ -11,7 +11,7 @@
 #   course:
 #     title: Diffusers applications
 #     summary: The library of the field, with the hub and without it. Pipelines taken apart, eight schedulers on one model, prompts, repair, styles
-#     minutes_cpu: 3
+#     minutes_cpu: 5
 #     minutes_gpu: null
 # ---
 
@@ -35,7 +35,7 @@
 # - teach a model a style with one weight in fifty;
 # - save a picture so that anyone can draw it again and tell that it was drawn.
 #
-# **Time** about 3 minutes on a 2-core laptop CPU.
+# **Time** about 5 minutes on a 2-core laptop CPU.
 #
 # **Before you start** you need notebook 05: its network, its guidance and its sampling in ten steps.
 #
@@ -50,15 +50,11 @@ import sys
 
 PACKAGE = "git+https://github.com/OWNER/gans-to-diffusion@main"
 if importlib.util.find_spec("course_utils") is None:
-    if "/OWNER/" in PACKAGE:
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
+    if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            "course_utils is missing: type `pip install -e .` in the course's folder, "
-            "or give your copy its address with `make badge REPO=owner/name`."
-        )
-    if subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]).returncode:
-        raise ImportError(
-            f"The course's package could not be fetched from {PACKAGE}: is there a network, is the "
-            "repository public, and does it have this branch?"
+            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a network? In the course's "
+            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
         )
     importlib.invalidate_caches()
 
