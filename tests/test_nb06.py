@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -350,3 +351,32 @@ def test_what_does_not_fit_is_one_sentence_before_anything_is_drawn(small, ask, 
     with pytest.raises(ValueError, match=said) as refusal:
         ask(small)
     assert "\n" not in str(refusal.value)
+
+
+# --- Windows ------------------------------------------------------------------------------------------------
+
+TEXTS = sorted((Path(__file__).resolve().parents[1] / "notebooks" / "src").glob("*.py"))
+NOT_ON_WINDOWS = {
+    r"TemporaryDirectory\((?!ignore_cleanup_errors=True)": "a mapped file in it cannot be deleted there",
+    r"str\([^()]*\.relative_to\([^()]*\)\)": "prints backslashes there: use as_posix",
+    r"\bos\.(sep|fork|killpg|setsid|getuid|uname|nice)\b|\bpreexec_fn\b|start_new_session": "is missing there",
+    r"\bsignal\.SIG(KILL|ALRM|HUP|USR\d|CHLD)\b|\"fork\"": "is missing there",
+    r"torch\.distributed\.run\b|\"torchrun\"": "its store wants libuv, which PyTorch's builds lack there",
+    r"[\"'/](tmp|dev/null|dev/shm)/": "is missing there",
+}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
+def test_no_notebook_does_what_windows_cannot(path: Path) -> None:
+    code = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
+    for pattern, why in NOT_ON_WINDOWS.items():
+        assert not [line for line in code if re.search(pattern, line)], why
+
+
+def test_what_windows_cannot_do_is_seen() -> None:
+    wrong = (
+        "with tempfile.TemporaryDirectory() as folder:", "str(path.relative_to(folder))", "os.killpg(0, 9)",
+        "signal.SIGKILL", '"-m", torch.distributed.run', 'Path("/tmp/x")',
+    )  # fmt: skip
+    for line, pattern in zip(wrong, NOT_ON_WINDOWS, strict=True):
+        assert re.search(pattern, line)

@@ -1525,7 +1525,7 @@ def furthest(a, b):
 
 several = False
 try:
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # Windows keeps an open file
         one_losses, weights_one = run_script(Path(scratch) / "one", 1, 6)
         killed, nothing = run_script(Path(scratch) / "two", 2, 6, die_after=3)
         resumed, weights_two = run_script(Path(scratch) / "two", 2, 6)

@@ -119,6 +119,9 @@ train_set, test_set = data.images(DATASET, "train"), data.images(DATASET, "test"
 # Three lines are all that the famous example needs: a name, a call, a picture. The next cell asks once whether the hub answers. If it does, the call below fetches
 # the model of Ho et al. (2020) for CIFAR-10. If not, the same call gets the course's own small pipeline, and says so: what you see is then clothes, not
 # aeroplanes.
+#
+# That second case is the course's doing and not the library's: `hub.start` puts a wrapper around `from_pretrained` until the kernel ends. Copied without that cell, the
+# call fails where the hub does not answer.
 
 # %% tags=["nbval-ignore-output"]
 _ = hub.start({"google/ddpm-cifar10-32": data.ASSETS / "ddpm_pipeline"})
