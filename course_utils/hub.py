@@ -28,15 +28,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from diffusers import (
-    AutoPipelineForImage2Image,
-    AutoPipelineForInpainting,
-    AutoPipelineForText2Image,
-    DiffusionPipeline,
-)
+from diffusers import DiffusionPipeline
+from diffusers.pipelines import auto_pipeline
 from huggingface_hub import constants, model_info, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
@@ -48,8 +44,11 @@ SECONDS = 3.0
 HASH_NAME = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 # What says where on the hub or in which files the weights are: a copy has one revision, in safetensors.
 OF_THE_HUB = {"variant", "revision", "use_safetensors", "local_files_only", "force_download", "cache_dir", "token"}
-AUTOMATIC = (AutoPipelineForText2Image, AutoPipelineForImage2Image, AutoPipelineForInpainting)
+AUTOMATIC = [kind for name, kind in vars(auto_pipeline).items() if name.startswith("AutoPipelineFor")]
 _active = ExitStack()
+# One load at a time, each of which may contain another: while a pipeline is loaded the libraries make all new weights
+# of the process empty, those of another thread's pipeline too, which then stay so.
+_loading = threading.RLock()
 
 
 class HubError(OSError):
@@ -124,8 +123,11 @@ def _with_copies(plain: classmethod, copies: Mapping[str, str], why: str) -> cla
     def from_pretrained(cls: type, *args: Any, **kwargs: Any) -> Any:
         if len(args) != 1 and (args or first not in kwargs):
             return plain.__func__(cls, *args, **kwargs)  # which says what is wrong
-        name = str(args[0] if args else kwargs.pop(first))
-        return _load(functools.partial(plain.__func__, cls), name, kwargs, copies, why)
+        name = args[0] if args else kwargs.pop(first)
+        name = name.as_posix() if isinstance(name, PurePath) else str(name)
+        now = why or (OFFLINE if told_to_be_offline() else "")
+        with _loading:
+            return _load(functools.partial(plain.__func__, cls), name, kwargs, copies, now)
 
     return classmethod(from_pretrained)
 
@@ -145,14 +147,23 @@ def _load(plain: Any, name: str, kwargs: dict[str, Any], copies: Mapping[str, st
     except Exception as raised:
         error = raised
         damaged = [] if why else remove_damaged(name, cache)
-        if not damaged and not isinstance(error, (OSError, HTTPError)):
+        if not damaged and not _is_of_files(error):
             raise  # no matter of files or network, such as a misspelt argument
     cause = f"it arrived damaged and {', '.join(damaged)} was removed; run the cell again" if damaged else ""
     cause = cause or _cause(error, why)
     if name.lower() not in copies:
         raise HubError(f"{name} cannot be loaded: {cause}.") from error
     say(f"{name}: not the hub's model but the course's own small one, so expect other pictures: {cause}.")
-    return plain(copies[name.lower()], **{key: value for key, value in kwargs.items() if key not in OF_THE_HUB})
+    try:
+        return plain(copies[name.lower()], **{key: value for key, value in kwargs.items() if key not in OF_THE_HUB})
+    except (OSError, HTTPError) as other:  # what is asked for besides, such as a community's pipeline
+        lacks = f"and the course's copy lacks a part of it ({_first_line(other)})"
+        raise HubError(f"{name} cannot be loaded so: {cause}, {lacks}.") from other
+
+
+def _is_of_files(error: Exception) -> bool:
+    """Whether files or the network are to blame, and not the call."""
+    return isinstance(error, (OSError, HTTPError)) or "`variant=" in str(error)
 
 
 def _in_cache(name: str, kwargs: Mapping[str, Any]) -> str:
@@ -180,6 +191,8 @@ def _cause(error: BaseException, why: str) -> str:
     if RemoteEntryNotFoundError in kinds or "no file named" in first:
         what = first.split(" found in directory")[0]
         return f"a file is missing on the hub ({what}); tell the owner, or use another repository"
+    if "`variant=" in first:
+        return "the hub has no files of this variant; leave out `variant` (and a `revision` that is one)"
     if HTTPError in kinds or "Consistency check" in first:
         return f"the download failed ({first}); run the cell again"
     return first

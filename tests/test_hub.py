@@ -403,6 +403,65 @@ def test_calls_as_the_librarys_pages_have_them_give_the_copy(offline, folder, gi
     assert "not the hub's model but the course's own small one" in said.lines[1] and said.lines[2].endswith("Pipeline")
 
 
+@pytest.mark.parametrize("worker", ["online", "offline"])
+def test_a_variant_that_neither_hub_nor_cache_has(hub, online, folder, repo_id, request, worker) -> None:
+    assert online.load(repo_id).error is None, "now the cache has it, without the variant"
+    given = f"DDPMPipeline.from_pretrained('{repo_id}', variant='fp16')"
+    said = request.getfixturevalue(worker).run(f"hub.start({named({repo_id: folder / 'copy'})}); {given}")
+    assert said.error is None and "not the hub's model but the course's own small one" in said.lines[1]
+    assert_one_sentence(request.getfixturevalue(worker).run(f"hub.start({{}}); {given}"), "cannot be loaded: the hub ")
+
+
+@pytest.mark.parametrize("worker", ["online", "offline"])
+def test_a_part_that_the_copy_lacks_is_one_sentence(request, worker, folder) -> None:
+    given = "DDPMPipeline.from_pretrained('org/gone', custom_pipeline='of_someone')"
+    said = request.getfixturevalue(worker).run(f"hub.start({named({'org/gone': folder / 'copy'})}); {given}")
+    assert_one_sentence(said, "org/gone cannot be loaded so: the hub ", "and the course's copy lacks a part of it (")
+
+
+def test_a_path_of_windows_is_a_name(offline, folder) -> None:
+    given = "DDPMPipeline.from_pretrained(PureWindowsPath('org/there-is-none'))"
+    copies = named({"org/there-is-none": folder / "copy"})
+    said = offline.run(f"from pathlib import PureWindowsPath; hub.start({copies}); {given}")
+    assert said.error is None and said.lines[1].startswith("org/there-is-none: not the hub's model")
+
+
+def test_every_automatic_pipeline_is_covered_until_the_end(offline) -> None:
+    said = offline.run(
+        "import diffusers\n"
+        "def errors():\n"
+        "    for kind in sorted(name for name in dir(diffusers) if name.startswith('AutoPipelineFor')):\n"
+        "        try: getattr(diffusers, kind).from_pretrained('org/none')\n"
+        "        except OSError as error: yield type(error) is hub.HubError\n"
+        "with hub.start({}): print(set(errors()))\n"
+        "print(set(errors()))"
+    )
+    assert said.error is None and said.lines[1:] == ["{True}", "{False}"]
+
+
+def test_pipelines_loaded_in_threads_have_all_their_weights(offline, folder) -> None:
+    copies = named({"org/gone": folder / "copy", "org/stable": folder / "stable"})
+    said = offline.run(
+        f"from concurrent.futures import ThreadPoolExecutor; hub.start({copies}); sys.setswitchinterval(1e-5)\n"
+        "def empty(i):\n"
+        "    name, kind = [('org/gone', DDPMPipeline), ('org/stable', StableDiffusionPipeline)][i % 2]\n"
+        "    parts = [p for p in kind.from_pretrained(name).components.values() if hasattr(p, 'parameters')]\n"
+        "    return sum(weight.is_meta for part in parts for weight in part.parameters())\n"
+        "with ThreadPoolExecutor(8) as pool: found = sum(pool.map(empty, range(32)))\n"
+        "sys.setswitchinterval(0.005); print(found)"
+    )
+    assert said.error is None and said.lines[-1] == "0"
+
+
+def test_being_told_to_stay_offline_after_start_counts_too(hub, online, folder, copy, repo_id) -> None:
+    said = online.run(
+        f"hub.silence.cache_clear(); hub.start({named({repo_id: folder / 'copy'})})\n"
+        f"import os; os.environ['HF_HUB_OFFLINE'] = '1'\n{call(repo_id)}\ndel os.environ['HF_HUB_OFFLINE']"
+    )
+    assert said.error is None and "(HF_HUB_OFFLINE is set)" in said.lines[1] and said.lines[2] == copy
+    assert hub.downloads(repo_id) == []
+
+
 def test_being_told_to_stay_offline_after_the_import_counts(online) -> None:
     said = online.run(
         "import os; hub.silence.cache_clear(); os.environ['HF_HUB_OFFLINE'] = '1'; hub.start({})\n"

@@ -676,3 +676,53 @@ def test_no_step_is_no_sampling() -> None:
             schedule.levels(steps)
     with pytest.raises(ValueError, match="two are needed at least, not 1"):
         lesson.sample(lambda x, level: x, torch.zeros(2, 1), schedule.levels(5)[:1])
+
+
+ONE, TWO = torch.zeros(1, 4), torch.zeros(2, 4)
+NOW, THEN = Schedule.named("cosine", 10).level(5), Schedule.named("cosine", 10).level(2)
+THREE_LEVELS = Schedule.named("cosine", 10).level(torch.tensor([1, 2, 3]))
+MISFITS = {
+    "x0_from": lambda: lesson.x0_from("v", ONE, TWO, NOW),
+    "output_from": lambda: lesson.output_from("velocity", TWO, ONE, NOW),
+    "eps_from_x0": lambda: lesson.eps_from_x0(ONE, TWO, NOW),
+    "score_from_x0": lambda: lesson.score_from_x0(ONE, TWO, NOW),
+    "posterior": lambda: lesson.posterior(ONE, TWO, NOW, THEN),
+    "ancestral_step": lambda: lesson.ancestral_step(TWO, TWO, NOW, THEN, ONE),
+    "ddim_step": lambda: lesson.ddim_step(TWO, TWO, NOW, THEN, 0.5, ONE),
+    "euler_maruyama_step": lambda: lesson.euler_maruyama_step(TWO, TWO, NOW, THEN, ONE),
+    "dpmpp_2m_step": lambda: lesson.dpmpp_2m_step(TWO, TWO, NOW, THEN, (ONE, NOW)),
+    "a denoiser's x0": lambda: lesson.sample(lambda x, level: x[:1], TWO, [NOW, THEN]),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_is_smaller_is_never_repeated_in_silence(name) -> None:
+    with pytest.raises(ValueError, match=r"\(1, 4\) does not fit \w+ \(2, 4\): both must have the same shape"):
+        MISFITS[name]()
+
+
+@pytest.mark.parametrize("x", [ONE, TWO])
+def test_there_is_a_level_for_each_sample(x) -> None:
+    for ask in (lambda: lesson.add_noise(x, x, THREE_LEVELS), lambda: lesson.x0_from("v", x, x, THREE_LEVELS)):
+        with pytest.raises(ValueError, match=r"\(3,\) levels do not fit \(., 4\): give one for each"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda: Schedule.named("linear", 0), "at least one step, not 0"),
+        (lambda: Schedule.named("cosine", -3), "at least one step, not -3"),
+        (lambda: lesson.respaced(10, 2.5), "not 2.5"),
+        (lambda: lesson.respaced(10, math.nan), "not nan"),
+        (lambda: lesson.even_levels(0), "At least one step is wanted, not 0"),
+        (lambda: lesson.ddim_step(TWO, TWO, NOW, THEN, -0.5, TWO), "eta = -0.5 is no share"),
+        (lambda: lesson.ddim_step(TWO, TWO, NOW, THEN, math.nan, TWO), "eta = nan is no share"),
+        (lambda: lesson.transition(THEN, NOW), "must have less noise than `now`: swap them"),
+        (lambda: lesson.sample(lambda x, level: x, TWO, [CLEAN, NOW]), "Only the last level may be clean"),
+        (lambda: PLANE.denoise(torch.zeros(3, 1), NOW), "have 2 coordinates, not 1"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_named(ask, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        ask()

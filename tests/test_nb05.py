@@ -319,16 +319,27 @@ def test_two_processes_equal_one_and_a_killed_run_resumes(tmp_path: Path) -> Non
     assert max((again[k] - two[k]).abs().max() for k in two) < 1e-6
 
 
+NO_LIBUV = """
+import sys
+if any(word.endswith(("torch.distributed.run", "train_several.py")) for word in sys.orig_argv):
+    import torch.distributed as distributed
+    real = distributed.TCPStore
+    def store(*args, **kwargs):
+        if kwargs.get("use_libuv", len(args) < 9 or args[8]):
+            raise RuntimeError("use_libuv was requested but PyTorch was built without libuv support")
+        return real(*args, **kwargs)
+    distributed.TCPStore = store
+    sys.modules["torch.distributed.rendezvous"].TCPStore = store
+"""
+
+
 def test_the_processes_start_where_torchrun_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows, whose PyTorch has no libuv, which torchrun's store wants."""
     pytest.importorskip("accelerate")
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "if 'torch.distributed.run' in ' '.join(sys.orig_argv): raise SystemExit('built without libuv')\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text(NO_LIBUV)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     assert "torch.distributed.run" not in nb05.SEVERAL_PROCESSES
-    losses, weights = nb05.run_script(tmp_path / "one", 1, 1)
+    losses, weights = nb05.run_script(tmp_path / "two", 2, 1)
     assert len(losses) == 1 and weights
 
 
@@ -336,6 +347,45 @@ def test_a_run_that_never_began_is_not_taken_for_a_killed_one(tmp_path: Path, mo
     monkeypatch.setattr(nb05, "SEVERAL_PROCESSES", "raise SystemExit('no store')")
     with pytest.raises(RuntimeError, match="2 processes did not come to their end; the last line is: .*no store"):
         nb05.run_script(tmp_path / "two", 2, 4, die_after=3)
+
+
+def test_a_failed_process_ends_the_others_that_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_fails = "import os, time\nif os.environ['RANK'] == '1': raise SystemExit('no room')\ntime.sleep(300)\n"
+    monkeypatch.setattr(nb05, "SEVERAL_PROCESSES", one_fails)
+    with pytest.raises(RuntimeError, match="the last line is: no room"):
+        nb05.run_script(tmp_path / "two", 2, 4)
+
+
+def test_weights_of_an_earlier_run_are_not_taken_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights.safetensors").touch()
+    monkeypatch.setattr(nb05, "SEVERAL_PROCESSES", "raise SystemExit('no store')")
+    with pytest.raises(RuntimeError, match="no store"):
+        nb05.run_script(tmp_path, 1, 4)
+
+
+def test_a_process_can_import_what_the_notebook_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package lies in a folder that a set-up cell put on the path."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "only_here.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    monkeypatch.setattr(nb05, "SEVERAL_PROCESSES", "import only_here\nraise SystemExit('imported')")
+    with pytest.raises(RuntimeError, match="imported"):
+        nb05.run_script(tmp_path / "one", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("processes", "steps", "die_after"), [(0, 4, None), (2, 0, None), (2, -1, None), (2, 4, 5), (2, 4, -1)]
+)
+def test_what_no_processes_can_do_is_refused(tmp_path: Path, processes, steps, die_after) -> None:
+    with pytest.raises(ValueError, match="at least one of each is wanted"):
+        nb05.run_script(tmp_path / "none", processes, steps, die_after)
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_cannot_share_a_batch_say_so(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    with pytest.raises(RuntimeError, match="3 processes cannot share 16 pictures evenly"):
+        nb05.run_script(tmp_path / "three", 3, 1)
 
 
 def test_no_file_of_the_weights_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +426,7 @@ def test_what_cannot_be_drawn_is_refused_before_the_network_runs(y, steps, said)
     [
         (4, 4, {"steps": 0}, "At least one step"),
         (4, 4, {"batch": 0}, "At least one step"),
-        (4, 3, {}, "4 pictures want as many labels, not 3"),
+        (4, 3, {}, "4 pictures want as many labels"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(pictures, labels, options, said) -> None:
@@ -390,7 +440,7 @@ def test_a_loss_never_broadcasts() -> None:
     net = nb05.UNet((8, 16))
     for bad in ((y[:1], t, x0), (y, t[:1], x0), (y, t, x0[:1])):
         labels, times, noise = bad
-        with pytest.raises(ValueError, match="want as many timesteps|does not fit x0"):
+        with pytest.raises(ValueError, match="want as many (timesteps|labels)|does not fit x0"):
             nb05.diffusion_loss(net, x0, labels, times, noise, SCHEDULE)
 
 
@@ -488,3 +538,72 @@ def test_stubs_are_not_attempted(name: str, capsys: pytest.CaptureFixture) -> No
 def test_mistakes_are_named(name: str, answer, message: str) -> None:
     with pytest.raises(WrongAnswer, match=message):
         getattr(checks, name)(answer)
+
+
+PICTURES, LABELS = torch.zeros(3, 1, 28, 28), torch.zeros(3, dtype=torch.long)
+MASK = torch.ones(1, 1, 28, 28, dtype=torch.bool)
+LEVELS = SCHEDULE.levels(2)
+
+
+def black(x: Tensor, level: nb04.Level) -> Tensor:
+    return -torch.ones_like(x)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda: nb05.UNet((8, 16))(PICTURES, LABELS[:1], LABELS), "3 pictures want as many timesteps"),
+        (lambda: nb05.UNet((8, 16))(PICTURES, LABELS, LABELS[:1]), "3 pictures want as many labels"),
+        (lambda: nb05.empty_model()(PICTURES, LABELS, LABELS[:1]), "3 pictures want as many labels"),
+        (lambda: nb05.empty_model()(PICTURES, LABELS[:1], LABELS), "levels do not fit"),
+        (lambda: nb05.Denoiser(nb05.UNet((8, 16)), SCHEDULE, LABELS[:1])(PICTURES, LEVELS[0]), "as many labels"),
+        (lambda: nb05.Denoiser(nb05.UNet((8, 16)), SCHEDULE, LABELS, math.nan), "Guidance is a finite number"),
+        (lambda: nb05.Denoiser(nb05.UNet((8, 16)), SCHEDULE, LABELS + 11), "class numbers from 0 to 10"),
+        (lambda: nb05.generate(nb05.UNet((8, 16)), SCHEDULE, LABELS, guidance=math.inf), "Guidance is a finite"),
+        (lambda: nb05.generate(nb05.UNet((8, 16)), SCHEDULE, LABELS, batch=0), "At least one picture at a time"),
+        (lambda: nb05.guided(PICTURES, PICTURES[:1], 2.0), "does not fit without"),
+        (lambda: nb05.timestep_embedding(LABELS, 7), "an even number of components, not 7"),
+        (lambda: nb05.drop_labels(LABELS, 1.5), "between 0 and 1: 1.5 does not"),
+        (lambda: nb05.drop_labels(LABELS, math.nan), "between 0 and 1: nan does not"),
+        (lambda: nb05.draw_timesteps(torch.ones(50), 4), "add up to 1"),
+        (lambda: nb05.draw_timesteps(torch.full((50,), math.nan), 4), "add up to 1"),
+        (lambda: nb05.timestep_weights(SCHEDULE, std=0.0), "lies above 0: 0.0 does not"),
+        (lambda: nb05.k_means(torch.zeros(3, 2), 4), "3 rows cannot make 4 clusters"),
+        (lambda: nb05.MixtureDenoiser(PICTURES, LABELS[:2], 1), "3 pictures want as many labels"),
+        (lambda: nb05.MixtureDenoiser(PICTURES, LABELS, 1), "0 rows cannot make 1 clusters"),
+        (lambda: nb05.jump_back(PICTURES, LEVELS[1], LEVELS[0], PICTURES[:1]), "does not fit x"),
+        (lambda: nb05.repaint(black, PICTURES[:1], MASK.expand(3, -1, -1, -1), LEVELS), "A mask of truth values"),
+        (lambda: nb05.repaint(black, PICTURES, MASK.float(), LEVELS), "A mask of truth values"),
+        (lambda: nb05.repaint(black, PICTURES, MASK, LEVELS, repeats=0), "At least one pass"),
+        (lambda: nb05.repaint(black, PICTURES, MASK, LEVELS[:1]), "At least one pass"),
+        (lambda: nb05.classifier_guided(black, None, SCHEDULE, LABELS, math.nan), "a finite scale"),
+        (lambda: nb05.classifier_guided(black, None, SCHEDULE, LABELS + 10, 1.0), "classes from 0 to 9"),
+        (
+            lambda: nb05.classifier_guided(black, nb05.NoisyClassifier(8, 8), SCHEDULE, LABELS[:1], 1.0)(
+                PICTURES, LEVELS[1]
+            ),
+            "3 pictures want as many labels",
+        ),
+        (lambda: nb05.NoisyClassifier(8, 8)(PICTURES, LABELS[:1]), "3 pictures want as many timesteps"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(ask, said) -> None:
+    with pytest.raises(ValueError, match=said) as refusal:
+        ask()
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"weights": torch.ones(10) / 10}, "50 timesteps want as many weights"),
+        ({"kind": "noise"}, "no prediction kind 'noise'"),
+        ({"drop": 2.0}, "between 0 and 1: 2.0"),
+    ],
+)
+def test_settings_of_a_training_are_refused_before_the_network_runs(options, said) -> None:
+    net, calls = nb05.UNet((8, 16)), []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(ValueError, match=said):
+        nb05.train(net, -torch.ones(3, 1, 28, 28), LABELS, SCHEDULE, steps=1, batch=2, **options)
+    assert not calls

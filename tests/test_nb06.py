@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -311,9 +313,70 @@ X = -torch.ones(3, 1, 28, 28)
         (lambda p: nb06.call(p, ["a bag"], steps=0), "At least one step"),
         (lambda p: nb06.sample_with(None, None, torch.tensor([11])), "class numbers"),
         (lambda p: nb06.sample_with(None, None, torch.tensor([1]), steps=0), "At least one step"),
+        (lambda p: nb06.sample_with(None, None, torch.tensor([1]), steps=1001), "at most 1000 are wanted, not 1001"),
+        (lambda p: nb06.sample_with(None, None, torch.tensor([1]), guidance=math.nan), "Guidance is a finite number"),
+        (lambda p: nb06.call(p, ["a bag"], steps=2.5), "not 2.5"),
+        (lambda p: nb06.call(p, ["a bag"], steps=-1), "At least one step"),
+        (lambda p: nb06.call(p, ["a bag"], guidance=math.nan), "Guidance is a finite number"),
+        (lambda p: nb06.call(p, ["a bag"], guidance=0.0), r"Guidance is 1 \(none\) or more, not 0.0"),
+        (lambda p: nb06.call(p, ["a bag"], batch=0), "At least one picture at a time"),
+        (lambda p: nb06.call(p, ["a bag", None]), "A list of at least one prompt"),
+        (lambda p: nb06.call(p, ["a bag"], negative=["a shirt"]), "One negative prompt, a text"),
+        (lambda p: nb06.change(p, X, ["a bag"] * 3, math.nan), "strength of nan"),
+        (lambda p: nb06.change(p, X[:0], [], 0.8), "are wanted, not"),
+        (lambda p: nb06.change(p, X.expand(3, 3, 28, 28), ["a bag"] * 3, 0.8), r"Pictures \(N, 1, 28, 28\) are wanted"),
+        (lambda p: nb06.change(p, X.new_zeros(3, 1, 32, 32), ["a bag"] * 3, 0.8), r"Pictures \(N, 1, 28, 28\)"),
+        (lambda p: nb06.change(p, X * 255, ["a bag"] * 3, 0.8), r"Pictures in \[-1, 1\] are wanted"),
+        (lambda p: nb06.change(p, X * math.nan, ["a bag"] * 3, 0.8), r"Pictures in \[-1, 1\] are wanted"),
+        (lambda p: nb06.fill(p, X, torch.full((1, 1, 28, 28), 0.5), ["a bag"] * 3), "A mask is 1 where"),
+        (lambda p: nb06.fill(p, X, torch.full((1, 1, 28, 28), math.nan), ["a bag"] * 3), "A mask is 1 where"),
+        (lambda p: nb06.call(p, ["a bag"] * 3, image=X, strength=0.8), r"image lies in \[0, 1\], not in \[-1.00"),
+        (lambda p: nb06.call(p, ["a bag"], image=[X]), "image wants a tensor of pictures"),
+        (lambda p: nb06.loop(None, None, 0, 5, None), "At least one picture and one step are wanted, not 0 and 5"),
+        (lambda p: nb06.loop(None, None, 2, 0, None), "At least one picture and one step are wanted, not 2 and 0"),
+        (lambda p: nb06.xyz(lambda x, y, z: X[0], [1], [], [1]), "Each axis wants a value at least, not 1, 0 and 1"),
+        (lambda p: nb06.capped_betas(0.0), "lies above 0: 0.0 does not"),
+        (lambda p: nb06.Trainer(X.expand(3, 3, 28, 28), 5), r"Pictures \(N, 1, 28, 28\) are wanted"),
+        (lambda p: nb06.Trainer(X, 0), "At least one step is wanted, not 0"),
+        (lambda p: nb06.Trainer(X, 5).step(batch=0), "At least one picture a step is wanted"),
+        (lambda p: nb06.learn_style(p, X, ["a bag"] * 4, 5, None), "3 pictures and 4 prompts do not fit"),
+        (lambda p: nb06.learn_style(p, X, ["a bag"] * 3, 0, None), "At least one step of one picture"),
+        (lambda p: nb06.learn_style(p, X * 255, ["a bag"] * 3, 5, None), r"Pictures in \[-1, 1\] are wanted"),
+        (lambda p: nb06.CourseUNet()(X, torch.tensor([1, 2])), "3 pictures want as many timesteps"),
+        (lambda p: nb06.CourseUNet()(X, 5, torch.tensor([1])), "3 pictures want as many labels"),
+        (lambda p: nb06.CourseUNet()(X, 5, torch.tensor([1, 2, 11])), "class numbers"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence_before_anything_is_drawn(small, ask, said) -> None:
     with pytest.raises(ValueError, match=said) as refusal:
         ask(small)
     assert "\n" not in str(refusal.value)
+
+
+# --- Windows ------------------------------------------------------------------------------------------------
+
+TEXTS = sorted((Path(__file__).resolve().parents[1] / "notebooks" / "src").glob("*.py"))
+NOT_ON_WINDOWS = {
+    r"TemporaryDirectory\((?!ignore_cleanup_errors=True)": "a mapped file in it cannot be deleted there",
+    r"str\([^()]*\.relative_to\([^()]*\)\)": "prints backslashes there: use as_posix",
+    r"\bos\.(sep|fork|killpg|setsid|getuid|uname|nice)\b|\bpreexec_fn\b|start_new_session": "is missing there",
+    r"\bsignal\.SIG(KILL|ALRM|HUP|USR\d|CHLD)\b|\"fork\"": "is missing there",
+    r"torch\.distributed\.run\b|\"torchrun\"": "its store wants libuv, which PyTorch's builds lack there",
+    r"[\"'/](tmp|dev/null|dev/shm)/": "is missing there",
+}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
+def test_no_notebook_does_what_windows_cannot(path: Path) -> None:
+    code = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
+    for pattern, why in NOT_ON_WINDOWS.items():
+        assert not [line for line in code if re.search(pattern, line)], why
+
+
+def test_what_windows_cannot_do_is_seen() -> None:
+    wrong = (
+        "with tempfile.TemporaryDirectory() as folder:", "str(path.relative_to(folder))", "os.killpg(0, 9)",
+        "signal.SIGKILL", '"-m", torch.distributed.run', 'Path("/tmp/x")',
+    )  # fmt: skip
+    for line, pattern in zip(wrong, NOT_ON_WINDOWS, strict=True):
+        assert re.search(pattern, line)

@@ -2,6 +2,7 @@
 """What notebook 05 (DDPM from scratch) builds, for later notebooks to import."""
 
 
+import math
 import os
 import subprocess
 import sys
@@ -14,11 +15,18 @@ from torch import Tensor, nn
 
 from course_utils import data, training
 from course_utils.lessons.nb04_diffusion_math import (
-    Level, Schedule, add_noise, ancestral_step, dpmpp_2m_step, like, output_from, sample, transition, x0_from,
+    KINDS, Level, Schedule, add_noise, ancestral_step, dpmpp_2m_step, like, output_from, same_shape, sample, transition, x0_from,
 )  # fmt: skip
 
 
 T, N_CLASSES, NULL = 1000, 10, 10  # timesteps of training; classes 0 to 9; the label that stands for "no class given"
+
+
+def one_each(x: Tensor, **lists: Tensor) -> None:
+    """ValueError unless every list has shape (N,) for x (N, ...); one of length 1 would be repeated in silence."""
+    for name, values in lists.items():
+        if values.shape != x.shape[:1]:
+            raise ValueError(f"{len(x)} pictures want as many {name}, shape ({len(x)},), not {tuple(values.shape)}.")
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -26,6 +34,8 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 
     Vaswani et al. 2017, section 3.5, where sines and cosines interleave.
     """
+    if dim < 2 or dim % 2:
+        raise ValueError(f"Sines and cosines share an even number of components, not {dim}.")
     half = dim // 2
     omega = 10_000 ** (-torch.arange(half, device=t.device) / half)
     angle = t.float()[:, None] * omega
@@ -89,6 +99,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        one_each(x, timesteps=t, labels=y)
         emb = F.silu(self.time(timestep_embedding(t, self.emb)) + self.label(y))
         h = self.stem(F.pixel_unshuffle(x, 2))
         kept = [h]
@@ -108,6 +119,8 @@ class UNet(nn.Module):
 
 def k_means(x: Tensor, k: int, rounds: int = 10) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm from k random rows of x (N, D): centres (k, D) and the index of each row's nearest (N,)."""
+    if not 1 <= k <= len(x):
+        raise ValueError(f"{len(x)} rows cannot make {k} clusters: take fewer clusters or more pictures.")
     centres = x[torch.randperm(len(x))[:k]].clone()
     for _ in range(rounds):
         nearest = torch.cdist(x, centres).argmin(dim=1)
@@ -125,6 +138,7 @@ class MixtureDenoiser(nn.Module):
 
     def __init__(self, x: Tensor, y: Tensor, clusters: int = 64) -> None:
         super().__init__()
+        one_each(x, labels=y)
         flat, means, log_weights = x.flatten(1), [], []
         within, around_class = torch.empty_like(flat), torch.empty_like(flat)
         for c in range(N_CLASSES):
@@ -144,6 +158,7 @@ class MixtureDenoiser(nn.Module):
 
     def forward(self, x: Tensor, level: Level, y: Tensor) -> tuple[Tensor, Tensor]:
         """The guess E[x0 | x] like x, and the error that one Gaussian for each class would make (for NULL too), root mean square, with 4 axes."""
+        one_each(x, labels=y)
         in_basis = x.flatten(1) @ self.directions
         alpha, sigma = like(level.alpha, in_basis), like(level.sigma, in_basis)
         variance = alpha**2 * self.variances + sigma**2  # of x, in each direction
@@ -181,13 +196,18 @@ def check_labels(y: Tensor) -> None:
         raise ValueError(f"Labels are a tensor (N,) of class numbers from 0 to {NULL}, which stands for none.")
 
 
+def check_guidance(guidance: float) -> None:
+    """ValueError unless it is a finite number."""
+    if not -math.inf < guidance < math.inf:
+        raise ValueError(f"Guidance is a finite number, not {guidance}.")
+
+
 def diffusion_loss(net: nn.Module, x0: Tensor, y: Tensor, t: Tensor, noise: Tensor, schedule: Schedule, kind: str = "v") -> Tensor:
     """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C, H, W) and labels (N,).
 
     `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v" (Salimans and Ho 2022, section 4).
     """
-    if not t.shape == y.shape == (len(x0),):
-        raise ValueError(f"{len(x0)} pictures want as many timesteps and labels, not {tuple(t.shape)} and {tuple(y.shape)}.")
+    one_each(x0, timesteps=t, labels=y)
     level = schedule.level(t)
     out = net(add_noise(x0, noise, level), t, y)
     return (out - output_from(kind, x0, noise, level)).square().mean()
@@ -195,6 +215,8 @@ def diffusion_loss(net: nn.Module, x0: Tensor, y: Tensor, t: Tensor, noise: Tens
 
 def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) -> Tensor:
     """How often to train each timestep (T,), sum 1: log(alpha / sigma) is then Gaussian with this mean and standard deviation."""
+    if not std > 0:
+        raise ValueError(f"A standard deviation lies above 0: {std} does not.")
     half_log_snr = schedule.log_snr / 2
     per_timestep = -torch.gradient(half_log_snr)[0]
     density = torch.exp(-(((half_log_snr - mean) / std) ** 2) / 2) * per_timestep
@@ -203,17 +225,22 @@ def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) ->
 
 def draw_timesteps(weights: Tensor, n: int) -> Tensor:
     """n timesteps (n,) with these frequencies (T,), one from each of n equal slices of the distribution."""
+    if weights.ndim != 1 or not (weights >= 0).all() or abs(weights.sum().item() - 1) > 1e-3:
+        raise ValueError("Weights of timesteps are a tensor (T,) of shares from 0 that add up to 1.")
     u = (torch.arange(n) + torch.rand(n, dtype=torch.float64)) / n
     return torch.searchsorted(weights.cumsum(0), u).clamp(max=len(weights) - 1)
 
 
 def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
     """The guess without a class, moved `guidance` times as far as the class moves it (Ho and Salimans 2022, equation 6, whose w is ours - 1)."""
+    same_shape(without=without, with_class=with_class)
     return without + guidance * (with_class - without)
 
 
 def drop_labels(y: Tensor, p: float) -> Tensor:
     """Labels (N,), each replaced by NULL with probability p, by itself."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"A probability lies between 0 and 1: {p} does not.")
     return torch.where(torch.rand(len(y), device=y.device) < p, NULL, y)
 
 
@@ -276,9 +303,12 @@ def train(
     """
     if min(steps, batch) < 1:
         raise ValueError(f"At least one step of one picture is wanted, not {steps} steps of {batch}.")
-    if len(x) != len(y):
-        raise ValueError(f"{len(x)} pictures want as many labels, not {len(y)}.")
+    one_each(x, labels=y)
     check_labels(y), data.check_pixels(x, "Pictures")
+    if weights is not None and weights.shape != (schedule.T,):
+        raise ValueError(f"{schedule.T} timesteps want as many weights, not {tuple(weights.shape)} of them.")
+    if kind not in KINDS:
+        raise ValueError(f"There is no prediction kind {kind!r}: choose one of {', '.join(KINDS)}.")
     device, players = next(net.parameters()).device, optimisers(net)
 
     def height(step: int) -> float:  # of both rates: 50 steps up, level, and down to 0 over the second half
@@ -317,11 +347,13 @@ class Denoiser:
     """
 
     def __init__(self, net: nn.Module, schedule: Schedule, y: Tensor, guidance: float = 1.0, kind: str = "v") -> None:
+        check_labels(y), check_guidance(guidance)
         self.net, self.schedule, self.y, self.guidance, self.kind = net, schedule, y, guidance, kind
         self.evaluations = 0  # of the network, for one picture
 
     @torch.no_grad()
     def __call__(self, x: Tensor, level: Level) -> Tensor:
+        one_each(x, labels=self.y)
         t = torch.full((len(x),), timestep_of(self.schedule, level), device=x.device)
         if self.guidance == 1:
             self.evaluations += 1
@@ -335,7 +367,9 @@ class Denoiser:
 def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, guidance: float = 1.5, step: Callable = dpmpp_2m_step,
              generator: torch.Generator | None = None, batch: int = 512) -> Tensor:  # fmt: skip
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,); `generator` is a CPU one and draws x_T and the steps' noise."""
-    check_labels(y)
+    check_labels(y), check_guidance(guidance)
+    if batch < 1:
+        raise ValueError(f"At least one picture at a time is wanted, not {batch}.")
     device, levels, pictures = next(net.parameters()).device, schedule.levels(steps), []
     for labels in y.split(batch):
         x = torch.randn(len(labels), 1, 28, 28, generator=generator).to(device)
@@ -354,6 +388,7 @@ class NoisyClassifier(nn.Module):
         self.head = nn.Linear(2 * width * 49, 10)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        one_each(x, timesteps=t)
         emb = self.time(timestep_embedding(t, self.emb))
         h = self.fine(self.stem(F.pixel_unshuffle(x, 2)), emb)
         return self.head(F.silu(self.coarse(self.down(h), emb)).flatten(1))
@@ -361,8 +396,12 @@ class NoisyClassifier(nn.Module):
 
 def classifier_guided(denoise: Callable, classifier: nn.Module, schedule: Schedule, y: Tensor, scale: float) -> Callable:
     """A denoiser (x, level) to x0 that also follows the classifier's gradient (Dhariwal and Nichol 2021, algorithm 2, in terms of x0)."""
+    check_labels(y)
+    if not (y < N_CLASSES).all() or not -math.inf < scale < math.inf:
+        raise ValueError(f"A classifier wants classes from 0 to {N_CLASSES - 1} and a finite scale.")
 
     def steered(x: Tensor, level: Level) -> Tensor:
+        one_each(x, labels=y)
         if level.alpha < 0.05:
             return denoise(x, level)
         t = torch.full((len(x),), timestep_of(schedule, level), device=x.device)
@@ -377,6 +416,7 @@ def classifier_guided(denoise: Callable, classifier: nn.Module, schedule: Schedu
 
 def jump_back(x: Tensor, then: Level, now: Level, noise: Tensor) -> Tensor:
     """From x (N, ...) at level `then` to the noisier `now`: one step of the forward chain (Lugmayr et al. 2022, algorithm 1)."""
+    same_shape(x=x, noise=noise)
     shrink, variance = transition(now, then)
     return like(shrink, x) * x + like(variance**0.5, x) * noise
 
@@ -384,8 +424,14 @@ def jump_back(x: Tensor, then: Level, now: Level, noise: Tensor) -> Tensor:
 def repaint(denoise: Callable, known: Tensor, mask: Tensor, levels: list[Level], repeats: int = 5, generator: torch.Generator | None = None) -> Tensor:
     """Fill in pictures (N, C, H, W) where mask (broadcast, True = known) is False (Lugmayr et al. 2022, algorithm 1).
 
-    Unlike there, the last step, to the clean level, is repeated too.
+    Unlike there, the last step, to the clean level, is repeated too. ValueError where the mask does not fit or nothing is to be done.
     """
+    if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, known.shape) != known.shape:
+        raise ValueError(
+            f"A mask of truth values that fits {tuple(known.shape)} is wanted, not {tuple(mask.shape)} of {mask.dtype}."
+        )
+    if repeats < 1 or len(levels) < 2:
+        raise ValueError(f"At least one pass over two levels is wanted, not {repeats} over {len(levels)}.")
 
     def fresh() -> Tensor:
         return torch.randn(known.shape, generator=generator).to(known.device)
@@ -433,6 +479,8 @@ parser.add_argument("--batch", type=int, default=16)  # of all processes togethe
 parser.add_argument("--die-after", type=int)  # to see what a killed run does
 options = parser.parse_args()
 accelerator = Accelerator(cpu=True)
+if options.batch % accelerator.num_processes:
+    raise SystemExit(f"{accelerator.num_processes} processes cannot share {options.batch} pictures evenly")
 torch.manual_seed(0)
 net, schedule = UNet((16, 32)), Schedule.named("cosine", 1000)
 net, optimiser = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=1e-3))
@@ -472,39 +520,61 @@ if accelerator.is_main_process:
 
 
 import socket
+import time
 
 from safetensors.torch import load
 
 
-def start_processes(command: list[str], number: int) -> str:
-    """Start `number` processes that know of each other, as torchrun does; returns their joint output when they ended."""
+def start_processes(command: list[str], number: int, log: Path, seconds: float = 600) -> str:
+    """Start `number` processes that know of each other, as torchrun does; returns what they printed, into `log`, when they ended.
+
+    When one of them fails, the others, which would wait for it, are ended 5 s later; all are after `seconds`.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]  # free, and again when this block ends
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            command, env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(number)
-    ]  # fmt: skip
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
+    group |= {"OMP_NUM_THREADS": "1", "USE_LIBUV": "0", "PYTHONIOENCODING": "utf-8"}
+    # what can be imported here can be imported there, too
+    group["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path]))
+    running, end = [], time.monotonic() + seconds
     try:
-        return "".join(process.communicate(timeout=600)[0] for process in running)
+        with log.open("w") as output:
+            for rank in range(number):
+                place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                own = {**os.environ, **group, **place}
+                running.append(subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.STDOUT))
+            while any(process.poll() is None for process in running) and time.monotonic() < end:
+                if any(process.poll() for process in running):
+                    end = min(end, time.monotonic() + 5)  # to print their last line
+                time.sleep(0.05)
     finally:
         for process in running:
-            process.kill()
+            process.kill()  # does nothing to those that have ended
+            process.wait()
+    return log.read_text(encoding="utf-8", errors="replace")
 
 
 def run_script(folder: Path, processes: int, steps: int, die_after: int | None = None) -> tuple[list[float], dict | None]:
-    """Run the script; returns its losses, and its weights if it came that far. RuntimeError if it never began."""
+    """Run the script; returns its losses, and its weights if it came that far.
+
+    Raises:
+        ValueError: no process or no step, or a step to die after that never comes.
+        RuntimeError: it never began, or ended where it should not.
+    """
+    if min(processes, steps) < 1 or not 1 <= (die_after or 1) <= steps:
+        raise ValueError(f"{processes} processes, {steps} steps, killed after {die_after}: at least one of each is wanted.")
     folder.mkdir(exist_ok=True)
-    script = folder / "train_several.py"
-    script.write_text(SEVERAL_PROCESSES)
+    script, saved = folder / "train_several.py", folder / "weights.safetensors"
+    script.write_text(SEVERAL_PROCESSES, encoding="utf-8")
+    saved.unlink(missing_ok=True)  # of an earlier run
     command = [sys.executable, str(script), "--folder", str(folder), "--steps", str(steps)]
-    output = start_processes(command + (["--die-after", str(die_after)] if die_after else []), processes)
-    lines = [line for line in output.splitlines() if line.startswith(f"{processes} processes, step ")]
-    saved = folder / "weights.safetensors"
-    if not lines or not (die_after or saved.exists()):
-        raise RuntimeError(f"{processes} processes did not come to their end; the last line is: {output.strip().splitlines()[-1:]}")
-    # read as bytes: a file that stays open cannot be deleted on Windows
-    return [float(line.split("loss ")[1]) for line in lines], load(saved.read_bytes()) if saved.exists() else None
+    command += ["--die-after", str(die_after)] if die_after else []
+    lines = start_processes(command, processes, folder / "log.txt").splitlines()
+    steps_done = [line for line in lines if line.startswith(f"{processes} processes, step ")]
+    losses = [float(line.split("loss ")[1]) for line in steps_done]
+    if die_after and any(f" step {die_after - 1}," in line for line in steps_done):
+        return losses, None
+    if not saved.exists():
+        last = next((line for line in reversed(lines) if line.strip()), "none")
+        raise RuntimeError(f"{processes} processes did not come to their end; the last line is: {last}")
+    return losses, load(saved.read_bytes())  # as bytes: Windows deletes no file that stays open

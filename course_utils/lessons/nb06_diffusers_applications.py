@@ -23,12 +23,16 @@ from torch import Tensor
 from course_utils import data, training
 from course_utils.assets import latent
 from course_utils.assets.prompts import NOUNS, WORDS, adherence, caption, captions, measured, unknown_words
-from course_utils.lessons.nb05_ddpm_from_scratch import NULL, T, check_labels, empty_model, guided, pretrained
+from course_utils.lessons.nb05_ddpm_from_scratch import (
+    NULL, T, check_guidance, check_labels, empty_model, guided, one_each, pretrained,
+)  # fmt: skip
 
 
 @torch.no_grad()
 def loop(unet, scheduler, n, steps, generator):
     """What DDPMPipeline draws: (n, C, H, W) in [0, 1]."""
+    if min(n, steps) < 1:
+        raise ValueError(f"At least one picture and one step are wanted, not {n} and {steps}.")
     scheduler.set_timesteps(steps)
     size = unet.config.sample_size
     x = torch.randn(n, unet.config.in_channels, size, size, generator=generator).to(unet.device)
@@ -47,8 +51,10 @@ class CourseUNet(ModelMixin, ConfigMixin):
 
     def forward(self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True) -> UNet2DOutput | tuple[Tensor]:
         """Noisy pictures (N, 1, 28, 28), one timestep or N of them, labels (N,), none for no class; the result's `sample` is v."""
-        t = torch.as_tensor(timestep, device=sample.device).round().long().expand(len(sample))
+        t = torch.as_tensor(timestep, device=sample.device).round().long().flatten()
+        t = t.expand(len(sample)) if len(t) == 1 else t
         y = torch.full_like(t, NULL) if class_labels is None else class_labels
+        one_each(sample, timesteps=t, labels=y), check_labels(y)
         v = self.net(sample, t, y)
         return UNet2DOutput(sample=v) if return_dict else (v,)
 
@@ -63,10 +69,26 @@ def course_unet() -> CourseUNet:
     return unet.eval()
 
 
+def check_range(x: Tensor) -> None:
+    """ValueError unless x holds floats in [-1, 1]."""
+    if not x.is_floating_point() or not (x.abs() <= 1.001).all():  # rounding aside; NaN, too
+        raise ValueError(f"Pictures in [-1, 1] are wanted, not {x.dtype} in [{x.min():.2f}, {x.max():.2f}]: rescale them.")
+
+
+def check_pictures(x: Tensor) -> None:
+    """ValueError unless x holds pictures (N, 1, 28, 28) in [-1, 1], one at least."""
+    if x.shape != (len(x), 1, 28, 28) or len(x) == 0:
+        raise ValueError(f"Pictures (N, 1, 28, 28) are wanted, not {tuple(x.shape)}.")
+    check_range(x)
+
+
 class Trainer:
     """A small UNet2DModel with all that its training needs; pictures x (N, 1, 28, 28) in [-1, 1]."""
 
     def __init__(self, x: Tensor, steps: int, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        check_pictures(x)
+        if steps < 1:
+            raise ValueError(f"At least one step is wanted, not {steps}.")
         torch.manual_seed(seed)
         self.x = x
         self.unet = UNet2DModel(
@@ -81,6 +103,8 @@ class Trainer:
 
     def step(self, batch: int = 32) -> None:
         """One step of the optimiser; all random numbers come from `draw`."""
+        if batch < 1:
+            raise ValueError(f"At least one picture a step is wanted, not {batch}.")
         chosen = torch.randint(len(self.x), (batch,), generator=self.draw)
         x0, noise = self.x[chosen], torch.randn(batch, 1, 28, 28, generator=self.draw)
         t = torch.randint(T, (batch,), generator=self.draw)
@@ -102,6 +126,8 @@ SOLVERS = ("DDIM", "PNDM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep"
 
 def capped_betas(largest: float = 80.0) -> list[float]:
     """Betas of the course's levels, but none whose sigma / alpha is above `largest`."""
+    if not largest > 0:
+        raise ValueError(f"The largest sigma / alpha lies above 0: {largest} does not.")
     alphas_bar = DDPMScheduler(**LEVELS).alphas_cumprod.clamp(min=1 / (1 + largest**2))
     return (1 - alphas_bar / torch.cat([torch.ones(1), alphas_bar[:-1]])).tolist()
 
@@ -113,12 +139,16 @@ def zoo() -> dict[str, SchedulerMixin]:
     return schedulers | {"HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config({**settings, "trained_betas": capped_betas()})}
 
 
+def check_steps(steps: int) -> None:
+    """ValueError unless there are at least one and at most T of them, as many as a schedule has levels."""
+    if not 1 <= steps <= T or steps != int(steps):
+        raise ValueError(f"At least one step and at most {T} are wanted, not {steps}.")
+
+
 @torch.no_grad()
 def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: int = 10, guidance: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,), by any of the library's schedulers; guidance 1 is none."""
-    check_labels(y)
-    if steps < 1:
-        raise ValueError(f"At least one step is wanted, not {steps}.")
+    check_labels(y), check_guidance(guidance), check_steps(steps)
     scheduler.set_timesteps(steps)
     labels = torch.cat([y, torch.full_like(y, NULL)]).to(unet.device)
     options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
@@ -136,6 +166,8 @@ def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: i
 
 def xyz(make: Callable[[Any, Any, Any], Tensor], xs: Sequence, ys: Sequence, zs: Sequence) -> Tensor:
     """make(x, y, z), a picture (C, H, W), for every combination: (Z, Y, X, C, H, W)."""
+    if not (len(xs) and len(ys) and len(zs)):
+        raise ValueError(f"Each axis wants a value at least, not {len(xs)}, {len(ys)} and {len(zs)}.")
     return torch.stack([torch.stack([torch.stack([make(x, y, z) for x in xs]) for y in ys]) for z in zs])
 
 
@@ -160,19 +192,34 @@ def is_small(pipe: StableDiffusionPipeline) -> bool:
     return pipe.vae.config.in_channels == 1
 
 
+def check_input(name: str, x: Tensor, n: int) -> None:
+    """ValueError unless `x` holds n pictures (n, C, H, W) in [0, 1]."""
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        raise ValueError(f"{name} wants a tensor of pictures (N, C, H, W).")
+    if len(x) != n:
+        raise ValueError(f"{len(x)} pictures ({name}) and {n} prompts do not fit: give a prompt for each.")
+    if not ((x >= 0) & (x <= 1)).all():  # NaN, too
+        raise ValueError(f"{name} lies in [0, 1], not in [{x.min():.2f}, {x.max():.2f}]: the pipelines would guess its range.")
+
+
 def call(pipe: StableDiffusionPipeline, prompts: Sequence[str], *, steps: int = 20, guidance: float = 2.0, negative: str = "", seed: int = 0, batch: int = 100, **inputs: Tensor) -> Tensor:
     """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable Diffusion's kind.
 
     Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its neighbours. `inputs` are what image to image and inpainting
     take besides: `image` (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`. The course's model makes 32 x 32, of which the middle 28 x 28 is returned.
     """
-    if isinstance(prompts, str) or len(prompts) == 0:
+    if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError(f"A list of at least one prompt is wanted, not {prompts!r}.")
-    if steps < 1:
-        raise ValueError(f"At least one step is wanted, not {steps}.")
+    if not isinstance(negative, str):
+        raise ValueError(f"One negative prompt, a text, is wanted for all pictures, not {negative!r}.")
+    if batch < 1:
+        raise ValueError(f"At least one picture at a time is wanted, not {batch}.")
+    check_steps(steps), check_guidance(guidance)
+    if guidance < 1:
+        raise ValueError(f"Guidance is 1 (none) or more, not {guidance}: what is less, the pipelines take for 1.")
     for name, value in inputs.items():
-        if isinstance(value, Tensor) and len(value) != len(prompts):
-            raise ValueError(f"{len(value)} pictures ({name}) and {len(prompts)} prompts do not fit: give a prompt for each.")
+        if name != "strength":
+            check_input(name, value, len(prompts))
     strength = inputs.get("strength", 1.0)
     if not 0 < strength <= 1 or int(strength * steps) < 1:
         raise ValueError(f"A strength of {strength} leaves none of {steps} steps: it lies above 1/{steps} and goes up to 1.")
@@ -197,8 +244,9 @@ def sister(kind: type, pipe: StableDiffusionPipeline) -> Any:
 
 def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
     """The course's pictures (N, 1, 28, 28) in [-1, 1] as `pipe` wants them given: (N, C, H, W) in [0, 1]."""
+    check_pictures(x)
     if is_small(pipe):
-        return (latent.padded(x) + 1) / 2
+        return (latent.padded(x.clamp(-1, 1)) + 1) / 2
     size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     return F.interpolate((x + 1) / 2, (size, size), mode="bicubic", antialias=True).clamp(0, 1).expand(-1, 3, -1, -1)
 
@@ -212,6 +260,8 @@ def fill(pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequen
     """Inpainting: the course's pictures x (N, 1, 28, 28), drawn anew where mask (1, 1, 28, 28) is 1."""
     if mask.shape not in ((1, 1, *x.shape[2:]), (len(x), 1, *x.shape[2:])):
         raise ValueError(f"A mask (1, 1, 28, 28), or one for each picture, is wanted, not {tuple(mask.shape)}.")
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("A mask is 1 where pictures are drawn anew and 0 elsewhere: it holds other numbers.")
     masks = as_input(mask.expand_as(x).float() * 2 - 1, pipe)[:, :1]
     return call(sister(StableDiffusionInpaintPipeline, pipe), prompts, image=as_input(x, pipe), mask_image=masks, strength=1.0, **options)
 
@@ -236,6 +286,13 @@ def own_weights(unet: torch.nn.Module) -> dict[str, Tensor]:
 
 def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], steps: int, generator: torch.Generator, rate: float = 1e-2, batch: int = 32) -> list[float]:
     """Train what `add_lora` added on pictures x (N, C, H, W) in [-1, 1], as large as the VAE wants them; returns the losses."""
+    if len(x) != len(prompts) or isinstance(prompts, str):
+        raise ValueError(f"{len(x)} pictures and {len(prompts)} prompts do not fit: give a prompt for each.")
+    if min(steps, batch, len(x)) < 1:
+        raise ValueError(f"At least one step of one picture is wanted, not {steps} of {batch} out of {len(x)}.")
+    check_range(x)
+    if not any(p.requires_grad for p in pipe.unet.parameters()):
+        raise ValueError("There is nothing to train: call add_lora first.")
     noising, device = DDPMScheduler.from_config(pipe.scheduler.config), pipe.device
     optimiser, losses = torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], lr=rate), []
     with torch.no_grad():

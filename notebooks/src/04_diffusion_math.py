@@ -182,7 +182,19 @@ def like(value: float | Tensor, x: Tensor) -> Tensor:
     """A coefficient, a float or (N,), in the type of x (N, ...) and with its number of axes, so that they multiply sample by sample."""
     value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)  # a plain float would become float32
     value = value.to(x.dtype).to(x.device)
+    if value.shape != x.shape[: value.ndim]:
+        raise ValueError(f"{tuple(value.shape)} levels do not fit {tuple(x.shape)}: give one for each.")
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
+
+
+def same_shape(**tensors: Tensor) -> None:
+    """ValueError unless all have the shape of the first; a smaller one would be repeated in silence."""
+    (first, wanted), *others = ((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+    for name, shape in others:
+        if shape != wanted:
+            raise ValueError(
+                f"{name.capitalize()} {shape} does not fit {first} {wanted}: both must have the same shape."
+            )
 
 
 def is_clean(level: Level) -> bool:
@@ -192,8 +204,7 @@ def is_clean(level: Level) -> bool:
 
 def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
     """x_t = alpha x0 + sigma noise; all (N, ...) (Ho et al. 2020, equation 4)."""
-    if noise.shape != x0.shape:
-        raise ValueError(f"Noise {tuple(noise.shape)} does not fit x0 {tuple(x0.shape)}: draw one number for each pixel.")
+    same_shape(x0=x0, noise=noise)
     return like(level.alpha, x0) * x0 + like(level.sigma, x0) * noise
 
 
@@ -261,7 +272,7 @@ def respaced(T: int, steps: int) -> list[int]:
 
     ValueError unless 1 <= steps <= T. (Lin et al. 2024, section 3.3; "trailing" in diffusers.)
     """
-    if not 1 <= steps <= T:
+    if not 1 <= steps <= T or steps != int(steps):
         raise ValueError(f"Between 1 and {T} steps are possible on a schedule of {T}, not {steps}.")
     return torch.linspace(T - 1, -1, steps + 1, dtype=torch.float64).round()[:-1].long().tolist()
 
@@ -285,6 +296,8 @@ class Schedule:
         """By name: a key of BETAS."""
         if name not in BETAS:
             raise ValueError(f"There is no schedule {name!r}: choose one of {', '.join(BETAS)}.")
+        if T < 1:
+            raise ValueError(f"A schedule has at least one step, not {T}.")
         return cls(BETAS[name](T))
 
     @property
@@ -397,6 +410,10 @@ class MixtureMarginals:
 
     def _parts(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Offsets x - alpha c_k (..., M, D), their common variance and alpha (..., 1, 1), log-likelihoods of the components (..., M)."""
+        if x.shape[-1] != self.centers.shape[-1]:
+            raise ValueError(
+                f"Points of this mixture have {self.centers.shape[-1]} coordinates, not {x.shape[-1]}."
+            )
         points = x[..., None, :]
         alpha, sigma = like(level.alpha, points), like(level.sigma, points)
         offsets, variance = points - alpha * self.centers, alpha**2 * self.std**2 + sigma**2
@@ -547,6 +564,7 @@ def x0_from(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
 
     Ho et al. 2020, equation 15 (epsilon); Salimans and Ho 2022, section 4 (v); Efron 2011, equation 1.4 (score).
     """
+    same_shape(x=x, output=output)
     alpha, sigma = like(level.alpha, x), like(level.sigma, x)
     match kind:
         case "x0":
@@ -564,6 +582,7 @@ def x0_from(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
 
 def output_from(kind: str, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
     """What a network of this kind (one of KINDS) should put out for x = alpha x0 + sigma noise: the training target, (N, ...)."""
+    same_shape(x0=x0, noise=noise)
     alpha, sigma = like(level.alpha, x0), like(level.sigma, x0)
     match kind:
         case "x0":
@@ -582,11 +601,13 @@ def output_from(kind: str, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
 # %% tags=["export"]
 def eps_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
     """The noise that takes x0 to x (N, ...); sigma > 0."""
+    same_shape(x=x, x0=x0)
     return (x - like(level.alpha, x) * x0) / like(level.sigma, x)
 
 
 def score_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
     """The score at x (N, ...) by Tweedie's formula, if x0 = E[x0 | x]; sigma > 0 (Efron 2011, equation 1.4)."""
+    same_shape(x=x, x0=x0)
     return (like(level.alpha, x) * x0 - x) / like(level.sigma, x) ** 2
 
 
@@ -635,7 +656,10 @@ checks.posterior(my_posterior)
 def transition(now: Level, then: Level) -> tuple[float | Tensor, float | Tensor]:
     """q(x_now | x_then) = N(a x_then, b I): the pair (a, b); for neighbours a^2 = 1 - beta and b = beta (Kingma et al. 2021, appendix A.1)."""
     a = now.alpha / then.alpha
-    return a, now.sigma**2 - a**2 * then.sigma**2
+    b = now.sigma**2 - a**2 * then.sigma**2
+    if (torch.as_tensor(b) < -1e-12).any():  # rounding aside
+        raise ValueError("The level `then` must have less noise than `now`: swap them.")
+    return a, b
 
 
 def posterior(x0: Tensor, x: Tensor, now: Level, then: Level) -> tuple[Tensor, Tensor]:
@@ -643,6 +667,7 @@ def posterior(x0: Tensor, x: Tensor, now: Level, then: Level) -> tuple[Tensor, T
 
     Ho et al. 2020, equations 6 and 7, for neighbours; Kingma et al. 2021, appendix A.2, for any two levels.
     """
+    same_shape(x=x, x0=x0)
     a, b = transition(now, then)
     mean = like(a * then.sigma**2 / now.sigma**2, x) * x + like(then.alpha * b / now.sigma**2, x) * x0
     return mean, like(b * then.sigma**2 / now.sigma**2, x)
@@ -788,6 +813,8 @@ def chain_density(denoise: Callable, levels: Sequence[Level], grid: Tensor) -> T
 # %% tags=["export"]
 def even_levels(steps: int, first: float = -3.0, last: float = 3.0) -> list[Level]:
     """steps + 1 variance-preserving levels, evenly spaced in lambda = log(alpha / sigma), from noise to data."""
+    if steps < 1:
+        raise ValueError(f"At least one step is wanted, not {steps}.")
     lambdas = torch.linspace(first, last, steps + 1, dtype=torch.float64)
     return [Level(torch.sigmoid(2 * v).sqrt().item(), torch.sigmoid(-2 * v).sqrt().item()) for v in lambdas]
 
@@ -938,6 +965,7 @@ def ancestral_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor
     """
     if variance not in ("small", "large"):
         raise ValueError(f"The variance is 'small' or 'large', not {variance!r}.")
+    same_shape(x=x, noise=noise)
     mean, spread = posterior(x0, x, now, then)
     if variance == "large":
         spread = like(transition(now, then)[1], x)
@@ -984,6 +1012,9 @@ def ddim_step(x: Tensor, x0: Tensor, now: Level, then: Level, eta: float = 0.0, 
     if eta:
         if noise is None:
             raise ValueError("DDIM with eta > 0 adds noise: pass it.")
+        if not eta > 0:  # NaN, too
+            raise ValueError(f"eta = {eta} is no share of noise: keep it between 0 and 1.")
+        same_shape(x=x, noise=noise)
         fresh = eta**2 * transition(now, then)[1] * then.sigma**2 / now.sigma**2
         kept = kept - fresh
         if (torch.as_tensor(kept) < 0).any():
@@ -1016,6 +1047,8 @@ def sample(
     """
     if len(levels) < 2:
         raise ValueError(f"Sampling goes from one level to another, so two are needed at least, not {len(levels)}.")
+    if any(is_clean(level) for level in levels[:-1]):
+        raise ValueError("Only the last level may be clean: from there no sampler can go on.")
     wanted, previous = inspect.signature(step).parameters, None
     device = generator.device if generator else x.device
     for now, then in zip(levels, levels[1:]):
@@ -1050,6 +1083,7 @@ def sample(
 # %% tags=["export"]
 def euler_maruyama_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor) -> Tensor:
     """One step of the reverse SDE, x (N, ...); no noise on the way to a clean level; alpha > 0 (Song et al. 2021, score-based SDEs, equation 6)."""
+    same_shape(x=x, noise=noise)
     beta = like(2 * torch.log(torch.as_tensor(then.alpha / now.alpha, dtype=torch.float64)), x)
     drift = x / 2 + score_from_x0(x0, x, now)
     return x + beta * drift if is_clean(then) else x + beta * drift + beta.sqrt() * noise
@@ -1244,6 +1278,7 @@ def dpmpp_2m_step(
     if previous is None or is_clean(then):
         return ddim_step(x, x0, now, then)
     x0_before, before = previous
+    same_shape(x0=x0, previous=x0_before)
     step, last_step = then.half_log_snr - now.half_log_snr, now.half_log_snr - before.half_log_snr
     return ddim_step(x, x0 + like(step / (2 * last_step), x) * (x0 - x0_before), now, then)
 
