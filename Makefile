@@ -6,6 +6,7 @@ PY     := "$(VENV)/bin/python"
 BUILD  := $(PY) notebooks/build.py
 # As many processes as there are cores with memory for a notebook (conftest.py), each with its share of the threads.
 SHARED := -n auto --dist loadfile --no-loadscope-reorder
+UNIT   := tests --ignore=tests/browser
 NBVAL  := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(SHARED)
 STATIC := tests/test_house.py tests/test_notebooks.py
 # The lock moves these two by hand, and together: a new PyTorch is gigabytes for everyone.
@@ -15,7 +16,7 @@ TORCH  := torch==2.14.1 torchvision==0.29.1
 unexport MPLBACKEND
 unit nbval full test: export TQDM_DISABLE = 1
 
-.PHONY: help setup lab test unit nbval full run notebooks text check badge readme student colab standalone assets bench lock clean
+.PHONY: help setup lab test unit nbval browser full run notebooks text check badge readme student colab standalone assets bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -31,17 +32,20 @@ lab: setup ## open the course in JupyterLab (LAB_ARGS="--no-browser" and the lik
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 test: setup ## all tests: the package, the files, and every notebook cell by cell
-	$(PY) -m pytest $(SHARED) tests
+	$(PY) -m pytest $(SHARED) $(UNIT)
 	$(PY) -m pytest $(NBVAL) notebooks
 
 unit: setup ## the tests that run no notebook
-	$(PY) -m pytest $(SHARED) tests
+	$(PY) -m pytest $(SHARED) $(UNIT)
 
 nbval: setup ## every notebook cell by cell (NB=02 for one)
 	$(PY) -m pytest $(NBVAL) $(if $(NB),notebooks/$(NB)_*.ipynb,notebooks)
 
+browser: setup ## widgets and pages in JupyterLab and chromium
+	$(PY) -m pytest tests/browser
+
 full: setup ## with the full data sets: the unit tests and the notebooks that read them, what changed last first
-	$(PY) -m pytest $(SHARED) tests
+	$(PY) -m pytest $(SHARED) $(UNIT)
 	$(PY) -m pytest $(NBVAL) --changed-first \
 		$(patsubst notebooks/src/%.py,notebooks/%.ipynb,$(shell grep -l 'data\.images' notebooks/src/*.py))
 

@@ -103,6 +103,7 @@ def _described(alt: str) -> str:
     return " ".join(alt.split())
 
 
+MAX_BYTES = 115_000
 # Set while a widget draws a frame: it has to come soon, and is not kept.
 live: ContextVar[bool] = ContextVar("live", default=False)
 
@@ -130,9 +131,14 @@ def render(figure: Figure, alt: str) -> Picture:
     if live.get():
         figure.savefig(buffer, format="png", facecolor="white", dpi=1.5 * figure.dpi, pil_kwargs={"compress_level": 1})
         return Picture(buffer.getvalue(), alt, width)
-    figure.savefig(buffer, format="png", facecolor="white", dpi=2 * figure.dpi, pil_kwargs={"compress_level": 1})
+    for density, colours in ((2, 128), (2, 64), (1.5, 64), (1, 64)):  # less where a picture is too full for its size
+        buffer.seek(0), buffer.truncate()
+        dpi = density * figure.dpi
+        figure.savefig(buffer, format="png", facecolor="white", dpi=dpi, pil_kwargs={"compress_level": 1})
+        if len(packed := _pack(Image.open(buffer).convert("RGB"), colours)) < MAX_BYTES:
+            break
     plt.close(figure)
-    return Picture(_pack(Image.open(buffer).convert("RGB")), alt, width)
+    return Picture(packed, alt, width)
 
 
 def show(figure: Figure, alt: str) -> None:
@@ -140,7 +146,7 @@ def show(figure: Figure, alt: str) -> None:
     render(figure, alt).show()
 
 
-def _pack(picture: Image.Image, colours: int = 128) -> bytes:
+def _pack(picture: Image.Image, colours: int) -> bytes:
     """A picture as WebP, of so many colours: half are its most frequent ones, half stand for all others."""
     channels = np.asarray(picture).astype(np.int32)
     every, inverse, counts = np.unique(channels @ [65536, 256, 1], return_inverse=True, return_counts=True)

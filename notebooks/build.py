@@ -34,6 +34,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+from latex2mathml.converter import convert as tex_to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
@@ -477,11 +478,42 @@ def run(course: Course, names: list[str]) -> None:
         except CourseError as error:
             failures.append(str(error))
             continue
-        page, _ = HTMLExporter().from_notebook_node(describe_images(strip(nb)), {"metadata": {"name": name}})
-        write_text(course.root / "build" / f"{name}.html", page)
+        write_text(course.root / "build" / f"{name}.html", web_page(strip(nb), name))
         print(f"build/{name}.html")
     if failures:
         raise CourseError("\n".join(failures))
+
+
+FORMULA = re.compile(r"(?s)(`[^`\n]+`|```.*?```)|\$\$(.+?)\$\$|(?<![\\$`\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?!\d)")
+
+
+def web_page(nb: NotebookNode, name: str) -> str:
+    """A page that needs no network: formulas as MathML, solutions folded, nothing fetched and no script."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = FORMULA.sub(_mathml, cell.source.replace(BADGE_IMAGE, "[Open in Colab]"))
+    page, _ = HTMLExporter().from_notebook_node(fold_solutions(describe_images(nb)), {"metadata": {"name": name}})
+    return re.sub(r"(?s)<script\b.*?</script>", "", page)
+
+
+def _mathml(found: re.Match) -> str:
+    code, display, inline = found.groups()
+    if code:
+        return code
+    return tex_to_mathml(display or inline, display="block" if display else "inline").replace("\n", " ")
+
+
+def fold_solutions(nb: NotebookNode) -> NotebookNode:
+    """Solutions with what they print in a part of the page that opens on a click."""
+    for index, cell in enumerate(nb.cells):
+        if "solution" in tags(cell):
+            title, *code = cell.source.splitlines()
+            printed = "".join(output.get("text", "") for output in cell.outputs)
+            text = html.escape("\n".join([*code, "", printed]).strip()).replace("\n", "&#10;")
+            words = html.escape(title.removeprefix("# @title "))
+            folded = f"<details><summary>{words}</summary><pre>{text}</pre></details>"
+            nb.cells[index] = nbformat.v4.new_markdown_cell(folded)
+    return nb
 
 
 def describe_images(nb: NotebookNode) -> NotebookNode:

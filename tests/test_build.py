@@ -4,6 +4,7 @@ import ast
 import copy
 import importlib.util
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -322,6 +323,68 @@ def test_the_readme_shows_the_picture_of_the_tagged_cell(course):
 def test_an_unknown_prefix_names_the_notebooks_that_exist(built, capsys):
     assert build.main(["build", "07"], root=built.root) == 1
     assert capsys.readouterr().err.strip() == "No notebook begins with '07'; there is 02_tiny."
+
+
+def test_a_page_needs_no_network_and_keeps_solutions_folded(course):
+    nb = build.read_notebook(course.stored("02_tiny"))
+    nb.cells.append(nbformat.v4.new_markdown_cell(r"So $\frac{a}{b}$ costs 5$ and `$x$` and $$\sum_i x_i \le 1$$"))
+    page = BeautifulSoup(build.web_page(nb, "02_tiny"), "html.parser")
+    assert page.find("mfrac") and page.find("math", display="block") and "5$" in page.text and "$x$" in page.text
+    assert not page.find_all("script") and not page.find_all("link", href=re.compile("^http"))
+    assert not page.find_all("img", src=re.compile("^http"))
+    solutions = page.find_all("details")
+    assert [s.find("summary").text for s in solutions] == [f"Solution {n}" for n in (1, 2, 3, 4)]
+    assert "def " in solutions[0].find("pre").text and not any(s.has_attr("open") for s in solutions)
+
+
+def test_every_formula_of_the_course_becomes_mathml():
+    course, found = build.Course(ROOT), 0
+    for name in course.names():
+        for cell in build.read_source(course, name).cells:
+            if cell.cell_type == "markdown":
+                text, number = build.FORMULA.subn(build._mathml, cell.source)
+                found += number
+                assert not re.search(r"<math[^>]*>(?:(?!</math>).)*\\[a-zA-Z]", text, re.DOTALL), cell.source
+    assert found > 500
+
+
+def test_no_formula_begins_a_list_for_an_engine_that_reads_markdown_first():
+    course = build.Course(ROOT)
+    for name in course.names():
+        for cell in build.read_source(course, name).cells:
+            for block in re.findall(r"(?s)\$\$.+?\$\$", cell.source if cell.cell_type == "markdown" else ""):
+                assert not re.search(r"(?m)^\s*[-+*] ", block), block
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "build/x.html"), "build/x.html: No space left on device. Make room"),
+        (KeyboardInterrupt(), "Stopped. Nothing was written; the same command begins again."),
+    ],
+)
+def test_a_full_disk_and_an_interrupt_are_one_sentence(course, monkeypatch, capsys, error, said):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(build, "execute", fail)
+    assert build.main(["run"], root=course.root) in (1, 130)
+    assert said in capsys.readouterr().err and (course.root / "build").is_dir()
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(self, content):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "x.txt").write_text("old")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError):
+        build.write_text(tmp_path / "x.txt", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_one_digit_names_a_notebook(course):
+    assert course.names("2") == course.names("02") == ["02_tiny"]
 
 
 def test_run_leaves_html_with_alt_texts_and_no_change_to_the_stored_notebook(course, capsys):

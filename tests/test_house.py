@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -133,11 +135,34 @@ def test_no_file_mentions_a_machine_path() -> None:
     assert not found
 
 
+def test_a_wheel_and_an_sdist_hold_what_they_should(tmp_path: Path) -> None:
+    """Built from a copy: the package with assets and licences, no test that could not run there, no warning."""
+    listed = [path for path in repository_files() if path.relative_to(ROOT).parts[0] != "notebooks"]
+    for path in [*listed, ROOT / "notebooks" / "LICENSE"]:
+        target = tmp_path / "copy" / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    code = "import setuptools.build_meta as b; print(b.build_sdist('..'), b.build_wheel('..'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "copy", capture_output=True, text=True)
+    if "No module named 'setuptools" in done.stderr:
+        pytest.skip("setuptools is not installed")
+    assert done.returncode == 0 and "would be ignored" not in done.stdout + done.stderr, done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"course_utils/live.py", "course_utils/assets/latent_pipeline/unet/config.json"} <= names
+    licences = {name.rsplit("/", 1)[-1] for name in names if ".dist-info/licenses" in name}
+    assert licences == {"LICENSE", "fashion-mnist.txt"}
+    assert not [name for name in names if name.startswith(("tests", "authoring", "notebooks"))]
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        assert not [name for name in archive.getnames() if "/tests/" in name or name.endswith("conftest.py")]
+
+
 # ------------------------------------------------------------------------------------------------- commands
 
 TARGETS = (
-    "help setup lab test unit nbval full run notebooks text check badge readme student colab standalone assets bench"
-    " lock clean"
+    "help setup lab test unit nbval browser full run notebooks text check badge readme student colab standalone assets"
+    " bench lock clean"
 ).split()
 needs_make = pytest.mark.skipif(not shutil.which("make") or os.name == "nt", reason="needs make")
 

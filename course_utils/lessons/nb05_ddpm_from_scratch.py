@@ -3,7 +3,6 @@
 
 
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection
@@ -519,39 +518,9 @@ if accelerator.is_main_process:
 '''
 
 
-import socket
-import time
-
 from safetensors.torch import load
 
-
-def start_processes(command: list[str], number: int, log: Path, seconds: float = 600) -> str:
-    """Start `number` processes that know of each other, as torchrun does; returns what they printed, into `log`, when they ended.
-
-    When one of them fails, the others, which would wait for it, are ended 5 s later; all are after `seconds`.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]  # free, and again when this block ends
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
-    group |= {"OMP_NUM_THREADS": "1", "USE_LIBUV": "0", "PYTHONIOENCODING": "utf-8"}
-    # what can be imported here can be imported there, too
-    group["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path]))
-    running, end = [], time.monotonic() + seconds
-    try:
-        with log.open("w") as output:
-            for rank in range(number):
-                place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                own = {**os.environ, **group, **place}
-                running.append(subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.STDOUT))
-            while any(process.poll() is None for process in running) and time.monotonic() < end:
-                if any(process.poll() for process in running):
-                    end = min(end, time.monotonic() + 5)  # to print their last line
-                time.sleep(0.05)
-    finally:
-        for process in running:
-            process.kill()  # does nothing to those that have ended
-            process.wait()
-    return log.read_text(encoding="utf-8", errors="replace")
+from course_utils.processes import start_processes
 
 
 def run_script(folder: Path, processes: int, steps: int, die_after: int | None = None) -> tuple[list[float], dict | None]:

@@ -454,9 +454,7 @@ def train(
     `watch(step, generator, ema)` is called before each step and once at the end. Adam with beta1 = 0.5 as in
     Radford et al. 2016, section 4. Raises ValueError for pictures in another range.
     """
-    known = pictures[pictures.isfinite()] if pictures.is_floating_point() else pictures  # NaN shows in the curves
-    if fault := data.pixel_fault(known):
-        raise ValueError(f"Pictures in [-1, 1] are wanted, as the generator's tanh gives them, {fault}.")
+    data.check_pixels(pictures.nan_to_num(), "Pictures")  # NaN shows in the curves
     optimiser_g = torch.optim.Adam(generator.parameters(), lr=rate_g, betas=(0.5, 0.999))
     optimiser_d = torch.optim.Adam(discriminator.parameters(), lr=rate_d, betas=(0.5, 0.999))
     ema, scaler = training.EMA(generator, decay=0.999), run.scaler()
@@ -480,8 +478,7 @@ def train(
         scaler.update()
         ema.update_parameters(generator)
         outputs = [logits.float().sigmoid().mean() for logits in (real_logits, fake_logits, new_logits)]
-        spread = x_fake.float().std(dim=0).mean()
-        for name, value in zip(CURVES, (loss_d, loss_g, *outputs, spread)):
+        for name, value in zip(CURVES, (loss_d, loss_g, *outputs, x_fake.float().std(dim=0).mean())):
             curves[name].append(value.item())
         training.note(loss_d=curves["loss_d"][-1], loss_g=curves["loss_g"][-1])
     if watch:

@@ -835,7 +835,7 @@ def measure(generator, critic, ema, mixture):
     }
 
 
-# %%
+# %% tags=["long"]
 def contest(recipe, dataset, steps):
     """Train SEEDS networks by one recipe on one data set; returns looks, final measures and seconds."""
     mixture = MIXTURES[dataset]

@@ -58,7 +58,6 @@ if importlib.util.find_spec("course_utils") is None:
 
 # %% tags=["export"]
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection
@@ -1054,7 +1053,7 @@ guidance_view = widgets.explore(draw_guidance, w=widgets.slider(0, 6, 2, "guidan
 # $\hat x_0 = (x_t + \sigma^2\, \mathrm{score}) / \alpha$, so that this moves $\hat x_0$ by $s\,\tfrac{\sigma^2}{\alpha} \nabla_{x_t} \log p(y \mid x_t)$. It needs no retraining of the diffusion model, and works for anything that has a gradient.
 # At the first levels $\sigma^2/\alpha$ is huge and the classifier sees nothing yet, so we steer only where $\alpha$ is above a twentieth.
 
-# %% tags=["export"]
+# %% tags=["export", "long"]
 class NoisyClassifier(nn.Module):
     """Logits (N, 10) of noisy pictures (N, 1, 28, 28) at timesteps t (N,)."""
 
@@ -1391,7 +1390,7 @@ claim("Without guidance the solver does not get there, with fifty steps neither"
 #
 # The script is a file of its own, because every process runs all of it. It trains on random numbers in the place of pictures, since only equality is tested. It saves a checkpoint every second step, and goes on from it when it is started again.
 
-# %% tags=["export"]
+# %% tags=["export", "long"]
 BEFORE_THE_LOOP = '''
 import argparse
 import shutil
@@ -1457,39 +1456,9 @@ if accelerator.is_main_process:
 # Windows: its store wants a library that PyTorch's builds for Windows lack.)
 
 # %% tags=["export", "long"]
-import socket
-import time
-
 from safetensors.torch import load
 
-
-def start_processes(command: list[str], number: int, log: Path, seconds: float = 600) -> str:
-    """Start `number` processes that know of each other, as torchrun does; returns what they printed, into `log`, when they ended.
-
-    When one of them fails, the others, which would wait for it, are ended 5 s later; all are after `seconds`.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]  # free, and again when this block ends
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(number)}
-    group |= {"OMP_NUM_THREADS": "1", "USE_LIBUV": "0", "PYTHONIOENCODING": "utf-8"}
-    # what can be imported here can be imported there, too
-    group["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), *sys.path]))
-    running, end = [], time.monotonic() + seconds
-    try:
-        with log.open("w") as output:
-            for rank in range(number):
-                place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                own = {**os.environ, **group, **place}
-                running.append(subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.STDOUT))
-            while any(process.poll() is None for process in running) and time.monotonic() < end:
-                if any(process.poll() for process in running):
-                    end = min(end, time.monotonic() + 5)  # to print their last line
-                time.sleep(0.05)
-    finally:
-        for process in running:
-            process.kill()  # does nothing to those that have ended
-            process.wait()
-    return log.read_text(encoding="utf-8", errors="replace")
+from course_utils.processes import start_processes
 
 
 def run_script(folder: Path, processes: int, steps: int, die_after: int | None = None) -> tuple[list[float], dict | None]:

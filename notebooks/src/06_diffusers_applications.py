@@ -275,6 +275,7 @@ def check_pictures(x: Tensor) -> None:
     check_range(x)
 
 
+# %% tags=["export", "long"]
 class Trainer:
     """A small UNet2DModel with all that its training needs; pictures x (N, 1, 28, 28) in [-1, 1]."""
 
@@ -859,7 +860,7 @@ STYLE, style = "outline", latent.STYLES["outline"]
 styled = style(train_set.x[:2000])
 plots.film_strip([train_set.x[:10], styled[:10]], ["pictures", "the style"], title="What the style does to a picture", alt="Ten training pictures, and below each its contours in white on black.")
 
-# %% tags=["export"]
+# %% tags=["export", "long"]
 def add_lora(pipe: StableDiffusionPipeline, rank: int = 2, layers: Sequence[str] = ("conv_in", "conv1", "conv2", "conv_out")) -> list[torch.nn.Parameter]:
     """Freeze the U-Net and put thin matrices beside those of the layers named; returns what is to be trained.
 
