@@ -19,6 +19,7 @@ from IPython.display import publish_display_data
 
 from .plots import Picture, live
 
+LAYOUT = {"width": "480px", "max_width": "100%"}  # of sliders and boxes: as long, where the page is wide enough
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -26,7 +27,7 @@ def slider(low: float, high: float, value: float, label: str = "", step: float =
     """An integer or a float slider, by the type of its bounds, that reports while it is dragged."""
     whole = all(isinstance(v, int) for v in (low, high, value, step))
     kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-    return kind(min=low, max=high, value=value, step=step, description=label, layout={"width": "480px"})
+    return kind(min=low, max=high, value=value, step=step, description=label, layout=LAYOUT)
 
 
 def choice(options: list, label: str = "", value: Any = None) -> ipywidgets.Widget:
@@ -39,7 +40,7 @@ def choice(options: list, label: str = "", value: Any = None) -> ipywidgets.Widg
 
 def switch(value: bool, label: str = "") -> ipywidgets.Widget:
     """A box to tick."""
-    return ipywidgets.Checkbox(value=value, description=label, layout={"width": "480px"})
+    return ipywidgets.Checkbox(value=value, description=label, layout=LAYOUT)
 
 
 def _aligned(controls: dict[str, ipywidgets.Widget]) -> list[ipywidgets.Widget]:
@@ -130,8 +131,8 @@ def play(
     _stop_earlier_players()
     screen = ipywidgets.HTML()
     player = ipywidgets.Play(min=0, max=1_000_000, value=0, interval=milliseconds, show_repeat=False)
-    one_step = ipywidgets.Button(description="one step", icon="step-forward")
-    again = ipywidgets.Button(description="start again", icon="refresh")
+    one_step = ipywidgets.Button(description="one step", icon="step-forward", layout={"width": "auto"})
+    again = ipywidgets.Button(description="start again", icon="refresh", layout={"width": "auto"})
     state: list[Any] = []
 
     def redraw(_: Any = None) -> None:
@@ -152,7 +153,7 @@ def play(
         control.observe(restart if name in restart_on else redraw, names="value")
     restart()
     words = ipywidgets.Label("triangle: play, square: back to the start")
-    row = ipywidgets.HBox([player, one_step, again, words])
+    row = ipywidgets.HBox([player, one_step, again, words], layout={"flex_flow": "row wrap"})
     box = ipywidgets.VBox([*_aligned(controls), row, screen])
     _players.append((player, box))
     return _published(box, still or draw(state[0], **_values(controls)))
