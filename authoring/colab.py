@@ -87,7 +87,7 @@ def run(name: str, python: Path, environment: dict[str, str]) -> str:
         resources = {"metadata": {"path": folder}}
         client = NotebookClient(nb, km=manager, timeout=None, resources=resources, store_widget_state=False)
         try:
-            client.execute(env=environment)
+            client.execute(env=environment, cleanup_kc=True)
         except CellExecutionError as error:
             problem = str(error).strip().splitlines()[-1]
     seconds = time.perf_counter() - begun

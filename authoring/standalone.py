@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "course_utils"
 ASSETS = PACKAGE / "assets"
 FASHION = ("fashion_mnist.safetensors.xz", "fashion_mnist_classifier.safetensors")
-# What each notebook opens of the assets (tests/test_standalone.py compares it with what a run opens).
+# What each notebook opens of the assets, listed by hand.
 OPENED = {
     "01": (),
     "02": FASHION,
@@ -64,9 +64,12 @@ needed = ("torch", "torchvision", "matplotlib", "ipywidgets", "safetensors", "sc
 if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
     raise ImportError(f"This notebook needs {{', '.join(missing)}}: type `pip install {{' '.join(missing)}}`.")
 if not hasattr(sys, "course_folder"):
-    packed = base64.b85decode("".join(CARRIED.split()))
-    if hashlib.sha256(packed).hexdigest() != "{digest}":
+    text = "".join(CARRIED.split()).encode()
+    if hashlib.sha256(text).hexdigest() != "{digest}":
         raise ImportError("This copy of the notebook is damaged: get it again.")
+    if "course_utils" in sys.modules:
+        raise ImportError("Another course_utils is loaded: restart the kernel and begin with this cell.")
+    packed = base64.b85decode(text)
     folder = tempfile.mkdtemp(prefix="course-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     zipfile.ZipFile(io.BytesIO(packed)).extractall(folder)
@@ -81,7 +84,9 @@ def carried_files(number: str) -> list[Path]:
     code = [path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts]
     wanted = OPENED.get(number, ("",))  # all, for a notebook that is not listed
     assets = [path for path in ASSETS.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
-    return sorted(code + [path for path in assets if path.relative_to(ASSETS).as_posix().startswith(tuple(wanted))])
+    licences = [ROOT / "LICENSE", *(ROOT / "LICENSES").glob("*.txt")]
+    opened = [path for path in assets if path.relative_to(ASSETS).as_posix().startswith(tuple(wanted))]
+    return sorted([*code, *licences, *opened])
 
 
 @lru_cache
@@ -102,7 +107,7 @@ def standalone(path: Path) -> nbformat.NotebookNode:
     lines = "\n".join(text[i : i + 100] for i in range(0, len(text), 100))
     for cell in nb.cells:
         if "setup" in cell.metadata.get("tags", []):
-            cell.source = SETUP.format(lines=lines, digest=hashlib.sha256(content).hexdigest()).rstrip("\n")
+            cell.source = SETUP.format(lines=lines, digest=hashlib.sha256(text.encode()).hexdigest()).rstrip("\n")
             cell.metadata["jupyter"] = {"source_hidden": True}
     return nb
 
