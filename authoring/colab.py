@@ -91,8 +91,9 @@ def run(name: str, python: Path, environment: dict[str, str]) -> str:
         except CellExecutionError as error:
             problem = str(error).strip().splitlines()[-1]
     seconds = time.perf_counter() - begun
-    added = {key: value for key, value in packages(python).items() if before.get(key) != value}
-    moved = {key: value for key, value in before.items() if packages(python).get(key) != value}
+    after = packages(python)
+    added = {key: value for key, value in after.items() if before.get(key) != value}
+    moved = {key: value for key, value in before.items() if after.get(key) != value}
     subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", PACKAGE], check=True)
     if set(added) != {PACKAGE} or moved:
         problem = problem or f"the set-up cell changed the environment: {added}, {moved}"

@@ -18,9 +18,9 @@ import ipywidgets
 from IPython.display import publish_display_data
 
 from .plots import Picture, live
+from .saving import VIEW
 
 LAYOUT = {"width": "480px", "max_width": "100%"}  # of sliders and boxes: as long, where the page is wide enough
-VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def slider(low: float, high: float, value: float, label: str = "", step: float = 1) -> ipywidgets.Widget:

@@ -43,6 +43,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the course_utils of this checkout
 from course_utils.plots import Picture  # noqa: E402
+from course_utils.saving import VIEW as WIDGET_VIEW  # noqa: E402
 
 # The notebooks of the syllabus; those without a text yet are listed in the README as planned.
 PLANNED = {
@@ -71,7 +72,6 @@ LANGUAGE_INFO = {
 }
 CELL_METADATA = {"tags", "jupyter", "cellView", "slideshow"}
 PICTURE = ".github/picture.png"
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 IMAGE = re.compile(r'<img (?=[^>]*alt="(?P<alt>[^"]*)")[^>]*src="data:image/\w+;base64,(?P<image>[^"]+)"')
 BADGE_IMAGE = "[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 BADGE = re.compile(r"(?i)\[!\[open in colab\]")
