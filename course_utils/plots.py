@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from IPython.display import publish_display_data
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -32,7 +34,7 @@ BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK = COLOURS
 SEQUENTIAL, DIVERGING = "viridis", "PuOr"
 
 STYLE = {
-    "figure.dpi": 110,
+    "figure.dpi": 100,
     "figure.constrained_layout.use": True,
     "axes.prop_cycle": plt.cycler(color=COLOURS),
     "axes.spines.top": False,
@@ -44,6 +46,7 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.labelsize": 10,
     "legend.frameon": False,
+    "legend.fontsize": 8.5,
     "image.cmap": "gray",
 }
 
@@ -99,17 +102,27 @@ class Picture:
 
 def _described(alt: str) -> str:
     if not isinstance(alt, str) or len(alt.split()) < 4:
-        raise ValueError("Alt text of at least four words is wanted: say what a reader who cannot see it should know.")
+        raise ValueError(
+            "Alt text of at least four words is wanted: say what a reader who cannot see it should know."
+        )
     return " ".join(alt.split())
 
 
 MAX_BYTES = 115_000
+MAX_WIDTH = (
+    830  # of a figure, in pixels of the page: what JupyterLab shows at 1280 with its file list open
+)
 # Set while a widget draws a frame: it has to come soon, and is not kept.
 live: ContextVar[bool] = ContextVar("live", default=False)
 
 
 def subplots(
-    rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], labels: bool = True, **options: Any
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    figsize: tuple[float, float],
+    labels: bool = True,
+    **options: Any,
 ) -> tuple[Figure, Any]:
     """Like `plt.subplots`, for what a widget draws: the figure is unknown to pyplot, and its margins are fixed.
 
@@ -120,21 +133,45 @@ def subplots(
     figure = Figure(figsize=figsize, layout="none")
     width, height = figsize  # inches
     left, below, between = (0.62, 0.5, 0.75) if labels else (0.05, 0.05, 0.1)
-    figure.subplots_adjust(left=left / width, right=1 - 0.15 / width, bottom=below / height, top=1 - 0.38 / height)
+    figure.subplots_adjust(
+        left=left / width, right=1 - 0.15 / width, bottom=below / height, top=1 - 0.38 / height
+    )
     figure.subplots_adjust(wspace=between * columns / width, hspace=between * rows / height)
     return figure, figure.subplots(rows, columns, **options)
 
 
 def render(figure: Figure, alt: str) -> Picture:
-    """A matplotlib figure as a small picture; closes the figure."""
+    """A matplotlib figure as a small picture; closes the figure.
+
+    Raises:
+        ValueError: no alt text, or a figure wider than MAX_WIDTH pixels, which a page would shrink.
+    """
     alt, buffer, width = _described(alt), io.BytesIO(), round(figure.get_figwidth() * figure.dpi)
+    if width > MAX_WIDTH:
+        inches = MAX_WIDTH / figure.dpi
+        raise ValueError(
+            f"A figure is at most {MAX_WIDTH} pixels wide, not {width}: figsize up to {inches:.1f} inches."
+        )
     if live.get():
-        figure.savefig(buffer, format="png", facecolor="white", dpi=1.5 * figure.dpi, pil_kwargs={"compress_level": 1})
+        figure.savefig(
+            buffer,
+            format="png",
+            facecolor="white",
+            dpi=1.5 * figure.dpi,
+            pil_kwargs={"compress_level": 1},
+        )
         return Picture(buffer.getvalue(), alt, width)
-    for density, colours in ((2, 128), (2, 64), (1.5, 64), (1, 64)):  # less where a picture is too full for its size
+    for density, colours in (
+        (2, 128),
+        (2, 64),
+        (1.5, 64),
+        (1, 64),
+    ):  # less where a picture is too full for its size
         buffer.seek(0), buffer.truncate()
         dpi = density * figure.dpi
-        figure.savefig(buffer, format="png", facecolor="white", dpi=dpi, pil_kwargs={"compress_level": 1})
+        figure.savefig(
+            buffer, format="png", facecolor="white", dpi=dpi, pil_kwargs={"compress_level": 1}
+        )
         if len(packed := _pack(Image.open(buffer).convert("RGB"), colours)) < MAX_BYTES:
             break
     plt.close(figure)
@@ -149,13 +186,23 @@ def show(figure: Figure, alt: str) -> None:
 def _pack(picture: Image.Image, colours: int) -> bytes:
     """A picture as WebP, of so many colours: half are its most frequent ones, half stand for all others."""
     channels = np.asarray(picture).astype(np.int32)
-    every, inverse, counts = np.unique(channels @ [65536, 256, 1], return_inverse=True, return_counts=True)
+    every, inverse, counts = np.unique(
+        channels @ [65536, 256, 1], return_inverse=True, return_counts=True
+    )
     if len(every) > colours:
         frequent = every[np.argsort(-counts)[: colours // 2]]
-        others = picture.quantize(colours // 2, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette()
-        palette = np.concatenate([_channels(frequent), np.reshape(others[: 3 * (colours // 2)], (-1, 3))])
-        apart = np.square(_channels(every)[:, None] - palette).sum(axis=2)  # (colours of the picture, of the palette)
-        picture = Image.fromarray(palette[apart.argmin(axis=1)][inverse.reshape(channels.shape[:2])].astype(np.uint8))
+        others = picture.quantize(
+            colours // 2, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+        ).getpalette()
+        palette = np.concatenate(
+            [_channels(frequent), np.reshape(others[: 3 * (colours // 2)], (-1, 3))]
+        )
+        apart = np.square(_channels(every)[:, None] - palette).sum(
+            axis=2
+        )  # (colours of the picture, of the palette)
+        picture = Image.fromarray(
+            palette[apart.argmin(axis=1)][inverse.reshape(channels.shape[:2])].astype(np.uint8)
+        )
     buffer = io.BytesIO()
     picture.save(buffer, format="WEBP", lossless=True, method=4, quality=80)
     return buffer.getvalue()
@@ -177,13 +224,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     if any(len(row) != len(head) for row in cells):
         raise ValueError(f"Each row needs {len(head)} cells, as many as the head has.")
     widths = [max(map(len, column)) for column in zip(*cells)]
-    aligned = [[row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))] for row in cells]
+    aligned = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]
+        for row in cells
+    ]
     kinds = ["th", *["td"] * (len(cells) - 1)]
     lines = []
     for kind, row in zip(kinds, cells):
         sides = ["left", *["right"] * (len(row) - 1)]
         columns = zip(sides, row)
-        lines.append("".join(f'<{kind} style="text-align: {s}">{html.escape(c)}</{kind}>' for s, c in columns))
+        lines.append(
+            "".join(
+                f'<{kind} style="text-align: {s}">{html.escape(c)}</{kind}>' for s, c in columns
+            )
+        )
     page = "".join(f"<tr>{line}</tr>" for line in lines)
     style = "overflow-x: auto; white-space: nowrap"
     data = {
@@ -217,43 +271,107 @@ def tile(x: Tensor, columns: int = 8, padding: int = 1) -> Tensor:
     return grid[0] if x.shape[1] == 1 else grid.permute(1, 2, 0)
 
 
-def image_grid(x: Tensor, alt: str, title: str = "", columns: int = 8, scale: float = 0.62) -> None:
-    """Show pictures (N, C, H, W) in [-1, 1] in rows of `columns`, each `scale` inches wide."""
-    rows = -(-len(x) // columns)
-    figure = Figure(figsize=(scale * columns, scale * rows + (0.3 if title else 0)))
-    axes = figure.subplots()
-    _picture(axes, tile(x, columns), title)
-    show(figure, alt)
+def heading(figure: Figure, title: str) -> None:
+    """One title for a figure of several plots, at the left, in the size of a plot's own title."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
 
 
-def _picture(axes: plt.Axes, pixels: Tensor, title: str) -> None:
-    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title)
-    axes.set_axis_off()
+def image_grid(
+    x: Tensor, alt: str, title: str = "", columns: int = 8, zoom: int | None = None
+) -> None:
+    """Show pictures (N, C, H, W) in [-1, 1] in rows of `columns`, enlarged by a whole number.
+
+    Args:
+        zoom: pixels of the page for one of a picture; else as many as fit, see `film_strip`.
+    """
+    _strip([tile(x, columns)], [""], min(columns, len(x)), alt, title, zoom)
 
 
-def film_strip(rows: Sequence[Tensor], labels: Sequence[str], alt: str, title: str = "", scale: float = 0.72) -> None:
+def film_strip(
+    rows: Sequence[Tensor],
+    labels: Sequence[str],
+    alt: str,
+    title: str = "",
+    zoom: int | None = None,
+) -> None:
     """Show one row of pictures (N, C, H, W) in [-1, 1] for each label, the label at the left.
 
-    `scale` is the width of a picture in inches.
+    Args:
+        zoom: pixels of the page for one of a picture, a whole number, so that all pixels are squares
+            of one size; else the largest with which a picture is at most 90 pixels wide and the
+            strip fits a page.
     """
     if len(rows) != len(labels):
         raise ValueError(f"{len(rows)} rows need as many labels, not {len(labels)}.")
-    margin = 0.25 + 0.085 * max(len(label) for label in labels)
-    width, height = scale * max(len(row) for row in rows) + margin, scale * len(rows) + 0.35
-    figure = Figure(figsize=(max(width, 0.08 * len(title)), height))
-    axes = figure.subplots(len(rows), 1, squeeze=False)
-    for axis, row, label in zip(axes[:, 0], rows, labels):
-        axis.imshow(tile(row, len(row)).numpy(), vmin=0, vmax=1, interpolation="nearest", cmap="gray")
-        axis.set_ylabel(label, rotation=0, ha="right", va="center")
-        axis.set_anchor("W")
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    columns = max(len(row) for row in rows)
+    _strip([tile(row, len(row)) for row in rows], labels, columns, alt, title, zoom)
+
+
+SIDE = 90  # of a small picture that is enlarged, in pixels of the page at most
+
+
+def _strip(
+    rows: Sequence[Tensor],
+    labels: Sequence[str],
+    columns: int,
+    alt: str,
+    title: str,
+    zoom: int | None,
+) -> None:
+    """Show tiled rows (H, W) or (H, W, 3) in [0, 1] under each other, without margins but for labels and title."""
+    dpi, gap = STYLE["figure.dpi"], 4  # pixels between rows
+    beside = max(math.ceil(_length(label, size=9)) for label in labels) + 8 if any(labels) else 0
+    width = max(row.shape[1] for row in rows)
+    largest = min((MAX_WIDTH - beside) // width, max(1, SIDE // (width // columns)))
+    zoom = (
+        zoom or largest or (MAX_WIDTH - beside) / width
+    )  # shrunk only where even one to one is too wide
+    total = max(round(beside + zoom * width), 360 if title else 0)
+    lines = _wrapped(title, total)
+    above = 19 * len(lines) + 3
+    height = above + sum(zoom * row.shape[0] + gap for row in rows) - gap
+    figure = Figure(figsize=(total / dpi, height / dpi), dpi=dpi, layout="none")
+    figure.text(0, 1, "\n".join(lines), ha="left", va="top", fontsize=STYLE["axes.titlesize"])
+    top = height - above
+    for row, label in zip(rows, labels):
+        tall, wide = zoom * row.shape[0], zoom * row.shape[1]  # pixels of the page
+        top -= tall
+        place = (beside / total, top / height, wide / total, tall / height)
+        axis = figure.add_axes(place)
+        axis.imshow(
+            row.numpy(), vmin=0, vmax=1, interpolation="nearest", cmap="gray", aspect="auto"
+        )
+        axis.set_axis_off()
+        middle = (top + tall / 2) / height
+        figure.text((beside - 8) / total, middle, label, ha="right", va="center", fontsize=9)
+        top -= gap
     show(figure, alt)
 
 
-def animation(frames: Sequence[Tensor], alt: str, milliseconds: int = 300, columns: int = 8, zoom: int = 2) -> Picture:
+def _length(text: str, size: float) -> float:
+    """How long a line is in pixels of the page, in points of `size`."""
+    return (
+        TextPath((0, 0), text, size=size).get_extents().width * STYLE["figure.dpi"] / 72
+        if text
+        else 0.0
+    )
+
+
+def _wrapped(title: str, width: float) -> list[str]:
+    """A title in lines of at most `width` pixels."""
+    lines: list[str] = []
+    for word in title.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _length(longer, STYLE["axes.titlesize"]) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def animation(
+    frames: Sequence[Tensor], alt: str, milliseconds: int = 300, columns: int = 8, zoom: int = 2
+) -> Picture:
     """An animated PNG of pictures: each frame (N, C, H, W) in [-1, 1]; the last one stays four times as long.
 
     Shows in every browser, on GitHub and in JupyterLab, without a widget or a player.
@@ -264,12 +382,25 @@ def animation(frames: Sequence[Tensor], alt: str, milliseconds: int = 300, colum
     pictures = []
     for frame in frames:
         picture = _frame(tile(frame, columns))
-        pictures.append(picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST))
+        pictures.append(
+            picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+        )
     size = tuple(max(sides) for sides in zip(*(picture.size for picture in pictures)))
-    pictures = [ImageOps.expand(p, (0, 0, size[0] - p.width, size[1] - p.height), fill=_white(p)) for p in pictures]
+    pictures = [
+        ImageOps.expand(p, (0, 0, size[0] - p.width, size[1] - p.height), fill=_white(p))
+        for p in pictures
+    ]
     buffer = io.BytesIO()
     shown = [milliseconds] * (len(pictures) - 1) + [4 * milliseconds]
-    pictures[0].save(buffer, "PNG", save_all=True, append_images=pictures[1:], duration=shown, loop=0, optimize=True)
+    pictures[0].save(
+        buffer,
+        "PNG",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=shown,
+        loop=0,
+        optimize=True,
+    )
     return Picture(buffer.getvalue(), alt, size[0])
 
 

@@ -30,6 +30,22 @@ def seed_everything(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def rng(stream: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+    """A random generator of its own for one purpose: the same `stream` gives the same numbers.
+
+    Another `COURSE_SEED` gives others, so that what hangs on one lucky start is seen.
+    """
+    return torch.Generator(device).manual_seed(stream + 1_000_003 * course_seed())
+
+
+def course_seed() -> int:
+    """The seed of the session: `COURSE_SEED`, a whole number, else 0."""
+    given = os.environ.get("COURSE_SEED", "0")
+    if not given.isdecimal():
+        raise ValueError(f"COURSE_SEED is {given!r}: set it to a whole number such as 1, or unset it.")
+    return int(given)
+
+
 # --- device and precision -----------------------------------------------------------------------------------
 
 
@@ -166,17 +182,13 @@ def memory_gb(device: torch.device) -> float:
     return peak / (1e9 if sys.platform == "darwin" else 1e6)
 
 
-def start(seed: int | None = None, verbose: bool = True) -> Runtime:
+def start(seed: int | None = None, *, verbose: bool = True) -> Runtime:
     """Choose device, precision and budget, seed everything, and print the report.
 
     Args:
         seed: else `COURSE_SEED`, else 0: every notebook's claims hold for several seeds, and this changes it.
     """
-    if seed is None:
-        given = os.environ.get("COURSE_SEED", "0")
-        if not given.isdecimal():
-            raise ValueError(f"COURSE_SEED is {given!r}: set it to a whole number such as 1, or unset it.")
-        seed = int(given)
+    seed = course_seed() if seed is None else seed
     device = best_device()
     run = Runtime(device, best_precision(device), budget(device=device), seed)
     explain_missing_names()

@@ -20,25 +20,32 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/01_gan_theory.ipynb)
 #
-# A generative adversarial network is a game between two networks. This notebook plays it where everything can be computed:
-# on a line, in the plane, and between two single numbers. Each formula is worked out two ways and compared, and at the
-# end you know what the game aims at, and why gradient descent has such trouble getting there.
+# A generative adversarial network is a game between two networks. This notebook plays it where
+# everything can be computed: on a line, in the plane, and between two single numbers. Each formula
+# is worked out two ways and compared, and at the end you know what the game aims at, and why
+# gradient descent has such trouble getting there.
 #
 # ## What you will be able to do
 #
 # - write the value of the game and one optimisation step of each player;
-# - say what the best discriminator is, and what the generator minimises when it meets that discriminator;
+# - say what the best discriminator is, and what the generator minimises when it meets that
+#   discriminator;
 # - explain which generator loss starves, when, and whom;
-# - show a pair of distributions for which the Jensen-Shannon divergence teaches nothing and the Wasserstein distance does;
-# - predict from two eigenvalues whether a GAN of two numbers circles, spirals out or settles, and repair it with a gradient penalty;
+# - show a pair of distributions for which the Jensen-Shannon divergence teaches nothing and the
+#   Wasserstein distance does;
+# - predict from two eigenvalues whether a GAN of two numbers circles, spirals out or settles, and
+#   repair it with a gradient penalty;
 # - watch a GAN in the plane learn, step by step.
 #
-# **Time** about 2 minutes of computing on a 2-core laptop CPU. Networks this small do not need a GPU, and were not timed on one.
+# **Time** about 2 minutes of computing on a 2-core laptop CPU. Networks this small do not need a
+# GPU, and were not timed on one.
 #
-# **Before you start** you need calculus, a little probability, and PyTorch modules and optimisers. No game theory.
+# **Before you start** you need calculus, a little probability, and PyTorch modules and optimisers.
+# No game theory.
 #
-# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected Cell* before you go on in the middle:
-# each cell needs what the ones above it have made. The square stops a training early and keeps what was learnt until then.
+# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected
+# Cell* before you go on in the middle: each cell needs what the ones above it have made. The square
+# stops a training early and keeps what was learnt until then.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -70,7 +77,8 @@ from course_utils.claims import claim
 plots.use_style()
 
 # %% [markdown]
-# Everything here runs on the CPU. The theory is computed in float64, since we want to compare formulas to many digits.
+# Everything here runs on the CPU. The theory is computed in float64, since we want to compare
+# formulas to many digits.
 
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
@@ -78,8 +86,7 @@ torch.set_num_threads(1)  # networks this small run faster on one core than on s
 
 # %%
 cfg = run.budget.pick(
-    quick={"d_steps": 1000, "gan_steps": 1600},
-    full={"d_steps": 2000, "gan_steps": 4000},
+    quick={"d_steps": 1000, "gan_steps": 1600}, full={"d_steps": 2000, "gan_steps": 4000}
 )
 
 # %% tags=["export"]
@@ -90,23 +97,28 @@ from torch import Tensor, nn
 # %% [markdown]
 # ## The game
 #
-# Real data $x$ come from a distribution with density $p$ that we cannot write down; we only have samples. The *generator* turns
-# random numbers $z$ into samples $G(z)$; call their density $q$. The *discriminator* looks at a sample and says
-# how likely it is to be real, $D(x) \in (0, 1)$. Goodfellow et al. (2014, equation 1) let both play for one number,
+# Real data $x$ come from a distribution with density $p$ that we cannot write down; we only have
+# samples. The *generator* turns random numbers $z$ into samples $G(z)$; call their density $q$. The
+# *discriminator* looks at a sample and says how likely it is to be real, $D(x) \in (0, 1)$.
+# Goodfellow et al. (2014, equation 1) let both play for one number,
 #
 # $$V(D, G) \;=\; \mathbb E_{x \sim p} \log D(x) \;+\; \mathbb E_{z} \log\big(1 - D(G(z))\big),$$
 #
-# the average log-probability that $D$ gives to the truth, once over real and once over generated samples, added up. $D$ wants it large, $G$ wants it small: $\min_G \max_D V(D, G)$. Such a
-# game is called *zero-sum*, since what one player gains the other loses. A point where neither can gain by moving alone is an
-# *equilibrium*. A loss function has a bottom to roll to. A game has no such thing, only a balance, and that is the root of
-# everything that follows.
+# the average log-probability that $D$ gives to the truth, once over real and once over generated
+# samples, added up. $D$ wants it large, $G$ wants it small: $\min_G \max_D V(D, G)$. Such a game is
+# called *zero-sum*, since what one player gains the other loses. A point where neither can gain by
+# moving alone is an *equilibrium*. A loss function has a bottom to roll to. A game has no such
+# thing, only a balance, and that is the root of everything that follows.
 #
-# Networks put out a *logit* $u$, any real number, and $D = \sigma(u) = 1/(1 + e^{-u})$. A positive logit means "real".
+# Networks put out a *logit* $u$, any real number, and $D = \sigma(u) = 1/(1 + e^{-u})$. A positive
+# logit means "real".
 #
 # **Exercise 1.1** · difficulty 1/5 · 5 minutes
 #
-# Write $V$ as a function of two batches of logits, with the mean for each expectation. `F.logsigmoid` is the safe way to take
-# $\log \sigma(u)$; for the second term, ask yourself what $1 - \sigma(u)$ is.
+# Write $V$ as a function of two batches of logits, with the mean for each expectation.
+# `F.logsigmoid` is the safe way to take $\log \sigma(u)$; for the second term, ask yourself what
+# $1 - \sigma(u)$ is.
+
 
 # %% tags=["exercise"]
 def my_value(real_logits, fake_logits):
@@ -120,7 +132,9 @@ checks.value(my_value)
 # %% tags=["solution", "export"]
 # @title Solution 1.1
 def value(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """V(D, G) = E log D(x) + E log(1 - D(G(z))) on logits (N,) and (M,) (Goodfellow et al. 2014, equation 1)."""
+    """V(D, G) = E log D(x) + E log(1 - D(G(z))) on logits (N,) and (M,) (Goodfellow et al. 2014,
+    equation 1).
+    """
     return F.logsigmoid(real_logits).mean() + F.logsigmoid(-fake_logits).mean()
 
 
@@ -129,28 +143,37 @@ checks.value(value)
 # %% [markdown]
 # ### One step of each player
 #
-# The players take turns. The discriminator moves a little *up* the slope of $V$; then the generator moves a little *down*. Of
-# $V$'s two terms the generator can change only the second, so that this is its loss. Two details matter:
+# The players take turns. The discriminator moves a little *up* the slope of $V$; then the generator
+# moves a little *down*. Of $V$'s two terms the generator can change only the second, so that this
+# is its loss. Two details matter:
 #
-# - in D's turn the generated samples are *detached*: $D$'s gradient ends there, and the path back into the generator stays unused for $G$'s turn;
-# - in G's turn the gradient runs *through* the discriminator to the samples, and on into the generator. It is the only news of
-#   the data that the generator ever gets.
+# - in D's turn the generated samples are *detached*: $D$'s gradient ends there, and the path back
+#   into the generator stays unused for $G$'s turn;
+# - in G's turn the gradient runs *through* the discriminator to the samples, and on into the
+#   generator. It is the only news of the data that the generator ever gets.
 
 # %% tags=["export"]
 from collections.abc import Callable
 
 
 def saturating_loss(fake_logits: Tensor) -> Tensor:
-    """E log(1 - D(G(z))) on logits (N,): the generator's part of V (Goodfellow et al. 2014, equation 1)."""
+    """E log(1 - D(G(z))) on logits (N,): the generator's part of V (Goodfellow et al. 2014,
+    equation 1).
+    """
     return F.logsigmoid(-fake_logits).mean()
 
 
 def discriminator_step(
-    discriminator: nn.Module, optimiser: torch.optim.Optimizer, x_real: Tensor, x_fake: Tensor,
+    discriminator: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x_real: Tensor,
+    x_fake: Tensor,
     game: Callable[[Tensor, Tensor], Tensor] = value,
     penalty: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> None:
-    """One step up the game's value, less a penalty on `discriminator` at `x_real` if there is one."""
+    """One step up the game's value, less a penalty on `discriminator` at `x_real` if there is
+    one.
+    """
     loss = -game(discriminator(x_real), discriminator(x_fake.detach()))
     if penalty:
         loss = loss + penalty(discriminator, x_real)
@@ -160,21 +183,34 @@ def discriminator_step(
 
 
 def generator_step(
-    discriminator: nn.Module, optimiser: torch.optim.Optimizer, x_fake: Tensor, loss: Callable[[Tensor], Tensor] = saturating_loss
+    discriminator: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x_fake: Tensor,
+    loss: Callable[[Tensor], Tensor] = saturating_loss,
 ) -> None:
-    """One step down the generator's loss; `x_fake` carries the gradient, the discriminator stays as it is."""
+    """One step down the generator's loss; `x_fake` carries the gradient, the discriminator stays as
+    it is.
+    """
     optimiser.zero_grad()
     loss(discriminator(x_fake)).backward()
     optimiser.step()
 
 
 # %% [markdown]
-# A first game on the line: the data are $\mathcal N(2, 0.5^2)$, the discriminator is a small network, and the generator has a single weight.
+# A first game on the line: the data are $\mathcal N(2, 0.5^2)$, the discriminator is a small
+# network, and the generator has a single weight.
+
 
 # %% tags=["export"]
 def mlp(inputs: int, outputs: int, width: int = 64) -> nn.Sequential:
     """Two hidden layers; a single output is flattened, so that logits have shape (N,)."""
-    layers = [nn.Linear(inputs, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, outputs)]
+    layers = [
+        nn.Linear(inputs, width),
+        nn.LeakyReLU(0.2),
+        nn.Linear(width, width),
+        nn.LeakyReLU(0.2),
+        nn.Linear(width, outputs),
+    ]
     return nn.Sequential(*layers, *([nn.Flatten(0)] if outputs == 1 else []))
 
 
@@ -194,12 +230,17 @@ x_real, z = 2 + 0.5 * torch.randn(512, 1), 0.5 * torch.randn(512, 1)
 generator, discriminator = Shift(), mlp(1, 1)
 turns = [value(discriminator(x_real), discriminator(generator(z))).item()]
 for _ in range(20):
-    discriminator_step(discriminator, torch.optim.SGD(discriminator.parameters(), lr=0.05), x_real, generator(z))
+    discriminator_step(
+        discriminator, torch.optim.SGD(discriminator.parameters(), lr=0.05), x_real, generator(z)
+    )
     turns.append(value(discriminator(x_real), discriminator(generator(z))).item())
     generator_step(discriminator, torch.optim.SGD(generator.parameters(), lr=0.05), generator(z))
     turns.append(value(discriminator(x_real), discriminator(generator(z))).item())
 moves = np.diff(turns)
-claim("Each of D's turns raises V, and each of G's turns lowers it", bool((moves[::2] > 0).all() and (moves[1::2] < 0).all()))
+claim(
+    "Each of D's turns raises V, and each of G's turns lowers it",
+    bool((moves[::2] > 0).all() and (moves[1::2] < 0).all()),
+)
 claim("Without ever seeing a real sample, G has moved towards the data", generator.shift > 0)
 
 # %% [markdown]
@@ -209,18 +250,20 @@ claim("Without ever seeing a real sample, G has moved towards the data", generat
 #
 # $$V(D, G) = \int \Big[\, p(x) \log D(x) + q(x) \log\big(1 - D(x)\big) \Big]\, dx .$$
 #
-# If $D$ may be any function, its value at each $x$ is free, and we may maximise point by point. For fixed numbers $p, q > 0$ the
-# derivative of $p \log d + q \log (1 - d)$ is $p/d - q/(1-d)$, which is zero at
+# If $D$ may be any function, its value at each $x$ is free, and we may maximise point by point. For
+# fixed numbers $p, q > 0$ the derivative of $p \log d + q \log (1 - d)$ is $p/d - q/(1-d)$, which
+# is zero at
 #
 # $$D^\ast(x) = \frac{p(x)}{p(x) + q(x)} .$$
 #
-# That is Bayes' rule: the probability that a sample at $x$ is real when real and generated ones are equally common. (Goodfellow
-# et al. 2014, proposition 1.)
+# That is Bayes' rule: the probability that a sample at $x$ is real when real and generated ones are
+# equally common. (Goodfellow et al. 2014, proposition 1.)
 #
 # **Exercise 1.2** · difficulty 2/5 · 8 minutes
 #
-# Write $D^\ast$ from *log* densities. Dividing above and below by $p$ shows you what the logit of $D^\ast$ is, and a form
-# that does not break where both densities underflow to 0.
+# Write $D^\ast$ from *log* densities. Dividing above and below by $p$ shows you what the logit of
+# $D^\ast$ is, and a form that does not break where both densities underflow to 0.
+
 
 # %% tags=["exercise"]
 def my_optimal_discriminator(log_p, log_q):
@@ -234,15 +277,18 @@ checks.optimal_discriminator(my_optimal_discriminator)
 # %% tags=["solution", "export"]
 # @title Solution 1.2
 def optimal_discriminator(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """D* = p / (p + q) from log densities of any shape; its logit is log p - log q (Goodfellow et al. 2014, equation 2)."""
+    """D* = p / (p + q) from log densities of any shape; its logit is log p - log q (Goodfellow et
+    al. 2014, equation 2).
+    """
     return torch.sigmoid(log_p - log_q)
 
 
 checks.optimal_discriminator(optimal_discriminator)
 
 # %% [markdown]
-# So the best logit is $\log p(x) - \log q(x)$: a perfect discriminator has learnt the *ratio of the two densities*, from
-# samples alone. Does a network learn it? We give the data two bumps and the generator one wide one.
+# So the best logit is $\log p(x) - \log q(x)$: a perfect discriminator has learnt the *ratio of the
+# two densities*, from samples alone. Does a network learn it? We give the data two bumps and the
+# generator one wide one.
 
 # %%
 from torch.distributions import Categorical, MixtureSameFamily, Normal
@@ -258,7 +304,9 @@ line = torch.linspace(-8, 8, 3201, dtype=torch.float64)  # (3201,) points, 0.005
 d_star = optimal_discriminator(p.log_prob(line), q.log_prob(line))
 
 # %% tags=["nbval-ignore-output"]
-network = nn.Sequential(nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1), nn.Flatten(0))
+network = nn.Sequential(
+    nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1), nn.Flatten(0)
+)
 optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, cfg["d_steps"])
 for _ in training.progress(cfg["d_steps"]):
@@ -283,29 +331,46 @@ bottom.fill_between(line, 0, 1, where=~seen, color="0.9", label="hardly any data
 bottom.set(xlabel="x", ylabel="D(x)", xlim=(-5, 5), ylim=(-0.02, 1.02))
 for axis in (top, bottom):
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
-plots.show(figure, "Above, two densities on a line: data with two bumps, generated with one. Below, the network's output lies on the curve p/(p+q) except far out, where there are no data.")
-claim("A trained network agrees with D* within 0.05 wherever there is data", error < 0.05, f"{error:.3f}")
+plots.show(
+    figure,
+    (
+        "Above, two densities on a line: data with two bumps, generated with one. Below, the "
+        "network's output lies on the curve p/(p+q) except far out, where there are no data."
+    ),
+)
+claim(
+    "A trained network agrees with D* within 0.05 wherever there is data",
+    error < 0.05,
+    f"{error:.3f}",
+)
 
 # %% [markdown]
-# Note the grey region. Where neither kind of sample ever falls, nothing tells $D$ what to say, and what it says there is an
-# accident of its architecture. Keep that in mind: a generator that must cross such a gap to reach the data is steered by an accident.
+# Note the grey region. Where neither kind of sample ever falls, nothing tells $D$ what to say, and
+# what it says there is an accident of its architecture. Keep that in mind: a generator that must
+# cross such a gap to reach the data is steered by an accident.
 #
 # ## What the generator then minimises
 #
-# Put $D^\ast$ into $V$. With the *Kullback-Leibler divergence* $\mathrm{KL}(a \| b) = \int a \log (a/b)$, which is zero only if $a = b$, and
-# the average density $m = (p+q)/2$, so that $D^\ast = p/2m$,
+# Put $D^\ast$ into $V$. With the *Kullback-Leibler divergence*
+# $\mathrm{KL}(a \| b) = \int a \log (a/b)$, which is zero only if $a = b$, and the average density
+# $m = (p+q)/2$, so that $D^\ast = p/2m$,
 #
-# $$V(D^\ast, G) = \int p \log\frac{p}{2m} + \int q \log\frac{q}{2m} = \underbrace{\mathrm{KL}(p \| m) + \mathrm{KL}(q \| m)}_{2\,\mathrm{JSD}(p, q)} - \log 4 .$$
+# $$V(D^\ast, G) = \int p \log\frac{p}{2m} + \int q \log\frac{q}{2m} = \underbrace{\mathrm{KL}(p \|
+# m) + \mathrm{KL}(q \| m)}_{2\,\mathrm{JSD}(p, q)} - \log 4 .$$
 #
-# The *Jensen-Shannon divergence* (JSD) is the mean of the two: how far are $p$ and $q$ from their average? It is 0 when they are
-# equal, and never more than $\log 2$. So what a generator minimises against a perfect discriminator is the divergence of its density
-# from the data's (whether it gets there is another matter), and at the goal $V = -\log 4$, with $D$ saying ½ everywhere (Goodfellow et al. 2014, theorem 1).
+# The *Jensen-Shannon divergence* (JSD) is the mean of the two: how far are $p$ and $q$ from their
+# average? It is 0 when they are equal, and never more than $\log 2$. So what a generator minimises
+# against a perfect discriminator is the divergence of its density from the data's (whether it gets
+# there is another matter), and at the goal $V = -\log 4$, with $D$ saying ½ everywhere (Goodfellow
+# et al. 2014, theorem 1).
 #
 # **Exercise 1.3** · difficulty 2/5 · 10 minutes
 #
-# Write the JSD of two histograms, in natural logarithms. They come as *counts*, and the two samples may differ in size: a
-# published "divergence over training" plot compared histograms that did not sum to one, and its curve was no divergence.
-# An empty bin contributes nothing, which `torch.xlogy` knows.
+# Write the JSD of two histograms, in natural logarithms. They come as *counts*, and the two samples
+# may differ in size: a published "divergence over training" plot compared histograms that did not
+# sum to one, and its curve was no divergence. An empty bin contributes nothing, which `torch.xlogy`
+# knows.
+
 
 # %% tags=["exercise"]
 def my_jensen_shannon(p, q):
@@ -319,9 +384,13 @@ checks.jensen_shannon(my_jensen_shannon)
 # %% tags=["solution", "export"]
 # @title Solution 1.3
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """JSD in nats, 0 to log 2, of two histograms of any shape: counts, or densities on one even grid (Lin 1991)."""
+    """JSD in nats, 0 to log 2, of two histograms of any shape: counts, or densities on one even
+    grid (Lin 1991).
+    """
     if p.shape != q.shape or not all(a.min() >= 0 and 0 < a.sum() < math.inf for a in (p, q)):
-        raise ValueError("Two histograms of one shape are wanted, finite, nowhere negative and not empty.")
+        raise ValueError(
+            "Two histograms of one shape are wanted, finite, nowhere negative and not empty."
+        )
     p, q = p.double() / p.sum(), q.double() / q.sum()
     middle = ((p + q) / 2).clamp(min=1e-300)  # only ever divides a 0 there
     return (torch.xlogy(p, p / middle).sum() + torch.xlogy(q, q / middle).sum()) / 2
@@ -330,9 +399,10 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 checks.jensen_shannon(jensen_shannon)
 
 # %% [markdown]
-# Now the identity, tested with two unrelated computations. On the left $V(D^\ast, G)$, integrated by the trapezoid rule. On the
-# right the JSD from *entropies*, $\mathrm{JSD} = H(m) - \tfrac12 H(p) - \tfrac12 H(q)$ with $H(a) = -\int a \log a$: by Gauss-Legendre quadrature,
-# and for the Gaussian $q$ in closed form.
+# Now the identity, tested with two unrelated computations. On the left $V(D^\ast, G)$, integrated
+# by the trapezoid rule. On the right the JSD from *entropies*,
+# $\mathrm{JSD} = H(m) - \tfrac12 H(p) - \tfrac12 H(q)$ with $H(a) = -\int a \log a$: by
+# Gauss-Legendre quadrature, and for the Gaussian $q$ in closed form.
 
 # %% tags=["exact"]
 from numpy.polynomial.legendre import leggauss
@@ -351,25 +421,36 @@ def log_middle(x):
 
 def best_value(log_p, log_q):
     """V(D*, G) from log densities on `line`, by the trapezoid rule."""
-    return torch.trapezoid(log_p.exp() * F.logsigmoid(log_p - log_q) + log_q.exp() * F.logsigmoid(log_q - log_p), line)
+    return torch.trapezoid(
+        log_p.exp() * F.logsigmoid(log_p - log_q) + log_q.exp() * F.logsigmoid(log_q - log_p), line
+    )
 
 
 left_value = best_value(p.log_prob(line), q.log_prob(line)).item()
 jsd = (entropy(log_middle) - entropy(p.log_prob) / 2 - q.entropy() / 2).item()
 print(f"V(D*, G) = {left_value:.9f}\n2 JSD - log 4 = {2 * jsd - math.log(4):.9f}")
 claim("V(D*, G) equals 2 JSD - log 4 to 1e-6", abs(left_value - (2 * jsd - math.log(4))) < 1e-6)
-claim("The histogram's JSD on an even grid is the same number", abs(jensen_shannon(p.log_prob(line).exp(), q.log_prob(line).exp()) - jsd) < 1e-6)
+claim(
+    "The histogram's JSD on an even grid is the same number",
+    abs(jensen_shannon(p.log_prob(line).exp(), q.log_prob(line).exp()) - jsd) < 1e-6,
+)
 
 # %%
-random_pairs = torch.rand(1000, 2, 12, generator=torch.Generator().manual_seed(run.seed)) ** 4  # 1000 pairs of histograms with 12 bins
+random_pairs = (
+    torch.rand(1000, 2, 12, generator=torch.Generator().manual_seed(run.seed)) ** 4
+)  # 1000 pairs of histograms with 12 bins
 several = torch.stack([jensen_shannon(a, b) for a, b in random_pairs])
 swapped = torch.stack([jensen_shannon(b, a) for a, b in random_pairs])
-claim("For a thousand pairs of histograms the JSD lies between 0 and log 2", several.min() > 0 and several.max() < math.log(2))
+claim(
+    "For a thousand pairs of histograms the JSD lies between 0 and log 2",
+    several.min() > 0 and several.max() < math.log(2),
+)
 claim("The JSD does not care which one comes first", (several - swapped).abs().max() < 1e-12)
 
 # %% [markdown]
-# Suppose now that the generator has the right shape and lacks only the right place: $q(x) = p(x - s)$. As the shift $s$ goes to zero,
-# the value that it must concede to a perfect discriminator goes down to $-\log 4 \approx -1.386$.
+# Suppose now that the generator has the right shape and lacks only the right place:
+# $q(x) = p(x - s)$. As the shift $s$ goes to zero, the value that it must concede to a perfect
+# discriminator goes down to $-\log 4 \approx -1.386$.
 
 # %%
 shifts = torch.linspace(-7, 7, 141, dtype=torch.float64)
@@ -383,25 +464,38 @@ axis.text(7, 0.03, "no overlap: 2 log 2 - log 4 = 0", ha="right", color=plots.VE
 axis.text(7, -math.log(4) + 0.03, "q = p: -log 4", ha="right", color=plots.GREEN)
 axis.set(xlabel="shift s of the generator", ylabel="V(D*, G) (nats)", ylim=(-1.5, 0.2))
 axis.set_title("Only q = p brings a perfect discriminator down to -log 4")
-plots.show(figure, "The best discriminator's value against the generator's shift: lowest, minus log 4, at shift 0, two shallow side valleys at plus and minus 2.5, and flat at 0 beyond 5.")
-claim("V(D*, G) is smallest at q = p, and there it is -log 4", shifts[values.argmin()].abs() < 1e-9 and abs(values.min() + math.log(4)) < 1e-6)
+plots.show(
+    figure,
+    (
+        "The best discriminator's value against the generator's shift: lowest, minus log 4, "
+        "at shift 0, two shallow side valleys at plus and minus 2.5, and flat at 0 beyond 5."
+    ),
+)
+claim(
+    "V(D*, G) is smallest at q = p, and there it is -log 4",
+    shifts[values.argmin()].abs() < 1e-9 and abs(values.min() + math.log(4)) < 1e-6,
+)
 
 # %% [markdown]
-# Two things in this picture are bad news. There are side valleys, where one bump of the generator sits on the *other* bump
-# of the data: a local optimum. And far out the curve is **flat**: there the generator is told that it is wrong, and not
-# which way to go. We come back to this after a look at the slope itself.
+# Two things in this picture are bad news. There are side valleys, where one bump of the generator
+# sits on the *other* bump of the data: a local optimum. And far out the curve is **flat**: there
+# the generator is told that it is wrong, and not which way to go. We come back to this after a look
+# at the slope itself.
 #
 # ## Two losses for the generator
 #
-# The generator's loss so far, $\mathbb E \log(1 - D(G(z)))$, has a weakness. Differentiate one term with respect to the logit $u$, using
-# $\sigma' = \sigma (1 - \sigma)$ and $D = \sigma(u)$:
+# The generator's loss so far, $\mathbb E \log(1 - D(G(z)))$, has a weakness. Differentiate one term
+# with respect to the logit $u$, using $\sigma' = \sigma (1 - \sigma)$ and $D = \sigma(u)$:
 #
-# $$\frac{d}{du} \log(1 - D) = -D, \qquad\text{and for } -\log D: \qquad \frac{d}{du} (-\log D) = -(1 - D) .$$
+# $$\frac{d}{du} \log(1 - D) = -D, \qquad\text{and for } -\log D: \qquad \frac{d}{du} (-\log D) = -(1 -
+# D) .$$
 #
-# By the chain rule this number multiplies everything that reaches the generator. Early on $D$ easily sees what is
-# generated, so $D(G(z)) \approx 0$, and the first slope is almost nothing, just when the generator is at its worst. This is
-# **saturation**. The second loss, *non-saturating*, has slope $-1$ there. Both push each sample the same way, towards a larger
-# $D(G(z))$; only the strength differs. (Goodfellow et al. 2014, section 3.)
+# By the chain rule this number multiplies everything that reaches the generator. Early on $D$
+# easily sees what is generated, so $D(G(z)) \approx 0$, and the first slope is almost nothing, just
+# when the generator is at its worst. This is **saturation**. The second loss, *non-saturating*, has
+# slope $-1$ there. Both push each sample the same way, towards a larger $D(G(z))$; only the
+# strength differs. (Goodfellow et al. 2014, section 3.)
+
 
 # %% tags=["export"]
 def non_saturating_loss(fake_logits: Tensor) -> Tensor:
@@ -415,34 +509,61 @@ GENERATOR_LOSSES = {"saturating": saturating_loss, "non-saturating": non_saturat
 u = torch.linspace(-7, 7, 281, dtype=torch.float64, requires_grad=True)
 d = torch.sigmoid(u.detach())  # D(G(z))
 formula = {"saturating": -d, "non-saturating": -(1 - d)}
-slope = {name: torch.autograd.grad(loss(u) * len(u), u)[0] for name, loss in GENERATOR_LOSSES.items()}
-claim("The saturating loss has slope -D(G(z)) in the logit", (slope["saturating"] - formula["saturating"]).abs().max() < 1e-12)
-claim("The non-saturating loss has slope -(1 - D(G(z)))", (slope["non-saturating"] - formula["non-saturating"]).abs().max() < 1e-12)
+slope = {
+    name: torch.autograd.grad(loss(u) * len(u), u)[0] for name, loss in GENERATOR_LOSSES.items()
+}
+claim(
+    "The saturating loss has slope -D(G(z)) in the logit",
+    (slope["saturating"] - formula["saturating"]).abs().max() < 1e-12,
+)
+claim(
+    "The non-saturating loss has slope -(1 - D(G(z)))",
+    (slope["non-saturating"] - formula["non-saturating"]).abs().max() < 1e-12,
+)
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 2.9))
+figure, axes = plt.subplots(1, 2, figsize=(8.3, 2.9))
 losses = {"saturating": torch.log(1 - d), "non-saturating": -torch.log(d)}
 for (name, loss), colour in zip(losses.items(), (plots.VERMILION, plots.BLUE)):
     axes[0].plot(d, loss, color=colour, label=name)
     axes[1].plot(d, -slope[name], color=colour)
     axes[1].plot(d[::28], -formula[name][::28], "o", color=colour, markersize=4)
-axes[0].set(xlabel="D(G(z))", ylabel="loss of one sample (nats)", title="Saturating: flat where D(G(z)) = 0", ylim=(-6, 6))
-axes[1].set(xlabel="D(G(z))", ylabel="push on the logit, -dL/du", title="Near D(G(z)) = 0 only one still pushes")
+axes[0].set(
+    xlabel="D(G(z))",
+    ylabel="loss of one sample (nats)",
+    title="Saturating: flat where D(G(z)) = 0",
+    ylim=(-6, 6),
+)
+axes[1].set(
+    xlabel="D(G(z))",
+    ylabel="push on the logit, -dL/du",
+    title="Near D(G(z)) = 0 only one still pushes",
+)
 axes[0].legend()
-plots.show(figure, "Left: the saturating loss is 0 and flat where D(G(z)) is 0 and plunges at 1; the non-saturating loss is steep at 0 and flat at 1. Right: their pushes are D(G(z)) and 1 minus D(G(z)), autograd's lines through the formula's dots.")
+plots.show(
+    figure,
+    (
+        "Left: the saturating loss is 0 and flat where D(G(z)) is 0 and plunges at 1; the "
+        "non-saturating loss is steep at 0 and flat at 1. Right: their pushes are D(G(z)) "
+        "and 1 minus D(G(z)), autograd's lines through the formula's dots."
+    ),
+)
 
 # %% [markdown]
 # **Exercise 1.4** · find the bug · difficulty 2/5 · 10 minutes
 #
-# A widely read textbook introduces the saturating loss and then goes on (in our words): *if the generator does a perfect job,
-# $D(G(z)) \approx 1$, so this loss is near 0, and its gradients are too small for the discriminator to make good progress.*
-# Tutorials have copied it many times. Put into code, for one sample with $D(G(z)) = d$, it says
+# A widely read textbook introduces the saturating loss and then goes on (in our words): *if the
+# generator does a perfect job, $D(G(z)) \approx 1$, so this loss is near 0, and its gradients are
+# too small for the discriminator to make good progress.* Tutorials have copied it many times. Put
+# into code, for one sample with $D(G(z)) = d$, it says
 #
 # ```python
 # {"loss": math.log(d), "slope": -(1 - d), "starves at": 1, "who": "discriminator"}
 # ```
 #
-# All four are wrong. Return what is true of $\log(1 - D(G(z)))$: its value, its slope with respect to the logit, the value
-# of $D(G(z))$ (0 or 1) at which the gradient dies, and the player that starves ("generator" or "discriminator").
+# All four are wrong. Return what is true of $\log(1 - D(G(z)))$: its value, its slope with respect
+# to the logit, the value of $D(G(z))$ (0 or 1) at which the gradient dies, and the player that
+# starves ("generator" or "discriminator").
+
 
 # %% tags=["exercise"]
 def my_sentence(d):
@@ -451,6 +572,7 @@ def my_sentence(d):
 
 # %% tags=["check"]
 checks.backwards_sentence(my_sentence)
+
 
 # %% tags=["solution"]
 # @title Solution 1.4
@@ -461,8 +583,9 @@ def sentence(d):
 checks.backwards_sentence(sentence)
 
 # %% [markdown]
-# What does saturation cost? Freeze an untrained generator on the line, let the discriminator train against it, and
-# watch the gradient that *would* reach the generator's one weight under either loss.
+# What does saturation cost? Freeze an untrained generator on the line, let the discriminator train
+# against it, and watch the gradient that *would* reach the generator's one weight under either
+# loss.
 
 # %%
 generator, discriminator = Shift(), mlp(1, 1)
@@ -471,39 +594,58 @@ reach = {name: [] for name in GENERATOR_LOSSES}
 for _ in range(300):
     x_real, x_fake = 4 + 0.5 * torch.randn(256, 1), generator(0.5 * torch.randn(256, 1))
     for name, loss in GENERATOR_LOSSES.items():
-        (gradient,) = torch.autograd.grad(loss(discriminator(x_fake)), generator.shift, retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            loss(discriminator(x_fake)), generator.shift, retain_graph=True
+        )
         reach[name].append(gradient.abs().item())
     discriminator_step(discriminator, optimiser, x_real, x_fake)
 
 figure, axis = plt.subplots(figsize=(7, 2.7))
 for (name, gradients), colour in zip(reach.items(), (plots.VERMILION, plots.BLUE)):
     axis.semilogy(gradients, color=colour, label=name)
-axis.set(xlabel="steps of the discriminator, generator frozen", ylabel="gradient at the generator", ylim=(1e-4, 20))
+axis.set(
+    xlabel="steps of the discriminator, generator frozen",
+    ylabel="gradient at the generator",
+    ylim=(1e-4, 20),
+)
 axis.set_title("The surer the discriminator, the less the saturating loss says")
 axis.legend(loc="lower left")
-plots.show(figure, "Gradient size at the generator on a log scale: with the saturating loss it falls by orders of magnitude as the discriminator trains, with the non-saturating loss it does not fall.")
+plots.show(
+    figure,
+    (
+        "Gradient size at the generator on a log scale: with the saturating loss it falls by "
+        "orders of magnitude as the discriminator trains, with the non-saturating loss it "
+        "does not fall."
+    ),
+)
 claim(
-    "Against a trained discriminator the saturating gradient is less than a hundredth of the non-saturating one",
+    (
+        "Against a trained discriminator the saturating gradient is less than a hundredth of "
+        "the non-saturating one"
+    ),
     sum(reach["saturating"][-50:]) < 0.01 * sum(reach["non-saturating"][-50:]),
 )
 
 # %% [markdown]
 # ## Distributions that do not meet
 #
-# The non-saturating loss cures the strength of the push, but a push also needs a direction, and $D$ has to know it. When $p$ and $q$ do
-# not overlap, $D^\ast$ is exactly 1 on the data and exactly 0 on the generated samples, and JSD $= \log 2$, **however large the gap
-# is**: nothing in either tells near from far. For pictures this is the rule: both live on thin surfaces in a space of many
+# The non-saturating loss cures the strength of the push, but a push also needs a direction, and $D$
+# has to know it. When $p$ and $q$ do not overlap, $D^\ast$ is exactly 1 on the data and exactly 0
+# on the generated samples, and JSD $= \log 2$, **however large the gap is**: nothing in either
+# tells near from far. For pictures this is the rule: both live on thin surfaces in a space of many
 # dimensions, and two thin surfaces hardly ever coincide (Arjovsky and Bottou 2017, section 2).
 #
-# Another distance does feel the gap. Think of $q$ as a heap of earth that must be moved to make the heap $p$. The *Wasserstein
-# distance* $W_1$ is the least work, mass times way. On the line the best plan is simple: never let two paths cross. The
-# smallest goes to the smallest, and so on up. In terms of *quantile functions* (the inverse of the cumulative distribution),
+# Another distance does feel the gap. Think of $q$ as a heap of earth that must be moved to make the
+# heap $p$. The *Wasserstein distance* $W_1$ is the least work, mass times way. On the line the best
+# plan is simple: never let two paths cross. The smallest goes to the smallest, and so on up. In
+# terms of *quantile functions* (the inverse of the cumulative distribution),
 #
 # $$W_1(p, q) = \int_0^1 \big| F_p^{-1}(t) - F_q^{-1}(t) \big|\, dt .$$
 #
 # **Exercise 1.5** · difficulty 2/5 · 8 minutes
 #
 # Write $W_1$ of two samples of the *same* size.
+
 
 # %% tags=["exercise"]
 def my_wasserstein_1(x, y):
@@ -517,14 +659,21 @@ checks.wasserstein_1(my_wasserstein_1)
 # %% tags=["solution", "export"]
 # @title Solution 1.5, for samples of any two sizes
 def wasserstein_1(x: Tensor, y: Tensor) -> Tensor:
-    """Exact W1 between samples x (N,) and y (M,), from their quantiles (Peyré and Cuturi 2019, remark 2.30).
+    """Exact W1 between samples x (N,) and y (M,), from their quantiles (Peyré and Cuturi 2019,
+    remark 2.30).
 
-    Both quantile functions are steps. The levels t at which either one steps are multiples of 1 / (N M), kept as whole numbers.
+    Both quantile functions are steps. The levels t at which either one steps are multiples of 1 /
+    (N M), kept as whole numbers.
     """
     x, y = x.sort().values, y.sort().values
     n, m = len(x), len(y)
-    steps = [torch.arange(1, n + 1, device=x.device) * m, torch.arange(1, m + 1, device=x.device) * n]
-    levels = torch.cat(steps).sort().values  # (N + M,) right ends of the intervals, in units of 1 / (N M)
+    steps = [
+        torch.arange(1, n + 1, device=x.device) * m,
+        torch.arange(1, m + 1, device=x.device) * n,
+    ]
+    levels = (
+        torch.cat(steps).sort().values
+    )  # (N + M,) right ends of the intervals, in units of 1 / (N M)
     widths = torch.diff(levels, prepend=levels.new_zeros(1))
     moves = (x[(levels - 1) // m] - y[(levels - 1) // n]).abs()  # (N + M,)
     return (moves * widths).sum() / (n * m)
@@ -533,8 +682,9 @@ def wasserstein_1(x: Tensor, y: Tensor) -> Tensor:
 checks.wasserstein_1(wasserstein_1)
 
 # %% [markdown]
-# Slide one block of width 1 away from another and compare. While they overlap the JSD grows, since a share $s$ of each
-# block stands alone: JSD $= s \log 2$. From $s = 1$ on it has nothing left to say. $W_1$ is $s$ all the way.
+# Slide one block of width 1 away from another and compare. While they overlap the JSD grows, since
+# a share $s$ of each block stands alone: JSD $= s \log 2$. From $s = 1$ on it has nothing left to
+# say. $W_1$ is $s$ all the way.
 
 # %%
 shifts = torch.linspace(0, 4, 81, dtype=torch.float64)
@@ -544,65 +694,106 @@ points = torch.rand(500, dtype=torch.float64)  # a sample of the first block
 jsds = torch.stack([jensen_shannon(block, block.roll(round(1000 * s.item()))) for s in shifts])
 w1s = torch.stack([wasserstein_1(points, points[torch.randperm(500)] + s) for s in shifts])
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.7))
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 2.7))
 left.plot(shifts, jsds, color=plots.VERMILION)
 left.axhline(math.log(2), color="0.6", linestyle=":")
 left.text(4, math.log(2) - 0.08, "log 2", ha="right")
-left.set(xlabel="shift of the block (widths)", ylabel="JSD (nats)", ylim=(0, 0.8), title="JSD stops at log 2 when the overlap ends")
+left.set(
+    xlabel="shift of the block (widths)",
+    ylabel="JSD (nats)",
+    ylim=(0, 0.8),
+    title="JSD stops at log 2 when the overlap ends",
+)
 right.plot(shifts, w1s, color=plots.BLUE)
-right.set(xlabel="shift of the block (widths)", ylabel="$W_1$ (widths)", title="$W_1$ always says how far and which way")
-plots.show(figure, "Left: the Jensen-Shannon divergence rises in a straight line to log 2 at shift 1 and is flat from there. Right: the Wasserstein distance equals the shift throughout.")
-claim("Without overlap the JSD is log 2, whatever the gap", (jsds[shifts >= 1] - math.log(2)).abs().max() < 1e-9)
-claim("While blocks overlap the JSD is the shift times log 2", (jsds - shifts * math.log(2))[shifts <= 1].abs().max() < 1e-9)
+right.set(
+    xlabel="shift of the block (widths)",
+    ylabel="$W_1$ (widths)",
+    title="$W_1$ always says how far and which way",
+)
+plots.show(
+    figure,
+    (
+        "Left: the Jensen-Shannon divergence rises in a straight line to log 2 at shift 1 "
+        "and is flat from there. Right: the Wasserstein distance equals the shift throughout."
+    ),
+)
+claim(
+    "Without overlap the JSD is log 2, whatever the gap",
+    (jsds[shifts >= 1] - math.log(2)).abs().max() < 1e-9,
+)
+claim(
+    "While blocks overlap the JSD is the shift times log 2",
+    (jsds - shifts * math.log(2))[shifts <= 1].abs().max() < 1e-9,
+)
 claim("W1 equals the shift at every distance", (w1s - shifts).abs().max() < 1e-9)
 
 # %% [markdown]
-# Notebook 03 builds on this: $W_1$ can also be computed by a discriminator of a special kind, a *critic* whose slope may not
-# exceed 1 anywhere, and that gives the Wasserstein GAN. But first: suppose the slope were fine. Would the game then converge?
+# Notebook 03 builds on this: $W_1$ can also be computed by a discriminator of a special kind, a
+# *critic* whose slope may not exceed 1 anywhere, and that gives the Wasserstein GAN. But first:
+# suppose the slope were fine. Would the game then converge?
 #
 # ## The smallest GAN of all
 #
-# Mescheder, Geiger and Nowozin (2018, section 2) looked for the simplest game that still misbehaves and found one with two
-# numbers. The data are a single point, at 0. The generator makes a single point, at $\theta$. The discriminator is a straight
-# line through the origin with slope $\psi$: its logit is $u(x) = \psi x$. This is the **Dirac-GAN**, and its value is
+# Mescheder, Geiger and Nowozin (2018, section 2) looked for the simplest game that still misbehaves
+# and found one with two numbers. The data are a single point, at 0. The generator makes a single
+# point, at $\theta$. The discriminator is a straight line through the origin with slope $\psi$: its
+# logit is $u(x) = \psi x$. This is the **Dirac-GAN**, and its value is
 #
 # $$V(\theta, \psi) = \log \sigma(0) + \log \sigma(-\psi\theta) .$$
 #
-# The only equilibrium is $\theta = \psi = 0$: the generator is right, the discriminator is undecided. (The paper gives the
-# discriminator the opposite sign, so that its $\psi$ is our $-\psi$. With $f(t) = \log\sigma(t)$ two numbers will matter:
-# $f'(0) = 1/2$ and $f''(0) = -1/4$.)
+# The only equilibrium is $\theta = \psi = 0$: the generator is right, the discriminator is
+# undecided. (The paper gives the discriminator the opposite sign, so that its $\psi$ is our
+# $-\psi$. With $f(t) = \log\sigma(t)$ two numbers will matter: $f'(0) = 1/2$ and $f''(0) = -1/4$.)
 #
-# Each player follows its own slope: $\dot\theta = -\partial V / \partial \theta$ and $\dot\psi = +\partial V / \partial\psi$, which is
+# Each player follows its own slope: $\dot\theta = -\partial V / \partial \theta$ and
+# $\dot\psi = +\partial V / \partial\psi$, which is
 #
 # $$\dot\theta = \sigma(\psi\theta)\, \psi, \qquad \dot\psi = -\sigma(\psi\theta)\, \theta .$$
 #
-# This arrow always stands *at right angles* to the line from the origin, since $\theta\dot\theta + \psi\dot\psi = 0$. Following it, you
-# neither approach the equilibrium nor leave it: you go round (Mescheder et al. 2018, lemma 2.3).
+# This arrow always stands *at right angles* to the line from the origin, since
+# $\theta\dot\theta + \psi\dot\psi = 0$. Following it, you neither approach the equilibrium nor
+# leave it: you go round (Mescheder et al. 2018, lemma 2.3).
 #
-# The function has some switches for what comes later: other losses, the gradient penalty's strength $\gamma$ and the value
-# that it pulls $|\psi|$ to, and the standard deviation $\sigma$ (without an argument: not the sigmoid) of noise added to both points, over which it averages with a
-# fixed set of nodes.
+# The function has some switches for what comes later: other losses, the gradient penalty's strength
+# $\gamma$ and the value that it pulls $|\psi|$ to, and the standard deviation $\sigma$ (without an
+# argument: not the sigmoid) of noise added to both points, over which it averages with a fixed set
+# of nodes.
 
 # %% tags=["export"]
 import numpy as np
 
-PUSHES = {"saturating": torch.sigmoid, "non-saturating": lambda u: torch.sigmoid(-u), "Wasserstein": torch.ones_like}
+PUSHES = {
+    "saturating": torch.sigmoid,
+    "non-saturating": lambda u: torch.sigmoid(-u),
+    "Wasserstein": torch.ones_like,
+}
 
 
 def noise_nodes(sigma: float, count: int = 24) -> tuple[Tensor, Tensor]:
-    """Points and weights, so that sum(weights * g(points)) is E g(x) for x ~ N(0, sigma^2) (Gauss-Hermite quadrature)."""
+    """Points and weights, so that sum(weights * g(points)) is E g(x) for x ~ N(0, sigma^2)
+    (Gauss-Hermite quadrature).
+    """
     if sigma == 0:
         return torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     points, weights = np.polynomial.hermite_e.hermegauss(count)
     return sigma * torch.from_numpy(points), torch.from_numpy(weights / weights.sum())
 
 
-def dirac_field(point: Tensor, loss: str = "saturating", gamma: float = 0.0, sigma: float = 0.0, target: float = 0.0) -> Tensor:
-    """Where the players of the Dirac-GAN push: (dtheta, dpsi) (..., 2) at (theta, psi) (..., 2), float64.
+def dirac_field(
+    point: Tensor,
+    loss: str = "saturating",
+    gamma: float = 0.0,
+    sigma: float = 0.0,
+    target: float = 0.0,
+) -> Tensor:
+    """Where the players of the Dirac-GAN push: (dtheta, dpsi) (..., 2) at (theta, psi) (..., 2),
+    float64.
 
     Args:
-        loss: a key of PUSHES. gamma: weight of the penalty gamma/2 (|psi| - target)^2: R1 has target 0, WGAN-GP has 1.
-        sigma: standard deviation of instance noise on both points (Mescheder et al. 2018, sections 2 and 3).
+        loss: a key of PUSHES. gamma: weight of the penalty gamma/2 (|psi| - target)^2: R1 has
+            target 0, WGAN-GP has 1.
+        sigma: standard deviation of instance noise on both points (Mescheder et al. 2018, sections
+            2 and 3).
     """
     theta, psi = point[..., :1], point[..., 1:]  # (..., 1)
     noise, weights = noise_nodes(sigma)  # (n,)
@@ -623,18 +814,27 @@ v = (F.logsigmoid(0 * here[:, 1]) + F.logsigmoid(-here[:, 1] * here[:, 0])).sum(
 by_autograd = torch.autograd.grad(v, here)[0] * double(-1, 1)  # G goes down, D goes up
 field = dirac_field(here.detach())
 claim("The field's formula is what autograd makes of V", (field - by_autograd).abs().max() < 1e-12)
-claim("The field is at right angles to the way to the equilibrium", (field * here.detach()).sum(dim=1).abs().max() < 1e-12)
+claim(
+    "The field is at right angles to the way to the equilibrium",
+    (field * here.detach()).sum(dim=1).abs().max() < 1e-12,
+)
 
 # %% [markdown]
 # ### From arrows to steps
 #
-# Training takes steps of size $h$. There are two ways to take turns. *Simultaneous*: both players compute their gradient at the old
-# point. *Alternating*: the discriminator moves first and the generator answers the moved discriminator, as in the loop
-# above and in most code. Either way one round is a function $F_h(\theta, \psi)$, the *update operator*.
+# Training takes steps of size $h$. There are two ways to take turns. *Simultaneous*: both players
+# compute their gradient at the old point. *Alternating*: the discriminator moves first and the
+# generator answers the moved discriminator, as in the loop above and in most code. Either way one
+# round is a function $F_h(\theta, \psi)$, the *update operator*.
+
 
 # %% tags=["export"]
-def dirac_update(point: Tensor, h: float, alternating: bool = True, clip: float | None = None, **game) -> Tensor:
-    """One round F_h from (theta, psi) (2,): D's step, then G's. `game` goes to `dirac_field`; `clip` bounds |psi| as in WGAN."""
+def dirac_update(
+    point: Tensor, h: float, alternating: bool = True, clip: float | None = None, **game
+) -> Tensor:
+    """One round F_h from (theta, psi) (2,): D's step, then G's. `game` goes to `dirac_field`;
+    `clip` bounds |psi| as in WGAN.
+    """
     psi = point[1] + h * dirac_field(point, **game)[1]
     if clip is not None:
         psi = psi.clamp(-clip, clip)
@@ -663,7 +863,13 @@ def draw_orbit(axis, points, title, **game):
     axis.scatter(*points.T, c=np.arange(len(points)), s=5, cmap=plots.SEQUENTIAL, zorder=3)
     axis.plot(*points[0], "s", color=plots.BLACK, markersize=6, zorder=4)
     axis.plot(0, 0, "+", color=plots.BLACK, markersize=12, markeredgewidth=2, zorder=4)
-    axis.set(xlabel="generator θ", title=title, aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+    axis.set(
+        xlabel="generator θ",
+        title=title,
+        aspect="equal",
+        xlim=(-reach, reach),
+        ylim=(-reach, reach),
+    )
 
 
 # %%
@@ -672,50 +878,74 @@ unregularised = {
     "Alternating: round and round": {},
     "Non-saturating: in, ever slower": {"loss": "non-saturating"},
 }
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.7))
+figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.7))
 paths = {}
 for axis, (title, game) in zip(axes, unregularised.items()):
     paths[title] = orbit(400, **game)
     draw_orbit(axis, paths[title], title, **{k: v for k, v in game.items() if k == "loss"})
 axes[0].set_ylabel("discriminator ψ")
-plots.render(figure, "Three orbits of 400 rounds from theta 1, psi 0 over their vector fields. Simultaneous steps spiral outwards, alternating steps stay on a ring, and with the non-saturating loss a ring shrinks slowly.").show()
+plots.render(
+    figure,
+    (
+        "Three orbits of 400 rounds from theta 1, psi 0 over their vector fields. "
+        "Simultaneous steps spiral outwards, alternating steps stay on a ring, and with the "
+        "non-saturating loss a ring shrinks slowly."
+    ),
+).show()
 distance = {title: path.norm(dim=1) for title, path in paths.items()}
-claim("With simultaneous steps every round leads further from the equilibrium", (distance["Simultaneous: outwards"].diff() > 0).all())
-claim("With alternating steps the distance stays within 10 % of where it began", (distance["Alternating: round and round"] - 1).abs().max() < 0.1)
+claim(
+    "With simultaneous steps every round leads further from the equilibrium",
+    (distance["Simultaneous: outwards"].diff() > 0).all(),
+)
+claim(
+    "With alternating steps the distance stays within 10 % of where it began",
+    (distance["Alternating: round and round"] - 1).abs().max() < 0.1,
+)
 
 # %% [markdown]
-# (Square: the start. Cross: the equilibrium. Colour: time.) The first result takes one line to prove. A step of length
-# $h|v|$ at right angles to the way home makes the distance $\sqrt{r^2 + h^2 |v|^2}$, by Pythagoras: always more than $r$.
+# (Square: the start. Cross: the equilibrium. Colour: time.) The first result takes one line to
+# prove. A step of length $h|v|$ at right angles to the way home makes the distance
+# $\sqrt{r^2 + h^2 |v|^2}$, by Pythagoras: always more than $r$.
 #
 # ### Two eigenvalues decide
 #
-# Near the equilibrium the update operator is linear, $F_h(x) \approx J x$ with its Jacobian $J$ (a 2 x 2 matrix), and after $k$ rounds
-# we stand at $J^k x$. So all depends on the eigenvalues $\lambda$ of $J$. If both have $|\lambda| < 1$, the distance shrinks, in the long
-# run by the larger one each round. If one has $|\lambda| > 1$, it grows. At exactly 1 terms of higher order decide. Complex eigenvalues mean rotation, by the angle of $\lambda$ each
-# round. With $a = f'(0)$ one finds, from the field's matrix $\begin{pmatrix} 0 & a \\ -a & 0 \end{pmatrix}$,
+# Near the equilibrium the update operator is linear, $F_h(x) \approx J x$ with its Jacobian $J$ (a
+# 2 x 2 matrix), and after $k$ rounds we stand at $J^k x$. So all depends on the eigenvalues
+# $\lambda$ of $J$. If both have $|\lambda| < 1$, the distance shrinks, in the long run by the
+# larger one each round. If one has $|\lambda| > 1$, it grows. At exactly 1 terms of higher order
+# decide. Complex eigenvalues mean rotation, by the angle of $\lambda$ each round. With $a = f'(0)$
+# one finds, from the field's matrix $\begin{pmatrix} 0 & a \\ -a & 0 \end{pmatrix}$,
 #
 # $$\lambda_{\text{sim}} = 1 \pm i h a, \quad |\lambda| = \sqrt{1 + h^2 a^2} > 1, \qquad
-#   \lambda_{\text{alt}} = 1 - \tfrac{\alpha^2}{2} \pm \sqrt{\big(1 - \tfrac{\alpha^2}{2}\big)^2 - 1}, \quad \alpha = ha,$$
+# \lambda_{\text{alt}} = 1 - \tfrac{\alpha^2}{2} \pm \sqrt{\big(1 - \tfrac{\alpha^2}{2}\big)^2 - 1},
+# \quad \alpha = ha,$$
 #
-# the latter with $|\lambda| = 1$ for $\alpha \le 2$ and one $|\lambda| > 1$ beyond (lemmas 2.4 and 2.5 for one step of each player).
-# **No step size brings both eigenvalues below 1 in absolute value**, with either way of taking turns. Smaller steps only go round more slowly. The non-saturating loss has the
-# same two eigenvalues; with alternating steps its orbit creeps inwards by terms of higher order, so that it slows down as it gets closer.
+# the latter with $|\lambda| = 1$ for $\alpha \le 2$ and one $|\lambda| > 1$ beyond (lemmas 2.4 and
+# 2.5 for one step of each player). **No step size brings both eigenvalues below 1 in absolute
+# value**, with either way of taking turns. Smaller steps only go round more slowly. The
+# non-saturating loss has the same two eigenvalues; with alternating steps its orbit creeps inwards
+# by terms of higher order, so that it slows down as it gets closer.
 #
 # ### The cure: friction
 #
-# A pendulum without friction swings for ever, and friction on the velocity brings it to rest. Here friction on the
-# *discriminator* does it: a penalty on its slope at the data, called **R1** (Mescheder et al. 2018, equation 9),
+# A pendulum without friction swings for ever, and friction on the velocity brings it to rest. Here
+# friction on the *discriminator* does it: a penalty on its slope at the data, called **R1**
+# (Mescheder et al. 2018, equation 9),
 #
-# $$R_1 = \frac{\gamma}{2}\, \mathbb E_{x \sim p} \big\| \nabla_x D(x) \big\|^2 , \qquad\text{here}\quad \frac\gamma2 \psi^2 ,$$
+# $$R_1 = \frac{\gamma}{2}\, \mathbb E_{x \sim p} \big\| \nabla_x D(x) \big\|^2 ,
+# \qquad\text{here}\quad \frac\gamma2 \psi^2 ,$$
 #
-# with the logit for $D$. It adds $-\gamma\psi$ to $\dot\psi$. At the equilibrium the slope should be zero anyway, so the goal
-# is not moved. The field's matrix becomes $\begin{pmatrix} 0 & a \\ -a & -\gamma \end{pmatrix}$.
+# with the logit for $D$. It adds $-\gamma\psi$ to $\dot\psi$. At the equilibrium the slope should
+# be zero anyway, so the goal is not moved. The field's matrix becomes
+# $\begin{pmatrix} 0 & a \\ -a & -\gamma \end{pmatrix}$.
 #
 # **Exercise 1.6** · find the bug · difficulty 3/5 · 10 minutes
 #
-# Return both eigenvalues of this matrix, as complex numbers, for given $\gamma$ and $a = f'(0)$. A recent paper restates the lemma as
-# $-\frac\gamma2 \pm \sqrt{\frac{\gamma^2}{4} - f'(0)}$, two lines above a correct matrix. The conclusion survives; the
-# formula does not. (`cmath.sqrt` takes roots of negative numbers.)
+# Return both eigenvalues of this matrix, as complex numbers, for given $\gamma$ and $a = f'(0)$. A
+# recent paper restates the lemma as $-\frac\gamma2 \pm \sqrt{\frac{\gamma^2}{4} - f'(0)}$, two
+# lines above a correct matrix. The conclusion survives; the formula does not. (`cmath.sqrt` takes
+# roots of negative numbers.)
+
 
 # %% tags=["exercise"]
 def my_r1_eigenvalues(gamma, slope):
@@ -739,23 +969,32 @@ def r1_eigenvalues(gamma, slope):
 checks.r1_eigenvalues(r1_eigenvalues)
 
 # %% [markdown]
-# Both have a negative real part for every $\gamma > 0$ (lemma 3.3): the flow runs inwards. Steps follow it if they are small enough: alternating ones for $h\gamma < 2 - h^2a^2/2$,
-# simultaneous ones only if also $\gamma > ha^2$. **Instance noise** does the same by other
-# means: blur the real and the generated point with the same Gaussian noise. A discriminator that is too sure is then punished
-# by the noisy points on the wrong side. Lemma 3.2 gives $f''(0)\sigma^2 \pm \sqrt{f''(0)^2\sigma^4 - f'(0)^2}$, which is the formula of R1 with
+# Both have a negative real part for every $\gamma > 0$ (lemma 3.3): the flow runs inwards. Steps
+# follow it if they are small enough: alternating ones for $h\gamma < 2 - h^2a^2/2$, simultaneous
+# ones only if also $\gamma > ha^2$. **Instance noise** does the same by other means: blur the real
+# and the generated point with the same Gaussian noise. A discriminator that is too sure is then
+# punished by the noisy points on the wrong side. Lemma 3.2 gives
+# $f''(0)\sigma^2 \pm \sqrt{f''(0)^2\sigma^4 - f'(0)^2}$, which is the formula of R1 with
 # $\gamma = -2 f''(0)\sigma^2 = \sigma^2/2$. So near the equilibrium noise *is* a gradient penalty.
 #
-# For the steps we need the eigenvalues of $J$. Any 2 x 2 matrix has $\lambda^2 - T\lambda + \Delta = 0$ with its trace $T$ and determinant
-# $\Delta$; multiplying out one round of either kind gives the two numbers in the code.
+# For the steps we need the eigenvalues of $J$. Any 2 x 2 matrix has
+# $\lambda^2 - T\lambda + \Delta = 0$ with its trace $T$ and determinant $\Delta$; multiplying out
+# one round of either kind gives the two numbers in the code.
+
 
 # %% tags=["export"]
 def dirac_eigenvalues(
-    h: float, alternating: bool = True, gamma: float = 0.0, sigma: float = 0.0, loss: str = "saturating"
+    h: float,
+    alternating: bool = True,
+    gamma: float = 0.0,
+    sigma: float = 0.0,
+    loss: str = "saturating",
 ) -> Tensor:
     """Eigenvalues (2,), complex, of the Jacobian of `dirac_update` at the equilibrium.
 
-    Without gamma and sigma: Mescheder et al. 2018, lemmas 2.4 and 2.5. With R1 (lemma 3.3) or instance noise (lemma 3.2) the
-    same computation for a field with the matrix ((0, a), (-a, -damping)).
+    Without gamma and sigma: Mescheder et al. 2018, lemmas 2.4 and 2.5. With R1 (lemma 3.3) or
+    instance noise (lemma 3.2) the same computation for a field with the matrix ((0, a), (-a,
+    -damping)).
     """
     first, second = (1.0, 0.0) if loss == "Wasserstein" else (0.5, -0.25)  # f'(0), f''(0)
     damping = gamma - 2 * second * sigma**2
@@ -787,46 +1026,94 @@ def same_pair(a, b):
 
 
 worst = 0.0
-for h, alternating, gamma, sigma, loss in product((0.05, 0.3, 1.0), (True, False), (0.0, 0.3, 2.5), (0.0, 0.8), PUSHES):
+for h, alternating, gamma, sigma, loss in product(
+    (0.05, 0.3, 1.0), (True, False), (0.0, 0.3, 2.5), (0.0, 0.8), PUSHES
+):
     game = {"gamma": gamma, "sigma": sigma, "loss": loss}
     one_round = partial(dirac_update, h=h, alternating=alternating, **game)
     J = jacobian(one_round, torch.zeros(2, dtype=torch.float64))
-    worst = max(worst, same_pair(torch.linalg.eigvals(J), dirac_eigenvalues(h, alternating, **game)).item())
-claim("For 108 settings the eigenvalues are those of autograd's Jacobian", worst < 1e-6, f"{worst:.1e}")
+    worst = max(
+        worst, same_pair(torch.linalg.eigvals(J), dirac_eigenvalues(h, alternating, **game)).item()
+    )
+claim(
+    "For 108 settings the eigenvalues are those of autograd's Jacobian",
+    worst < 1e-6,
+    f"{worst:.1e}",
+)
 steps = torch.logspace(-3, 1, 200).tolist()
-claim("Without friction no step size brings |lambda| below 1", all(spectral_radius(h, alternating=a) >= 1 - 1e-9 for h in steps for a in (True, False)))
-claim("With R1 or instance noise |lambda| is below 1", all(spectral_radius(0.2, alternating=a, **cure) < 1 for a in (True, False) for cure in ({"gamma": 0.3}, {"sigma": 0.8})))
-claim("Instance noise of sigma has the eigenvalues of R1 with gamma = sigma^2 / 2", same_pair(dirac_eigenvalues(0.2, sigma=0.8), dirac_eigenvalues(0.2, gamma=0.32)) < 1e-12)
+claim(
+    "Without friction no step size brings |lambda| below 1",
+    all(spectral_radius(h, alternating=a) >= 1 - 1e-9 for h in steps for a in (True, False)),
+)
+claim(
+    "With R1 or instance noise |lambda| is below 1",
+    all(
+        spectral_radius(0.2, alternating=a, **cure) < 1
+        for a in (True, False)
+        for cure in ({"gamma": 0.3}, {"sigma": 0.8})
+    ),
+)
+claim(
+    "Instance noise of sigma has the eigenvalues of R1 with gamma = sigma^2 / 2",
+    same_pair(dirac_eigenvalues(0.2, sigma=0.8), dirac_eigenvalues(0.2, gamma=0.32)) < 1e-12,
+)
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=(1, 1.35))
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3.4), width_ratios=(1, 1.35))
 angle = np.linspace(0, 2 * np.pi, 200)
 left.plot(np.cos(angle), np.sin(angle), color="0.6", linestyle=":")
-kinds = {"simultaneous": (False, 0.0, plots.VERMILION), "alternating": (True, 0.0, plots.BLUE), "alternating, R1": (True, 0.5, plots.GREEN)}
+kinds = {
+    "simultaneous": (False, 0.0, plots.VERMILION),
+    "alternating": (True, 0.0, plots.BLUE),
+    "alternating, R1": (True, 0.5, plots.GREEN),
+}
 for name, (alternating, gamma, colour) in kinds.items():
-    pairs = torch.stack([dirac_eigenvalues(h, alternating, gamma) for h in np.linspace(0, 1.6, 30)])  # (30, 2)
+    pairs = torch.stack(
+        [dirac_eigenvalues(h, alternating, gamma) for h in np.linspace(0, 1.6, 30)]
+    )  # (30, 2)
     left.plot(pairs.real, pairs.imag, color=colour)
     left.plot(pairs[-1].real, pairs[-1].imag, "o", color=colour, label=name)
-left.set(xlabel="real part", ylabel="imaginary part", aspect="equal", xlim=(-0.85, 1.15), title="Only R1 keeps λ inside (h ≤ 1.6)")
+left.set(
+    xlabel="real part",
+    ylabel="imaginary part",
+    aspect="equal",
+    xlim=(-0.85, 1.15),
+    title="Only R1 keeps λ inside (h ≤ 1.6)",
+)
 left.legend(fontsize=8, loc="center left", handlelength=1)
 gammas = np.linspace(0, 3, 121)
 for h, colour in ((0.2, plots.SKY), (0.5, plots.BLUE)):
-    right.plot(gammas, [spectral_radius(h, gamma=g) for g in gammas], color=colour, label=f"h = {h}")
+    right.plot(
+        gammas, [spectral_radius(h, gamma=g) for g in gammas], color=colour, label=f"h = {h}"
+    )
 right.axhline(1, color="0.6", linestyle=":")
 right.axvline(1, color=plots.ORANGE, linestyle="--", label="critical: γ = 2 f'(0)")
-right.set(xlabel="strength γ of R1", ylabel="larger |λ|, alternating", title="Some friction stops the circling, too much slows it")
-right.legend(fontsize=8)
-plots.show(figure, "Left: with growing step size the eigenvalues leave the unit circle (simultaneous), run along it (alternating), or run inside it (with R1). Right: the larger absolute value falls from 1 to a minimum near gamma 1 and rises again, staying below 1.")
+right.set(
+    xlabel="strength γ of R1",
+    ylabel="larger |λ|, alternating",
+    title="Some friction stops the circling, too much slows it",
+)
+right.legend()
+plots.show(
+    figure,
+    (
+        "Left: with growing step size the eigenvalues leave the unit circle (simultaneous), "
+        "run along it (alternating), or run inside it (with R1). Right: the larger absolute "
+        "value falls from 1 to a minimum near gamma 1 and rises again, staying below 1."
+    ),
+)
 
 # %% [markdown]
-# The minimum on the right is the *critical damping* of a door closer: with less friction it swings, with more it creeps. For small
-# steps it is at $\gamma = 2 f'(0)$, as in the paper; for larger steps a little earlier.
+# The minimum on the right is the *critical damping* of a door closer: with less friction it swings,
+# with more it creeps. For small steps it is at $\gamma = 2 f'(0)$, as in the paper; for larger
+# steps a little earlier.
 #
 # ### Four treatments, one patient
 #
-# R1 and instance noise against what the Wasserstein GAN does: its loss is linear, $f(t) = t$, and it either *clips* $\psi$ to an interval
-# or penalises $|\psi|$ for not being 1 (WGAN-GP). Neither brings this patient to rest (the paper's section 3): clipping
-# only bounds the circle, and a discriminator that must have slope $\pm 1$ cannot be flat at the equilibrium.
+# R1 and instance noise against what the Wasserstein GAN does: its loss is linear, $f(t) = t$, and
+# it either *clips* $\psi$ to an interval or penalises $|\psi|$ for not being 1 (WGAN-GP). Neither
+# brings this patient to rest (the paper's section 3): clipping only bounds the circle, and a
+# discriminator that must have slope $\pm 1$ cannot be flat at the equilibrium.
 
 # %%
 treatments = {
@@ -835,22 +1122,43 @@ treatments = {
     "WGAN, |ψ| ≤ 0.5": {"loss": "Wasserstein", "clip": 0.5},
     "WGAN-GP": {"loss": "Wasserstein", "gamma": 1.0, "target": 1.0},
 }
-figure, axes = plt.subplots(1, 4, figsize=(11, 3.3))
-figure.suptitle("R1 and instance noise bring it to rest, the bounds of WGAN do not", x=0.01, ha="left", fontsize=11)
+figure, axes = plt.subplots(1, 4, figsize=(8.3, 3.3))
+figure.suptitle(
+    "R1 and instance noise bring it to rest, the bounds of WGAN do not",
+    x=0.01,
+    ha="left",
+    fontsize=11,
+)
 ends = {}
 for axis, (title, game) in zip(axes, treatments.items()):
     path = orbit(600, **game)
     ends[title] = path[-200:].norm(dim=1)
     draw_orbit(axis, path, title, **{k: v for k, v in game.items() if k != "clip"})
 axes[0].set_ylabel("discriminator ψ")
-plots.render(figure, "Four orbits. With R1 and with instance noise the orbit spirals into the equilibrium; with clipping it keeps to a smaller circle, with WGAN-GP to a larger loop.").show()
-claim("With R1 and with instance noise the orbit ends at the equilibrium", max(ends["R1, γ = 0.3"].max(), ends["instance noise, σ = 0.8"].max()) < 1e-3)
-claim("With clipping or WGAN-GP it never comes near it", min(ends["WGAN, |ψ| ≤ 0.5"].min(), ends["WGAN-GP"].min()) > 0.2)
+plots.render(
+    figure,
+    (
+        "Four orbits. With R1 and with instance noise the orbit spirals into the "
+        "equilibrium; with clipping it keeps to a smaller circle, with WGAN-GP to a larger "
+        "loop."
+    ),
+).show()
+claim(
+    "With R1 and with instance noise the orbit ends at the equilibrium",
+    max(ends["R1, γ = 0.3"].max(), ends["instance noise, σ = 0.8"].max()) < 1e-3,
+)
+claim(
+    "With clipping or WGAN-GP it never comes near it",
+    min(ends["WGAN, |ψ| ≤ 0.5"].min(), ends["WGAN-GP"].min()) > 0.2,
+)
 
 # %% [markdown]
-# That does not make WGAN bad: on real data other things matter as well, and notebook 03 puts all of them to the same test.
+# That does not make WGAN bad: on real data other things matter as well, and notebook 03 puts all of
+# them to the same test.
 #
-# Try it yourself: find the strength of R1 that settles fastest for a given step size, and one that is too strong.
+# Try it yourself: find the strength of R1 that settles fastest for a given step size, and one that
+# is too strong.
+
 
 # %% tags=["widget", "nbval-ignore-output"]
 def draw_dirac(h, gamma, sigma, order, loss):
@@ -863,11 +1171,27 @@ def draw_dirac(h, gamma, sigma, order, loss):
     draw_orbit(left, points, f"larger |λ| = {largest:.3f}", **game)
     left.set_ylabel("discriminator ψ")
     right.semilogy(points.norm(dim=1), color=plots.BLUE, label="orbit")
-    right.semilogy([largest**k for k in range(len(points))], color=plots.ORANGE, linestyle="--", label="|λ| to the power of the round")
-    right.set(xlabel="round", ylabel="distance from the equilibrium", ylim=(1e-4, 30), title="settles" if largest < 1 - 1e-9 else "does not settle")
+    right.semilogy(
+        [largest**k for k in range(len(points))],
+        color=plots.ORANGE,
+        linestyle="--",
+        label="|λ| to the power of the round",
+    )
+    right.set(
+        xlabel="round",
+        ylabel="distance from the equilibrium",
+        ylim=(1e-4, 30),
+        title="settles" if largest < 1 - 1e-9 else "does not settle",
+    )
     right.minorticks_off()
-    right.legend(fontsize=8)
-    return plots.render(figure, f"Orbit and distance over 150 rounds; the larger eigenvalue has absolute value {largest:.3f}.")
+    right.legend()
+    return plots.render(
+        figure,
+        (
+            "Orbit and distance over 150 rounds; the larger eigenvalue has absolute value "
+            f"{largest:.3f}."
+        ),
+    )
 
 
 dirac = widgets.explore(
@@ -880,13 +1204,15 @@ dirac = widgets.explore(
 )
 
 # %% [markdown]
-# For a real network the penalty is computed from the gradient of the logits with respect to the samples. Each logit depends only
-# on its own sample, so that one call with the *sum* of the logits gives all gradients at once.
+# For a real network the penalty is computed from the gradient of the logits with respect to the
+# samples. Each logit depends only on its own sample, so that one call with the *sum* of the logits
+# gives all gradients at once.
 #
 # **Exercise 1.7** · difficulty 3/5 · 12 minutes
 #
-# Write R1, with the factor $\gamma/2$, for samples of any shape $(N, \dots)$. The result must itself have a gradient with respect to
-# the discriminator's weights (`create_graph=True`).
+# Write R1, with the factor $\gamma/2$, for samples of any shape $(N, \dots)$. The result must
+# itself have a gradient with respect to the discriminator's weights (`create_graph=True`).
+
 
 # %% tags=["exercise"]
 def my_r1_penalty(discriminator, x_real, gamma):
@@ -899,10 +1225,16 @@ checks.r1_penalty(my_r1_penalty)
 
 # %% tags=["solution", "export"]
 # @title Solution 1.7
-def r1_penalty(discriminator: Callable[[Tensor], Tensor], x_real: Tensor, gamma: float = 1.0) -> Tensor:
-    """gamma/2 E |grad D(x)|^2 at real samples x (N, ...), D being the logit (Mescheder et al. 2018, equation 9)."""
+def r1_penalty(
+    discriminator: Callable[[Tensor], Tensor], x_real: Tensor, gamma: float = 1.0
+) -> Tensor:
+    """gamma/2 E |grad D(x)|^2 at real samples x (N, ...), D being the logit (Mescheder et al. 2018,
+    equation 9).
+    """
     x_real = x_real.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(x_real).sum(), x_real, create_graph=True)  # (N, ...)
+    (gradient,) = torch.autograd.grad(
+        discriminator(x_real).sum(), x_real, create_graph=True
+    )  # (N, ...)
     return gamma / 2 * gradient.square().flatten(1).sum(dim=1).mean()
 
 
@@ -911,17 +1243,24 @@ checks.r1_penalty(r1_penalty)
 # %% [markdown]
 # ### Averaging finds the middle
 #
-# There is a cheap way to profit from a circling game without changing it: keep a running average of the generator's weights,
-# $\bar\theta \leftarrow \beta\bar\theta + (1 - \beta)\theta$, and use the average to make pictures (notebook 02 does). If the weights circle, an average
-# over many turns lies near the middle, which is the equilibrium.
+# There is a cheap way to profit from a circling game without changing it: keep a running average of
+# the generator's weights, $\bar\theta \leftarrow \beta\bar\theta + (1 - \beta)\theta$, and use the
+# average to make pictures (notebook 02 does). If the weights circle, an average over many turns
+# lies near the middle, which is the equilibrium.
 #
-# How near? For the linearised game it can be worked out. The state turns by an angle $\omega$ each round (on a slightly flattened circle, which we take as round), $x_k = e^{i\omega k} x_0$ as a complex
-# number. The running average is a sum of old states with weights $(1-\beta)\beta^j$, a geometric series:
+# How near? For the linearised game it can be worked out. The state turns by an angle $\omega$ each
+# round (on a slightly flattened circle, which we take as round), $x_k = e^{i\omega k} x_0$ as a
+# complex number. The running average is a sum of old states with weights $(1-\beta)\beta^j$, a
+# geometric series:
 #
-# $$\bar x_k = (1-\beta) \sum_{j \ge 0} \beta^j e^{i\omega(k - j)} x_0 = \frac{1-\beta}{1 - \beta e^{-i\omega}}\; x_k .$$
+# $$\bar x_k = (1-\beta) \sum_{j \ge 0} \beta^j e^{i\omega(k - j)} x_0 = \frac{1-\beta}{1 - \beta
+# e^{-i\omega}}\; x_k .$$
 #
-# So the average circles too, at a distance smaller by the factor $(1-\beta)/|1 - \beta e^{-i\omega}|$. It is an electrician's low-pass
-# filter. Once the memory $1/(1-\beta)$ is much longer than a turn and $\omega$ is small, the factor is about $(1-\beta)/\omega$.
+# So the average circles too, at a distance smaller by the factor
+# $(1-\beta)/|1 - \beta e^{-i\omega}|$. It is an electrician's low-pass filter. Once the memory
+# $1/(1-\beta)$ is much longer than a turn and $\omega$ is small, the factor is about
+# $(1-\beta)/\omega$.
+
 
 # %% tags=["export"]
 def running_average(points: Tensor, decay: float) -> Tensor:
@@ -941,7 +1280,7 @@ def averaging_gain(decay: float, omega: float) -> float:
 path = orbit(6000)  # alternating, not regularised
 omega = dirac_eigenvalues(0.2).angle().abs().max().item()
 decays = {0.9: plots.SKY, 0.99: plots.GREEN, 0.999: plots.VERMILION}
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1, 1.4))
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3.6), width_ratios=(1, 1.4))
 left.plot(*path[-300:].T, color="0.7", label="weights")
 right.plot(path.norm(dim=1), color="0.7")
 measured = {}
@@ -952,35 +1291,71 @@ for decay, colour in decays.items():
     right.semilogy(average.norm(dim=1), color=colour)
     right.axhline(averaging_gain(decay, omega), color=colour, linestyle=":")
 left.plot(0, 0, "+", color=plots.BLACK, markersize=10)
-left.set(xlabel="generator θ", ylabel="discriminator ψ", aspect="equal", title="The averages circle inside")
-right.set(xlabel="round", ylabel="distance from the equilibrium", title="A longer memory lies nearer the middle")
+left.set(
+    xlabel="generator θ",
+    ylabel="discriminator ψ",
+    aspect="equal",
+    title="The averages circle inside",
+)
+right.set(
+    xlabel="round",
+    ylabel="distance from the equilibrium",
+    title="A longer memory lies nearer the middle",
+)
 figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
-plots.show(figure, "Left: the weights run on a ring, their averages on smaller rings around the equilibrium. Right: distances over 6000 rounds; each average falls to the level that the formula predicts, dotted, the longest memory to about a hundredth.")
-claim("The average lies as near the middle as the formula says, within 10 %", all(abs(measured[b] / averaging_gain(b, omega) - 1) < 0.1 for b in (0.9, 0.99)))
-claim("With a long memory the average is within 2 % of the radius of the centre, and the weights still circle", measured[0.999] < 0.02 and path[-1].norm() > 0.9)
+plots.show(
+    figure,
+    (
+        "Left: the weights run on a ring, their averages on smaller rings around the "
+        "equilibrium. Right: distances over 6000 rounds; each average falls to the level "
+        "that the formula predicts, dotted, the longest memory to about a hundredth."
+    ),
+)
+claim(
+    "The average lies as near the middle as the formula says, within 10 %",
+    all(abs(measured[b] / averaging_gain(b, omega) - 1) < 0.1 for b in (0.9, 0.99)),
+)
+claim(
+    (
+        "With a long memory the average is within 2 % of the radius of the centre, and the "
+        "weights still circle"
+    ),
+    measured[0.999] < 0.02 and path[-1].norm() > 0.9,
+)
 
 # %% [markdown]
-# The price is visible as well: a long memory takes long to forget the start. (Where what is left of the start is as large as the small circle, the two cancel once a turn: the deep dips.) Both facts return in notebook 02, where averaged
-# weights lower the Fréchet distance at no cost in training. (Yazıcı et al. 2019 study it for real networks.) Note what averaging
-# does not do: it leaves the game as unstable as it was, and an average of an outward spiral is of little use.
+# The price is visible as well: a long memory takes long to forget the start. (Where what is left of
+# the start is as large as the small circle, the two cancel once a turn: the deep dips.) Both facts
+# return in notebook 02, where averaged weights lower the Fréchet distance at no cost in training.
+# (Yazıcı et al. 2019 study it for real networks.) Note what averaging does not do: it leaves the
+# game as unstable as it was, and an average of an outward spiral is of little use.
 #
 # ## A GAN to watch
 #
-# Now two real networks in the plane. The idea of the display comes from GAN Lab (Kahng et al. 2019), which runs in the browser. It shows
+# Now two real networks in the plane. The idea of the display comes from GAN Lab (Kahng et al.
+# 2019), which runs in the browser. It shows
 #
-# - the **discriminator** as a map: purple where it says "real", orange where it says "generated", white where it is undecided;
-# - real samples (green) and generated ones (black), some with **arrows** (blue): where the generator's loss wants each sample to go;
-# - the **generator as a bent sheet**: an even grid over the square from which $z$ is drawn, pushed through $G$. Where the
-#   sheet is squeezed, samples are dense; a stretched cell is a bridge between two clusters, with few samples on it;
+# - the **discriminator** as a map: purple where it says "real", orange where it says "generated",
+#   white where it is undecided;
+# - real samples (green) and generated ones (black), some with **arrows** (blue): where the
+#   generator's loss wants each sample to go;
+# - the **generator as a bent sheet**: an even grid over the square from which $z$ is drawn, pushed
+#   through $G$. Where the sheet is squeezed, samples are dense; a stretched cell is a bridge
+#   between two clusters, with few samples on it;
 # - the **JSD over training**, from histograms that sum to one.
 #
-# The last point needs care. A frame of fixed size misses samples that fall outside, and then the histogram of the generated samples sums to
-# less than one, which *lowers* the curve just when the generator is furthest off. So one extra bin holds everything outside. And two
-# finite samples of the *same* distribution differ, too: the dotted floor is the JSD of real samples against other real samples.
+# The last point needs care. A frame of fixed size misses samples that fall outside, and then the
+# histogram of the generated samples sums to less than one, which *lowers* the curve just when the
+# generator is furthest off. So one extra bin holds everything outside. And two finite samples of
+# the *same* distribution differ, too: the dotted floor is the JSD of real samples against other
+# real samples.
+
 
 # %% tags=["export"]
 def histogram(x: Tensor, limit: float = 1.7, bins: int = 20) -> Tensor:
-    """Counts (bins^2 + 1,) of points (N, 2) in the square [-limit, limit]^2; the last bin counts all that lie outside."""
+    """Counts (bins^2 + 1,) of points (N, 2) in the square [-limit, limit]^2; the last bin counts
+    all that lie outside.
+    """
     if x.isnan().any():
         raise ValueError("The points hold NaN, which lies in no bin: what made them has diverged.")
     cell = ((x + limit) / (2 * limit) * bins).floor().long()  # (N, 2)
@@ -993,10 +1368,23 @@ def histogram(x: Tensor, limit: float = 1.7, bins: int = 20) -> Tensor:
 inner, outer = 0.2 * torch.randn(2000, 2), 0.2 * torch.randn(2000, 2)
 outer[1000:] += 5  # half of the generated samples lie far outside the frame
 careful = jensen_shannon(histogram(inner), histogram(outer)).item()
-a, b = histogram(inner)[:-1].double() / 2000, histogram(outer)[:-1].double() / 2000  # outside dropped: b sums to 1/2
-careless = ((torch.xlogy(a, a / ((a + b) / 2).clamp(min=1e-12)) + torch.xlogy(b, b / ((a + b) / 2).clamp(min=1e-12))).sum() / 2).item()
+a, b = (
+    histogram(inner)[:-1].double() / 2000,
+    histogram(outer)[:-1].double() / 2000,
+)  # outside dropped: b sums to 1/2
+careless = (
+    (
+        torch.xlogy(a, a / ((a + b) / 2).clamp(min=1e-12))
+        + torch.xlogy(b, b / ((a + b) / 2).clamp(min=1e-12))
+    ).sum()
+    / 2
+).item()
 claim("The histogram counts every sample once", histogram(outer).sum() == 2000)
-claim("Dropping what lies outside the frame makes the divergence too small", careless < 0.7 * careful, f"{careless:.3f}, {careful:.3f}")
+claim(
+    "Dropping what lies outside the frame makes the divergence too small",
+    careless < 0.7 * careful,
+    f"{careless:.3f}, {careful:.3f}",
+)
 
 # %% [markdown]
 # Four data sets, from the course's toy distributions and two curves without thickness:
@@ -1020,15 +1408,24 @@ def segment(n: int, rng: torch.Generator) -> Tensor:
     return torch.rand(n, 1, generator=rng) * torch.tensor([2.0, 1.2]) - torch.tensor([1.0, 0.6])
 
 
-TOYS = {"ring": data.ring(std=0.05).sample, "grid": data.grid(spacing=0.5, std=0.04).sample, "two moons": moons, "line": segment}
+TOYS = {
+    "ring": data.ring(std=0.05).sample,
+    "grid": data.grid(spacing=0.5, std=0.04).sample,
+    "two moons": moons,
+    "line": segment,
+}
 
 # %% [markdown]
-# The game offers three losses. `wasserstein` is the Wasserstein GAN's value, a difference of mean outputs without any logarithm; it
-# needs a rein on the slope, so leave R1 on with it (and see what happens if you switch it off).
+# The game offers three losses. `wasserstein` is the Wasserstein GAN's value, a difference of mean
+# outputs without any logarithm; it needs a rein on the slope, so leave R1 on with it (and see what
+# happens if you switch it off).
+
 
 # %% tags=["export", "long"]
 def wasserstein_value(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """E D(x) - E D(G(z)), which a critic of slope at most 1 raises to W1 (Arjovsky et al. 2017, equation 2)."""
+    """E D(x) - E D(G(z)), which a critic of slope at most 1 raises to W1 (Arjovsky et al. 2017,
+    equation 2).
+    """
     return real_scores.mean() - fake_scores.mean()
 
 
@@ -1039,15 +1436,26 @@ GAMES["Wasserstein"] = (wasserstein_value, lambda fake_scores: -fake_scores.mean
 class ToyGAN:
     """Two small networks that play for one of TOYS; z is uniform on the square [-1, 1]^2."""
 
-    def __init__(self, dataset: str = "ring", seed: int = 0, batch_size: int = 256, rate: float = 1e-3) -> None:
+    def __init__(
+        self, dataset: str = "ring", seed: int = 0, batch_size: int = 256, rate: float = 1e-3
+    ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.generator, self.discriminator = mlp(2, 2), mlp(2, 1)
-        self.rng, self.sample_real, self.batch_size = torch.Generator().manual_seed(seed), TOYS[dataset], batch_size
+        self.rng, self.sample_real, self.batch_size = (
+            torch.Generator().manual_seed(seed),
+            TOYS[dataset],
+            batch_size,
+        )
         adam = partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.99))
-        self.optimiser_g, self.optimiser_d = adam(self.generator.parameters()), adam(self.discriminator.parameters())
+        self.optimiser_g, self.optimiser_d = (
+            adam(self.generator.parameters()),
+            adam(self.discriminator.parameters()),
+        )
         self.real = self.sample_real(4000, self.rng)  # (4000, 2), to compare with
-        self.floor = jensen_shannon(histogram(self.real), histogram(self.sample_real(4000, self.rng))).item()
+        self.floor = jensen_shannon(
+            histogram(self.real), histogram(self.sample_real(4000, self.rng))
+        ).item()
         self.steps, self.history = 0, []
         self.measure()
 
@@ -1055,13 +1463,24 @@ class ToyGAN:
         """Generated points (n, 2), with their gradient."""
         return self.generator(2 * torch.rand(n, 2, generator=self.rng) - 1)
 
-    def train(self, steps: int, loss: str = "non-saturating", gamma: float = 0.1, freeze: bool = False) -> None:
-        """Rounds of both players, or of D alone with `freeze`; `gamma` is the strength of R1, 0 for none."""
+    def train(
+        self, steps: int, loss: str = "non-saturating", gamma: float = 0.1, freeze: bool = False
+    ) -> None:
+        """Rounds of both players, or of D alone with `freeze`; `gamma` is the strength of R1, 0 for
+        none.
+        """
         game, generator_loss = GAMES[loss]
         penalty = partial(r1_penalty, gamma=gamma) if gamma else None
         for _ in range(steps):
             x_fake = self.sample(self.batch_size)
-            discriminator_step(self.discriminator, self.optimiser_d, self.sample_real(self.batch_size, self.rng), x_fake, game, penalty)
+            discriminator_step(
+                self.discriminator,
+                self.optimiser_d,
+                self.sample_real(self.batch_size, self.rng),
+                x_fake,
+                game,
+                penalty,
+            )
             if not freeze:
                 generator_step(self.discriminator, self.optimiser_g, x_fake, generator_loss)
         self.steps += steps
@@ -1077,11 +1496,15 @@ class ToyGAN:
 
 
 # %% [markdown]
-# And the drawing. The arrows show minus the gradient of the generator's loss for each sample, at one scale for all
-# frames (the longest are cut), so that saturation is something you can see: the arrows shrink.
+# And the drawing. The arrows show minus the gradient of the generator's loss for each sample, at
+# one scale for all frames (the longest are cut), so that saturation is something you can see: the
+# arrows shrink.
+
 
 # %% tags=["export", "long"]
-def draw_plane(axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1.7, shown: int = 250) -> None:
+def draw_plane(
+    axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1.7, shown: int = 250
+) -> None:
     """D as a map, samples, the generator's sheet, and where its loss pushes the samples."""
     ticks = torch.linspace(-limit, limit, 60)
     with torch.no_grad():
@@ -1092,7 +1515,16 @@ def draw_plane(axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1
             belief = scores.tanh()  # the logit, squeezed into -1 to 1
         lines = torch.linspace(-1, 1, 16)
         sheet = gan.generator(torch.cartesian_prod(lines, lines)).reshape(16, 16, 2)
-    axis.imshow(belief, extent=(-limit, limit) * 2, origin="lower", cmap=plots.DIVERGING, vmin=-1, vmax=1, alpha=0.8, interpolation="bilinear")
+    axis.imshow(
+        belief,
+        extent=(-limit, limit) * 2,
+        origin="lower",
+        cmap=plots.DIVERGING,
+        vmin=-1,
+        vmax=1,
+        alpha=0.8,
+        interpolation="bilinear",
+    )
     for curve in (*sheet, *sheet.transpose(0, 1)):
         axis.plot(*curve.T, color="0.35", linewidth=0.4)
     axis.scatter(*gan.real[:shown].T, s=3, color=plots.GREEN, label="real")
@@ -1101,68 +1533,113 @@ def draw_plane(axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1
     x_fake, push = x_fake.detach(), -1.5 * slope  # (shown, 2); no arrow is drawn longer than 0.5
     push = push * (0.5 / push.norm(dim=1, keepdim=True).clamp(min=0.5))
     axis.scatter(*x_fake.T, s=3, color=plots.BLACK, label="generated")
-    axis.quiver(*x_fake[::4].T, *push[::4].T, angles="xy", scale_units="xy", scale=1, color=plots.BLUE, width=0.008, zorder=3)
+    axis.quiver(
+        *x_fake[::4].T,
+        *push[::4].T,
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        color=plots.BLUE,
+        width=0.008,
+        zorder=3,
+    )
     axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
     axis.grid(False)
 
 
 def draw_gan(gan: ToyGAN, loss: str = "non-saturating", **_) -> plots.Picture:
     """One frame of the display: the plane, and the divergence so far."""
-    figure, (left, right) = plots.subplots(1, 2, figsize=(9, 4.4), width_ratios=(1.1, 1))
+    figure, (left, right) = plots.subplots(1, 2, figsize=(8.3, 4.4), width_ratios=(1.1, 1))
     draw_plane(left, gan, loss)
     left.set_title(f"step {gan.steps}")
     left.legend(loc="upper right", fontsize=8, markerscale=2, frameon=True)
     right.plot(*zip(*gan.history), color=plots.BLUE, marker="o", markersize=3)
     right.axhline(math.log(2), color=plots.VERMILION, linestyle="--", label="log 2: no overlap")
     right.axhline(gan.floor, color=plots.GREEN, linestyle=":", label="floor: real against real")
-    right.set(xlabel="step", ylabel="JSD (nats)", ylim=(0, 0.75), title=f"JSD now {gan.history[-1][1]:.2f}")
-    right.legend(fontsize=8)
-    return plots.render(figure, f"Step {gan.steps}: discriminator map, samples with arrows and the generator's sheet; the JSD is {gan.history[-1][1]:.2f}.")
+    right.set(
+        xlabel="step",
+        ylabel="JSD (nats)",
+        ylim=(0, 0.75),
+        title=f"JSD now {gan.history[-1][1]:.2f}",
+    )
+    right.legend()
+    return plots.render(
+        figure,
+        (
+            f"Step {gan.steps}: discriminator map, samples with arrows and the generator's "
+            f"sheet; the JSD is {gan.history[-1][1]:.2f}."
+        ),
+    )
 
 
 # %% [markdown]
-# First a recorded run, on the ring with eight clusters. Snapshots are taken more often early on, since most happens then.
+# First a recorded run, on the ring with eight clusters. Snapshots are taken more often early on,
+# since most happens then.
 
 # %% tags=["nbval-ignore-output"]
 gan = ToyGAN("ring", seed=run.seed)
 snapshot_steps = [0, *(round(cfg["gan_steps"] * f) for f in (0.0625, 0.125, 0.25, 1))]
-figure, axes = plt.subplots(1, 5, figsize=(11, 2.7))
+figure, axes = plt.subplots(1, 5, figsize=(8.3, 2.7))
 for axis, stop in zip(axes, snapshot_steps):
     while gan.steps < stop:
         gan.train(min(50, stop - gan.steps))
     draw_plane(axis, gan, shown=140)
     axis.set_title(f"step {gan.steps}, JSD {gan.history[-1][1]:.2f}", fontsize=10)
-figure.suptitle("The sheet unfolds over the ring, and its samples gather at the clusters", x=0.01, ha="left", fontsize=11)
-film = plots.render(figure, "Film strip of a GAN in the plane at five steps: a small sheet at the centre unfolds, stretches over the ring, and its samples gather along the eight clusters; the empty middle stays orange, for generated.")
+figure.suptitle(
+    "The sheet unfolds over the ring, and its samples gather at the clusters",
+    x=0.01,
+    ha="left",
+    fontsize=11,
+)
+film = plots.render(
+    figure,
+    (
+        "Film strip of a GAN in the plane at five steps: a small sheet at the centre "
+        "unfolds, stretches over the ring, and its samples gather along the eight clusters; "
+        "the empty middle stays orange, for generated."
+    ),
+)
 covered = metrics.modes_covered(gan.sample(4000).detach(), data.ring(std=0.05))
 print(run.report())
 
 # %%
 claim("The GAN in the plane reaches all 8 clusters of the ring", covered.modes == 8)
-claim("Its JSD begins at log 2 and ends below half of that", gan.history[0][1] > 0.95 * math.log(2) and gan.history[-1][1] < math.log(2) / 2)
-claim("It does not reach the floor of real against real samples", gan.history[-1][1] > 3 * gan.floor)
+claim(
+    "Its JSD begins at log 2 and ends below half of that",
+    gan.history[0][1] > 0.95 * math.log(2) and gan.history[-1][1] < math.log(2) / 2,
+)
+claim(
+    "It does not reach the floor of real against real samples", gan.history[-1][1] > 3 * gan.floor
+)
 
 # %% [markdown]
-# Now play. **Play** and **pause** run the game, **one step** advances by one frame, the square or **start again** begins anew. *Steps a
-# frame* is the speed: set it to 1 for slow motion. The loss and R1 may be changed while it plays; another data set begins
-# anew. In a viewer without widgets you see the film strip of the recorded run instead.
+# Now play. **Play** and **pause** run the game, **one step** advances by one frame, the square or
+# **start again** begins anew. *Steps a frame* is the speed: set it to 1 for slow motion. The loss
+# and R1 may be changed while it plays; another data set begins anew. In a viewer without widgets
+# you see the film strip of the recorded run instead.
 #
 # Things to look for:
 #
-# - *Saturation.* Start again, switch R1 off and freeze the generator, so that the discriminator runs ahead. With the saturating loss
-#   the arrows die away, with the non-saturating loss they do not. Without freezing you will see little difference: where both players
-#   take equal turns, this discriminator is never sure enough.
-# - *Friction.* Let the ring run for a thousand steps with R1, and then without: the arrows grow several times longer, and
-#   the samples begin to jump about.
+# - *Saturation.* Start again, switch R1 off and freeze the generator, so that the discriminator
+#   runs ahead. With the saturating loss the arrows die away, with the non-saturating loss they do
+#   not. Without freezing you will see little difference: where both players take equal turns, this
+#   discriminator is never sure enough.
+# - *Friction.* Let the ring run for a thousand steps with R1, and then without: the arrows grow
+#   several times longer, and the samples begin to jump about.
 # - *The line.* Data without any thickness, and a sheet that has to fold flat to reach it.
 # - *Wasserstein without R1.* Nothing bounds the critic, and its slope keeps growing.
 
+
 # %% tags=["export"]
 def gan_lab(still: plots.Picture | None = None, seed: int = 0):
-    """The GAN in the plane with its controls (a widget); `still` is what viewers without widgets show."""
+    """The GAN in the plane with its controls (a widget); `still` is what viewers without widgets
+    show.
+    """
     return widgets.play(
         lambda dataset, **_: ToyGAN(dataset, seed),
-        lambda gan, loss, r1, freeze, speed, **_: gan.train(speed, loss, 0.1 if r1 else 0.0, freeze),
+        lambda gan, loss, r1, freeze, speed, **_: gan.train(
+            speed, loss, 0.1 if r1 else 0.0, freeze
+        ),
         draw_gan,
         still=still,
         restart_on=["dataset"],
@@ -1190,7 +1667,10 @@ rows = {
     "|lambda|, h = 0.2: alternating with R1, gamma = 0.3": f"{spectral_radius(0.2, gamma=0.3):.4f}",
     "|lambda|, h = 0.2: alternating, noise of 0.8": f"{spectral_radius(0.2, sigma=0.8):.4f}",
     "formula against autograd's eigenvalues, 108 settings": f"{worst:.0e}",
-    **{f"radius of the average, beta = {b} (formula)": f"{measured[b]:.3f} ({averaging_gain(b, omega):.3f})" for b in decays},
+    **{
+        f"radius of the average, beta = {b} (formula)": f"{measured[b]:.3f} ({averaging_gain(b, omega):.3f})"
+        for b in decays
+    },
     "ring: clusters reached": f"{covered.modes} of {covered.of}",
     "ring: samples within 3 sigma of a centre": f"{covered.high_quality:.0%}",
     "ring: JSD at the end (floor)": f"{gan.history[-1][1]:.3f} ({gan.floor:.3f})",
@@ -1199,35 +1679,48 @@ for name, number in rows.items():
     print(f"{name:<54}{number:>16}")
 
 # %% [markdown]
-# `COURSE_SEED=1` in the environment repeats all of it with another seed; the claims are chosen to hold.
+# `COURSE_SEED=1` in the environment repeats all of it with another seed; the claims are chosen to
+# hold.
 #
 # ## What went wrong, and what helped
 #
-# - **The network that learns D\*.** At a constant step size its output kept trembling around $D^\ast$, and its largest error was twice
-#   or three times as large. Letting the step size fall to zero along a cosine removed most of that. A batch four times as
-#   large helped too, a little less, for four times the work.
-# - **The circle in the plane.** We hoped to show the orbit of the Dirac-GAN with real networks, a single cluster as data and
-#   the generated mean going round it. With Adam it does not go round for long: whatever the loss, it settles within a
-#   few hundred steps to a tremble, with R1 hardly less than without. The two-number game shows a mechanism at work near an
-#   equilibrium; how much of a real network's trouble comes from it is a question for measurements.
-# - **On this ring R1 is no miracle.** Over three seeds the JSD after 2,000 steps was the same with R1 as without, on average. The
-#   clusters of this ring are wide enough for the networks to resolve. Notebook 03 looks for cases where the cures part.
-# - **Arrows and colours.** Drawn to the scale of the picture, the pushes were too small to see, and $D(G(z))$ stays so near to ½ that
-#   a map of $D$ looked white. Arrows are enlarged, and the map shows the logit.
+# - **The network that learns D\*.** At a constant step size its output kept trembling around
+#   $D^\ast$, and its largest error was twice or three times as large. Letting the step size fall to
+#   zero along a cosine removed most of that. A batch four times as large helped too, a little less,
+#   for four times the work.
+# - **The circle in the plane.** We hoped to show the orbit of the Dirac-GAN with real networks, a
+#   single cluster as data and the generated mean going round it. With Adam it does not go round for
+#   long: whatever the loss, it settles within a few hundred steps to a tremble, with R1 hardly less
+#   than without. The two-number game shows a mechanism at work near an equilibrium; how much of a
+#   real network's trouble comes from it is a question for measurements.
+# - **On this ring R1 is no miracle.** Over three seeds the JSD after 2,000 steps was the same with
+#   R1 as without, on average. The clusters of this ring are wide enough for the networks to
+#   resolve. Notebook 03 looks for cases where the cures part.
+# - **Arrows and colours.** Drawn to the scale of the picture, the pushes were too small to see, and
+#   $D(G(z))$ stays so near to ½ that a map of $D$ looked white. Arrows are enlarged, and the map
+#   shows the logit.
 #
 # ## Further reading
 #
-# - Goodfellow, Pouget-Abadie, Mirza et al. 2014, *Generative Adversarial Nets*: sections 3 and 4, the game, proposition 1 and theorem 1.
-# - Lin 1991, *Divergence Measures Based on the Shannon Entropy*: the Jensen-Shannon divergence and its bounds.
-# - Arjovsky and Bottou 2017, *Towards Principled Methods for Training Generative Adversarial Networks*: section 2, supports that do not meet.
+# - Goodfellow, Pouget-Abadie, Mirza et al. 2014, *Generative Adversarial Nets*: sections 3 and 4,
+#   the game, proposition 1 and theorem 1.
+# - Lin 1991, *Divergence Measures Based on the Shannon Entropy*: the Jensen-Shannon divergence and
+#   its bounds.
+# - Arjovsky and Bottou 2017, *Towards Principled Methods for Training Generative Adversarial
+#   Networks*: section 2, supports that do not meet.
 # - Arjovsky, Chintala, Bottou 2017, *Wasserstein GAN*: section 2, example 1, two parallel lines.
-# - Mescheder, Nowozin, Geiger 2017, *The Numerics of GANs*: section 3, eigenvalues on the imaginary axis.
-# - Mescheder, Geiger, Nowozin 2018, *Which Training Methods for GANs do actually Converge?*: sections 2 to 4, the Dirac-GAN and R1.
-# - Yazıcı, Foo, Winkler et al. 2019, *The Unusual Effectiveness of Averaging in GAN Training*: running averages of real generators.
+# - Mescheder, Nowozin, Geiger 2017, *The Numerics of GANs*: section 3, eigenvalues on the imaginary
+#   axis.
+# - Mescheder, Geiger, Nowozin 2018, *Which Training Methods for GANs do actually Converge?*:
+#   sections 2 to 4, the Dirac-GAN and R1.
+# - Yazıcı, Foo, Winkler et al. 2019, *The Unusual Effectiveness of Averaging in GAN Training*:
+#   running averages of real generators.
 # - Kahng, Thorat, Chau et al. 2019, *GAN Lab*: the interactive display for the browser.
-# - Peyré and Cuturi 2019, *Computational Optimal Transport*: section 2.6, the line, where sorting is all it takes.
+# - Peyré and Cuturi 2019, *Computational Optimal Transport*: section 2.6, the line, where sorting
+#   is all it takes.
 #
 # ## Next
 #
-# Notebook 02 plays the game with pictures: a convolutional GAN, its training loop, and numbers that say how good it is. Notebook 03 comes
-# back to the flat divergence and the circling, and measures nine cures.
+# Notebook 02 plays the game with pictures: a convolutional GAN, its training loop, and numbers that
+# say how good it is. Notebook 03 comes back to the flat divergence and the circling, and measures
+# nine cures.

@@ -20,26 +20,29 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/02_dcgan_training.ipynb)
 #
-# A generative adversarial network learns to make pictures from a contest between two networks. Here you build both,
-# train them on pictures of clothes, and learn to *see* and to *measure* what the contest is doing, since its loss
-# will not tell you.
+# A generative adversarial network learns to make pictures from a contest between two networks. Here
+# you build both, train them on pictures of clothes, and learn to *see* and to *measure* what the
+# contest is doing, since its loss will not tell you.
 #
 # ## What you will be able to do
 #
-# - work out the shape of every tensor in a convolutional generator and discriminator, and repair a pair that does not fit;
+# - work out the shape of every tensor in a convolutional generator and discriminator, and repair a
+#   pair that does not fit;
 # - write the training loop of a GAN from memory, and say why each line is there;
 # - tell a healthy run from a broken one by its curves;
 # - move through latent space without leaving the region that the generator knows;
 # - report how good a generator is with numbers that can be compared and repeated.
 #
-# **Time** about 4 minutes on a 2-core laptop CPU, two of them for one training run. The larger size for a GPU is prepared; its
-# minutes are not measured yet.
+# **Time** about 4 minutes on a 2-core laptop CPU, two of them for one training run. The larger size
+# for a GPU is prepared; its minutes are not measured yet.
 #
-# **Before you start** you need to know PyTorch modules and the idea of a minimax game (notebook 01). Nothing is
-# downloaded unless you are online and the full data set is missing: a subset of it travels with the course.
+# **Before you start** you need to know PyTorch modules and the idea of a minimax game (notebook
+# 01). Nothing is downloaded unless you are online and the full data set is missing: a subset of it
+# travels with the course.
 #
-# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected Cell* before you go on in the middle:
-# each cell needs what the ones above it have made. The square stops a training early and keeps what was learnt until then.
+# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected
+# Cell* before you go on in the middle: each cell needs what the ones above it have made. The square
+# stops a training early and keeps what was learnt until then.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -80,9 +83,9 @@ from course_utils.claims import claim
 plots.use_style()
 
 # %% [markdown]
-# The next line chooses the device and the number format, seeds everything, and says what it chose. On a CPU the
-# notebook uses the *quick* budget, on an accelerator the *full* one: a wider network and more steps. The claims below were
-# checked in the quick one.
+# The next line chooses the device and the number format, seeds everything, and says what it chose.
+# On a CPU the notebook uses the *quick* budget, on an accelerator the *full* one: a wider network
+# and more steps. The claims below were checked in the quick one.
 
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
@@ -94,16 +97,23 @@ train_set = data.images(DATASET, "train")
 # %%
 cfg = run.budget.pick(
     quick={"latent_dim": 64, "width": 16, "channels": (24, 48, 128), "hidden": 256, "steps": 2500},
-    full={"latent_dim": 100, "width": 64, "channels": (64, 128, 256), "hidden": 512, "steps": 15000},
+    full={
+        "latent_dim": 100,
+        "width": 64,
+        "channels": (64, 128, 256),
+        "hidden": 512,
+        "steps": 15000,
+    },
 )
 BATCH_SIZE, SHORT_STEPS = 64, 300
 
 # %% [markdown]
 # ## The pictures
 #
-# Fashion-MNIST is 28 x 28 grey pictures of ten kinds of clothing. They are scaled to **[-1, 1]**, because the
-# generator will end in a hyperbolic tangent, which reaches no further. A common slip is to hand such tensors
-# to `imshow`, which wants [0, 1] and silently clips: everything darker than mid-grey turns black. `plots` rescales.
+# Fashion-MNIST is 28 x 28 grey pictures of ten kinds of clothing. They are scaled to **[-1, 1]**,
+# because the generator will end in a hyperbolic tangent, which reaches no further. A common slip is
+# to hand such tensors to `imshow`, which wants [0, 1] and silently clips: everything darker than
+# mid-grey turns black. `plots` rescales.
 
 # %%
 few = torch.cat([train_set.x[train_set.y == c][:8] for c in range(10)])
@@ -114,7 +124,9 @@ plots.image_grid(
     alt="Eight rows of ten real grey pictures. Each column is one class, for example T-shirts, "
     "trousers or ankle boots.",
 )
-claim("Pictures lie in [-1, 1], the range of tanh", train_set.x.min() == -1 and train_set.x.max() == 1)
+claim(
+    "Pictures lie in [-1, 1], the range of tanh", train_set.x.min() == -1 and train_set.x.max() == 1
+)
 
 # %% [markdown]
 # ## Shapes before networks
@@ -123,9 +135,11 @@ claim("Pictures lie in [-1, 1], the range of tanh", train_set.x.min() == -1 and 
 #
 # $$n_\text{out} = \left\lfloor \frac{n + 2p - k}{s} \right\rfloor + 1 .$$
 #
-# With $k=4, s=2, p=1$ that is exactly half: 28 → 14 → 7. A convolution is a multiplication by a sparse matrix $C$, and its
-# backward pass multiplies by $C^\top$. A layer that does *that* in its forward pass is called a *transposed* convolution, and turns
-# small maps into large ones. Drop the floor, solve the formula for $n$, and you have its output size.
+# With $k=4, s=2, p=1$ that is exactly half: 28 → 14 → 7. A convolution is a multiplication by a
+# sparse matrix $C$, and its backward pass multiplies by $C^\top$. A layer that does *that* in its
+# forward pass is called a *transposed* convolution, and turns small maps into large ones. Drop the
+# floor, solve the formula for $n$, and you have its output size.
+
 
 # %% tags=["export"]
 def conv_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
@@ -136,7 +150,9 @@ def conv_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
 # %% [markdown]
 # **Exercise 2.1** · difficulty 1/5 · 5 minutes
 #
-# Write the size rule of a transposed convolution. The check compares it with `nn.ConvTranspose2d` itself.
+# Write the size rule of a transposed convolution. The check compares it with `nn.ConvTranspose2d`
+# itself.
+
 
 # %% tags=["exercise"]
 def my_transposed_size(size, kernel, stride=1, padding=0):
@@ -150,16 +166,19 @@ checks.transposed_size(my_transposed_size)
 # %% tags=["solution", "export"]
 # @title Solution 2.1
 def conv_transpose_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
-    """Side in pixels after a transposed convolution without output padding (Dumoulin and Visin 2016, relationship 13)."""
+    """Side in pixels after a transposed convolution without output padding (Dumoulin and Visin
+    2016, relationship 13).
+    """
     return stride * (size - 1) + kernel - 2 * padding
 
 
 checks.transposed_size(conv_transpose_size)
 
 # %% [markdown]
-# The folded solution also stands in the course's package, so that what follows runs whatever you wrote. The
-# widget stacks three transposed convolutions, of which the last two share their sliders; it opens at a size that does not fit.
-# Find one that does. (In a viewer without widgets you see the starting position.)
+# The folded solution also stands in the course's package, so that what follows runs whatever you
+# wrote. The widget stacks three transposed convolutions, of which the last two share their sliders;
+# it opens at a size that does not fit. Find one that does. (In a viewer without widgets you see the
+# starting position.)
 
 # %% tags=["widget", "nbval-ignore-output"]
 from course_utils.lessons.nb02_dcgan_training import conv_transpose_size
@@ -174,12 +193,20 @@ def draw_sizes(first_kernel, kernel, stride, padding):
         side = max(size, 0) / max(28, *sizes)  # the largest one fills the height
         colour = plots.GREEN if size == 28 else plots.BLUE
         axis.add_patch(plt.Rectangle((1.6 * i, -side / 2), side, side, color=colour))
-        axis.text(1.6 * i, -side / 2 - 0.08, f"{size} x {size}" if size > 0 else f"side {size}", va="top")
+        axis.text(
+            1.6 * i, -side / 2 - 0.08, f"{size} x {size}" if size > 0 else f"side {size}", va="top"
+        )
     axis.set(xlim=(-0.1, 6.8), ylim=(-0.85, 0.65), aspect="equal")
     axis.set_axis_off()
-    result = "It fits: 28 x 28" if sizes[-1] == 28 else f"It does not fit: {sizes[-1]} instead of 28"
-    axis.set_title(result if min(sizes) > 0 else "No picture: a layer would make sides without pixels")
-    return plots.render(figure, f"Squares of side {', '.join(map(str, sizes))} pixels, latent to picture.")
+    result = (
+        "It fits: 28 x 28" if sizes[-1] == 28 else f"It does not fit: {sizes[-1]} instead of 28"
+    )
+    axis.set_title(
+        result if min(sizes) > 0 else "No picture: a layer would make sides without pixels"
+    )
+    return plots.render(
+        figure, f"Squares of side {', '.join(map(str, sizes))} pixels, latent to picture."
+    )
 
 
 explorer = widgets.explore(
@@ -193,28 +220,36 @@ explorer = widgets.explore(
 # %% [markdown]
 # ### A published mistake: 32 pixels against 28
 #
-# The lesson that this course grew from paired a generator that grows 4 → 8 → 16 → 32, with the comment "28 x 28",
-# with a discriminator written for 28 x 28. Here is its discriminator, to the layer sizes:
+# The lesson that this course grew from paired a generator that grows 4 → 8 → 16 → 32, with the
+# comment "28 x 28", with a discriminator written for 28 x 28. Here is its discriminator, to the
+# layer sizes:
 
 # %%
 lesson_discriminator = nn.Sequential(
-    nn.Conv2d(1, 64, 4, 2, 1), nn.LeakyReLU(0.2),
-    nn.Conv2d(64, 128, 4, 2, 1), nn.LeakyReLU(0.2),
-    nn.Conv2d(128, 256, 4, 2, 1), nn.LeakyReLU(0.2),
+    nn.Conv2d(1, 64, 4, 2, 1),
+    nn.LeakyReLU(0.2),
+    nn.Conv2d(64, 128, 4, 2, 1),
+    nn.LeakyReLU(0.2),
+    nn.Conv2d(128, 256, 4, 2, 1),
+    nn.LeakyReLU(0.2),
     nn.Conv2d(256, 1, 3, 1, 0),
-)  # fmt: skip
+)
 for side in (28, 32):
     out = lesson_discriminator(torch.zeros(5, 1, side, side))  # (5, 1, ?, ?)
-    print(f"5 pictures of {side} x {side}: output {tuple(out.shape)}, after view(-1) {out.numel()} scores")
+    print(
+        f"5 pictures of {side} x {side}: output {tuple(out.shape)}, after view(-1) "
+        f"{out.numel()} scores"
+    )
 claim(
     "On 32 x 32 pictures the last 3 x 3 convolution leaves four scores a picture",
     out.view(-1).numel() == 4 * 5,
 )
 
 # %% [markdown]
-# With 28 x 28 real and 32 x 32 generated pictures the loss then stops with a shape error, which is the lucky case.
-# If both are resized to 32, or the labels are made with `torch.ones(output.numel())`, nothing stops: the discriminator
-# quietly becomes a judge of four overlapping windows. The lesson's generator, without its activations, is
+# With 28 x 28 real and 32 x 32 generated pictures the loss then stops with a shape error, which is
+# the lucky case. If both are resized to 32, or the labels are made with
+# `torch.ones(output.numel())`, nothing stops: the discriminator quietly becomes a judge of four
+# overlapping windows. The lesson's generator, without its activations, is
 #
 # ```python
 # nn.ConvTranspose2d(100, 256, 4, 1, 0)  # 1 -> 4
@@ -225,8 +260,9 @@ claim(
 #
 # **Exercise 2.2** · find the bug · difficulty 2/5 · 10 minutes
 #
-# Return a generator and a discriminator that fit each other and 28 x 28 pictures, with latents of shape (N, 100, 1, 1).
-# Change as few numbers of the lesson's generator as you can.
+# Return a generator and a discriminator that fit each other and 28 x 28 pictures, with latents of
+# shape (N, 100, 1, 1). Change as few numbers of the lesson's generator as you can.
+
 
 # %% tags=["exercise"]
 def my_matching_pair():
@@ -236,15 +272,20 @@ def my_matching_pair():
 # %% tags=["check"]
 checks.matching_pair(my_matching_pair)
 
+
 # %% tags=["solution"]
 # @title Solution 2.2
 def matching_pair():
     generator = nn.Sequential(
-        nn.ConvTranspose2d(100, 256, 4, 1, 0), nn.ReLU(),  # 1 -> 4
-        nn.ConvTranspose2d(256, 128, 3, 2, 1), nn.ReLU(),  # 4 -> 7: the one kernel that changes
-        nn.ConvTranspose2d(128, 64, 4, 2, 1), nn.ReLU(),  # 7 -> 14
-        nn.ConvTranspose2d(64, 1, 4, 2, 1), nn.Tanh(),  # 14 -> 28
-    )  # fmt: skip
+        nn.ConvTranspose2d(100, 256, 4, 1, 0),
+        nn.ReLU(),  # 1 -> 4
+        nn.ConvTranspose2d(256, 128, 3, 2, 1),
+        nn.ReLU(),  # 4 -> 7: the one kernel that changes
+        nn.ConvTranspose2d(128, 64, 4, 2, 1),
+        nn.ReLU(),  # 7 -> 14
+        nn.ConvTranspose2d(64, 1, 4, 2, 1),
+        nn.Tanh(),  # 14 -> 28
+    )
     return generator, lesson_discriminator
 
 
@@ -253,19 +294,24 @@ checks.matching_pair(matching_pair)
 # %% [markdown]
 # ## The two networks
 #
-# Radford, Metz and Chintala (2016) found, by much trial, a form of convolutional GAN that trains: strided
-# convolutions and no pooling, BatchNorm in both networks except at the generator's output and the discriminator's
-# input, ReLU in the generator, LeakyReLU in the discriminator, tanh at the end, and weights that start small. Ours
-# follows them at 28 x 28, narrow enough for a laptop, with four departures for a small budget: $z$ is normal instead of
-# uniform, batches are of 64 instead of 128, the learning rates are larger, and the discriminator has a dense hidden layer.
+# Radford, Metz and Chintala (2016) found, by much trial, a form of convolutional GAN that trains:
+# strided convolutions and no pooling, BatchNorm in both networks except at the generator's output
+# and the discriminator's input, ReLU in the generator, LeakyReLU in the discriminator, tanh at the
+# end, and weights that start small. Ours follows them at 28 x 28, narrow enough for a laptop, with
+# four departures for a small budget: $z$ is normal instead of uniform, batches are of 64 instead of
+# 128, the learning rates are larger, and the discriminator has a dense hidden layer.
 #
-# $$G: z \sim \mathcal N(0, I) \mapsto x \in [-1,1]^{28 \times 28}, \qquad D(x) = \operatorname{sigmoid}(u(x)),$$
+# $$G: z \sim \mathcal N(0, I) \mapsto x \in [-1,1]^{28 \times 28}, \qquad D(x) =
+# \operatorname{sigmoid}(u(x)),$$
 #
 # where the discriminator's network gives the logit $u(x)$.
 
+
 # %% tags=["export"]
 class Generator(nn.Module):
-    """Latents (N, latent_dim, 1, 1) to pictures (N, 1, 28, 28) in [-1, 1] (Radford et al. 2016, section 3)."""
+    """Latents (N, latent_dim, 1, 1) to pictures (N, 1, 28, 28) in [-1, 1] (Radford et al. 2016,
+    section 3).
+    """
 
     def __init__(self, latent_dim: int = 64, width: int = 16) -> None:
         super().__init__()
@@ -283,13 +329,17 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         if z.ndim != 4 or z.shape[1:] != (self.latent_dim, 1, 1):
-            raise ValueError(f"Latents of shape (N, {self.latent_dim}, 1, 1) are wanted, not {tuple(z.shape)}.")
+            raise ValueError(
+                f"Latents of shape (N, {self.latent_dim}, 1, 1) are wanted, not {tuple(z.shape)}."
+            )
         return self.net(z)
 
 
 # %% tags=["export"]
 class Discriminator(nn.Module):
-    """Pictures (N, 1, 28, 28) to one logit each, (N,): positive means "real" (after Radford et al. 2016)."""
+    """Pictures (N, 1, 28, 28) to one logit each, (N,): positive means "real" (after Radford et al.
+    2016).
+    """
 
     def __init__(self, channels: tuple[int, int, int] = (24, 48, 128), hidden: int = 256) -> None:
         super().__init__()
@@ -319,17 +369,22 @@ class Discriminator(nn.Module):
 
 
 # %% [markdown]
-# The paper advises *against* dense hidden layers, for deeper networks than this. Here the dense layer pays: each of its outputs
-# combines the whole picture, so it can object to a shoe with a sleeve. "What went wrong" at the end shows what it brought.
+# The paper advises *against* dense hidden layers, for deeper networks than this. Here the dense
+# layer pays: each of its outputs combines the whole picture, so it can object to a shoe with a
+# sleeve. "What went wrong" at the end shows what it brought.
 #
-# Two details that are often copied wrongly. The paper (section 4) draws all weights from $\mathcal N(0, 0.02^2)$, and
-# the authors' released code makes the one exception that this needs: the *gains* of BatchNorm come from
-# $\mathcal N(1, 0.02^2)$, since with a mean of 0 every signal would be multiplied by almost nothing. And a convolution
-# before BatchNorm needs no bias, since BatchNorm subtracts the mean at once.
+# Two details that are often copied wrongly. The paper (section 4) draws all weights from
+# $\mathcal N(0, 0.02^2)$, and the authors' released code makes the one exception that this needs:
+# the *gains* of BatchNorm come from $\mathcal N(1, 0.02^2)$, since with a mean of 0 every signal
+# would be multiplied by almost nothing. And a convolution before BatchNorm needs no bias, since
+# BatchNorm subtracts the mean at once.
+
 
 # %% tags=["export"]
 def init_weights(module: nn.Module) -> None:
-    """DCGAN's initialisation, for `network.apply` (Radford et al. 2016, section 4, and the authors' code)."""
+    """DCGAN's initialisation, for `network.apply` (Radford et al. 2016, section 4, and the authors'
+    code).
+    """
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -339,8 +394,14 @@ def init_weights(module: nn.Module) -> None:
 
 # %%
 def make_networks():
-    networks = Generator(cfg["latent_dim"], cfg["width"]), Discriminator(cfg["channels"], cfg["hidden"])
-    return [network.apply(init_weights).to(run.device, memory_format=torch.channels_last) for network in networks]
+    networks = (
+        Generator(cfg["latent_dim"], cfg["width"]),
+        Discriminator(cfg["channels"], cfg["hidden"]),
+    )
+    return [
+        network.apply(init_weights).to(run.device, memory_format=torch.channels_last)
+        for network in networks
+    ]
 
 
 def latents(n):
@@ -360,25 +421,35 @@ claim("The discriminator gives one score a picture", logits.shape == (5,))
 # %% [markdown]
 # ## Two losses
 #
-# The discriminator is a classifier, so its loss is binary cross-entropy with label 1 for real and 0 for generated:
+# The discriminator is a classifier, so its loss is binary cross-entropy with label 1 for real and 0
+# for generated:
 #
-# $$L_D = -\,\mathbb E_x \log D(x) \;-\; \mathbb E_z \log\big(1 - D(G(z))\big), \qquad D = \operatorname{sigmoid}(\text{logit}).$$
+# $$L_D = -\,\mathbb E_x \log D(x) \;-\; \mathbb E_z \log\big(1 - D(G(z))\big), \qquad D =
+# \operatorname{sigmoid}(\text{logit}).$$
 #
-# We never compute $D$ in the loss. In float32 the sigmoid of 17 is already 1, so the logarithm of one minus it is minus infinity and
-# its gradient is not a number. The fused function works on the logit and stays exact:
+# We never compute $D$ in the loss. In float32 the sigmoid of 17 is already 1, so the logarithm of
+# one minus it is minus infinity and its gradient is not a number. The fused function works on the
+# logit and stays exact:
 
 # %%
 u = torch.tensor(17.0)
-print("log(1 - sigmoid(17)):", (1 - torch.sigmoid(u)).log().item(), "  fused:", F.logsigmoid(-u).item())
+print(
+    "log(1 - sigmoid(17)):",
+    (1 - torch.sigmoid(u)).log().item(),
+    "  fused:",
+    F.logsigmoid(-u).item(),
+)
 claim(
     "In float32 log(1 - sigmoid(17)) is minus infinity, and the fused form gives -17",
     (1 - torch.sigmoid(u)).log() == -torch.inf and abs(F.logsigmoid(-u) + 17) < 1e-3,
 )
 
 # %% [markdown]
-# **One-sided label smoothing** (Salimans et al. 2016, section 3.4) replaces the real label 1 by $1-s$ (`smoothing`), so that
-# the discriminator is not rewarded for boundless confidence. Only the real side: smoothing the fake label too would
-# reward the generator for staying where its present samples are.
+# **One-sided label smoothing** (Salimans et al. 2016, section 3.4) replaces the real label 1 by
+# $1-s$ (`smoothing`), so that the discriminator is not rewarded for boundless confidence. Only the
+# real side: smoothing the fake label too would reward the generator for staying where its present
+# samples are.
+
 
 # %% tags=["export"]
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -392,9 +463,11 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: floa
 # %% [markdown]
 # **Exercise 2.3** · difficulty 2/5 · 8 minutes
 #
-# Write the generator's loss as a function of the logits that $D$ gives to its pictures. Use the *non-saturating*
-# form, $-\mathbb E_z \log D(G(z))$. The other one, $\mathbb E_z \log(1 - D(G(z)))$, has almost no slope just when the
-# generator is bad and needs one; the check tells them apart.
+# Write the generator's loss as a function of the logits that $D$ gives to its pictures. Use the
+# *non-saturating* form, $-\mathbb E_z \log D(G(z))$. The other one,
+# $\mathbb E_z \log(1 - D(G(z)))$, has almost no slope just when the generator is bad and needs one;
+# the check tells them apart.
+
 
 # %% tags=["exercise"]
 def my_generator_loss(fake_logits):
@@ -408,7 +481,9 @@ checks.generator_loss(my_generator_loss)
 # %% tags=["solution", "export"]
 # @title Solution 2.3
 def generator_loss(fake_logits: Tensor) -> Tensor:
-    """-E log D(G(z)), the non-saturating loss, on logits (N,) (Goodfellow et al. 2014, section 3)."""
+    """-E log D(G(z)), the non-saturating loss, on logits (N,) (Goodfellow et al. 2014, section
+    3).
+    """
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
 
@@ -417,8 +492,9 @@ checks.generator_loss(generator_loss)
 # %% [markdown]
 # ## The training loop, in full view
 #
-# `descend` is one optimiser step. The scaler multiplies the loss so that float16 gradients do not vanish; with any other
-# number format it does nothing.
+# `descend` is one optimiser step. The scaler multiplies the loss so that float16 gradients do not
+# vanish; with any other number format it does nothing.
+
 
 # %% tags=["export"]
 def descend(loss: Tensor, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
@@ -429,30 +505,43 @@ def descend(loss: Tensor, optimiser: torch.optim.Optimizer, scaler: torch.amp.Gr
 
 
 # %% [markdown]
-# One step of training is two half-steps. The discriminator sees real and generated pictures and learns to tell them apart; the
-# generator then moves its pictures to where the discriminator believes in them. Some lines deserve a look:
+# One step of training is two half-steps. The discriminator sees real and generated pictures and
+# learns to tell them apart; the generator then moves its pictures to where the discriminator
+# believes in them. Some lines deserve a look:
 #
 # - `x_fake.detach()` keeps the discriminator's half-step from reaching into the generator;
-# - the generator's half-step sends the *same* pictures through the *updated* discriminator, whose own weights need no
-#   gradient just then;
-# - real and generated pictures go through the discriminator in separate batches, each normalised by its own statistics;
-# - `ema.update_parameters` keeps a running average $\bar\theta \leftarrow 0.999\,\bar\theta + 0.001\,\theta$ of the generator's weights
-#   (quicker at first, and of BatchNorm's statistics too), whose pictures we shall compare;
-# - we note $D(x)$, and $D(G(z))$ before and after the discriminator's update: the gap is what one update buys it.
+# - the generator's half-step sends the *same* pictures through the *updated* discriminator, whose
+#   own weights need no gradient just then;
+# - real and generated pictures go through the discriminator in separate batches, each normalised by
+#   its own statistics;
+# - `ema.update_parameters` keeps a running average
+#   $\bar\theta \leftarrow 0.999\,\bar\theta + 0.001\,\theta$ of the generator's weights (quicker at
+#   first, and of BatchNorm's statistics too), whose pictures we shall compare;
+# - we note $D(x)$, and $D(G(z))$ before and after the discriminator's update: the gap is what one
+#   update buys it.
 
 # %% tags=["export", "long"]
 CURVES = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after", "spread")
 
 
 def train(
-    generator: nn.Module, discriminator: nn.Module, pictures: Tensor, run: Runtime, *, steps: int,
-    batch_size: int = 64, rate_g: float = 2e-3, rate_d: float = 1e-3, smoothing: float = 0.0,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    pictures: Tensor,
+    run: Runtime,
+    *,
+    steps: int,
+    batch_size: int = 64,
+    rate_g: float = 2e-3,
+    rate_d: float = 1e-3,
+    smoothing: float = 0.0,
     watch: Callable[[int, nn.Module, nn.Module], None] | None = None,
 ) -> tuple[training.EMA, dict[str, list[float]]]:
-    """Train in place on `pictures` (N, 1, 28, 28); returns the averaged generator and a curve for each of CURVES.
+    """Train in place on `pictures` (N, 1, 28, 28); returns the averaged generator and a curve for
+    each of CURVES.
 
-    `watch(step, generator, ema)` is called before each step and once at the end. Adam with beta1 = 0.5 as in
-    Radford et al. 2016, section 4. Raises ValueError for pictures in another range.
+    `watch(step, generator, ema)` is called before each step and once at the end. Adam with beta1 =
+    0.5 as in Radford et al. 2016, section 4. Raises ValueError for pictures in another range.
     """
     data.check_pixels(pictures.nan_to_num(), "Pictures")  # NaN shows in the curves
     optimiser_g = torch.optim.Adam(generator.parameters(), lr=rate_g, betas=(0.5, 0.999))
@@ -462,7 +551,9 @@ def train(
     for step in training.progress(steps):
         if watch:
             watch(step, generator, ema)
-        x_real = pictures[torch.randint(len(pictures), (batch_size,), device=pictures.device)]  # (B, 1, 28, 28)
+        x_real = pictures[
+            torch.randint(len(pictures), (batch_size,), device=pictures.device)
+        ]  # (B, 1, 28, 28)
         z = torch.randn(batch_size, generator.latent_dim, 1, 1, device=run.device)
         with run.autocast():
             x_fake = generator(z)
@@ -477,8 +568,12 @@ def train(
         discriminator.requires_grad_(True)
         scaler.update()
         ema.update_parameters(generator)
-        outputs = [logits.float().sigmoid().mean() for logits in (real_logits, fake_logits, new_logits)]
-        for name, value in zip(CURVES, (loss_d, loss_g, *outputs, x_fake.float().std(dim=0).mean())):
+        outputs = [
+            logits.float().sigmoid().mean() for logits in (real_logits, fake_logits, new_logits)
+        ]
+        for name, value in zip(
+            CURVES, (loss_d, loss_g, *outputs, x_fake.float().std(dim=0).mean())
+        ):
             curves[name].append(value.item())
         training.note(loss_d=curves["loss_d"][-1], loss_g=curves["loss_g"][-1])
     if watch:
@@ -489,9 +584,10 @@ def train(
 # %% [markdown]
 # ## Train it
 #
-# One latent batch stays fixed for the whole run. The same 32 points, looked at again and again, show what the generator
-# learns about each; fresh points would hide it among new pictures. The snapshots come from the averaged weights, in eval mode
-# (why that matters comes below), and the first from the untrained generator.
+# One latent batch stays fixed for the whole run. The same 32 points, looked at again and again,
+# show what the generator learns about each; fresh points would hide it among new pictures. The
+# snapshots come from the averaged weights, in eval mode (why that matters comes below), and the
+# first from the untrained generator.
 
 # %% tags=["nbval-ignore-output"]
 fixed_z = latents(32)  # (32, latent_dim, 1, 1)
@@ -504,16 +600,26 @@ def keep_snapshots(step, generator, ema):
         generator.eval(), ema.eval()
         snapshots[step] = (ema if step else generator)(fixed_z).cpu()  # (32, 1, 28, 28)
         generator.train()
-        training.note(plots.animation([snapshots[step]], "What the generator makes of the 32 latents by now.", columns=16))
+        training.note(
+            plots.animation(
+                [snapshots[step]], "What the generator makes of the 32 latents by now.", columns=16
+            )
+        )
 
 
 SNAPSHOT_STEPS = sorted({round(cfg["steps"] * f**2) for f in torch.linspace(0, 1, 16).tolist()})
 generator, discriminator = make_networks()
 pictures = train_set.x.to(run.device)
 ema, curves = train(
-    generator, discriminator, pictures, run,
-    steps=cfg["steps"], batch_size=BATCH_SIZE, smoothing=0.1, watch=keep_snapshots,
-)  # fmt: skip
+    generator,
+    discriminator,
+    pictures,
+    run,
+    steps=cfg["steps"],
+    batch_size=BATCH_SIZE,
+    smoothing=0.1,
+    watch=keep_snapshots,
+)
 print(run.report())
 
 # %%
@@ -525,8 +631,8 @@ plots.animation(
 ).show()
 
 # %% [markdown]
-# The same as a film strip, for four of the latents. Out of grey comes a blob, then a coarse silhouette; sleeves, straps and
-# handles come last.
+# The same as a film strip, for four of the latents. Out of grey comes a blob, then a coarse
+# silhouette; sleeves, straps and handles come last.
 
 # %%
 shown = list(snapshots)[1::2]
@@ -534,7 +640,10 @@ plots.film_strip(
     [torch.stack([snapshots[step][i] for step in shown]) for i in range(4)],
     [f"latent {i}" for i in range(4)],
     title="From grey to four pieces of clothing: steps " + ", ".join(map(str, shown)),
-    alt="Four rows, one for each latent. From left to right each picture changes from even grey through a blob to one piece of clothing.",
+    alt=(
+        "Four rows, one for each latent. From left to right each picture changes from even "
+        "grey through a blob to one piece of clothing."
+    ),
 )
 
 # %% [markdown]
@@ -553,17 +662,23 @@ def sample(generator, n=N_MEASURED, z=None):
 # %% [markdown]
 # ## Reading the curves
 #
-# The loss of a classifier falls when it learns. A generator's loss need not: it is measured by a discriminator that learns too. Here
-# it *rises* while the pictures get better, and a small generator loss would be no good sign. What to look at instead:
+# The loss of a classifier falls when it learns. A generator's loss need not: it is measured by a
+# discriminator that learns too. Here it *rises* while the pictures get better, and a small
+# generator loss would be no good sign. What to look at instead:
 #
-# - $D(x)$ and $D(G(z))$: at the equilibrium both would be 1/2 (notebook 01), which no practical run reaches. In a live contest they
-#   stay apart, and away from 1 and 0;
-# - the gap between $D(G(z))$ before and after the discriminator's update: what a single update buys it;
-# - the *spread* of a batch, the standard deviation of each pixel over the batch: pictures that are all alike have none.
+# - $D(x)$ and $D(G(z))$: at the equilibrium both would be 1/2 (notebook 01), which no practical run
+#   reaches. In a live contest they stay apart, and away from 1 and 0;
+# - the gap between $D(G(z))$ before and after the discriminator's update: what a single update buys
+#   it;
+# - the *spread* of a batch, the standard deviation of each pixel over the batch: pictures that are
+#   all alike have none.
 
 # %%
 LINES = {  # panel: (curve, label, colour)
-    "loss (nats)": [("loss_d", "discriminator", plots.BLUE), ("loss_g", "generator", plots.VERMILION)],
+    "loss (nats)": [
+        ("loss_d", "discriminator", plots.BLUE),
+        ("loss_g", "generator", plots.VERMILION),
+    ],
     "mean output of D": [
         ("d_real", "D(x)", plots.BLUE),
         ("d_fake_before", "D(G(z)) before", plots.VERMILION),
@@ -576,7 +691,9 @@ LINES = {  # panel: (curve, label, colour)
 def plot_curves(axes, curves, real_spread, window=50):
     for axis, (panel, lines) in zip(axes, LINES.items()):
         for name, label, colour in lines:
-            mean = F.avg_pool1d(torch.tensor(curves[name])[None], window, stride=10)[0]  # a running mean
+            mean = F.avg_pool1d(torch.tensor(curves[name])[None], window, stride=10)[
+                0
+            ]  # a running mean
             axis.plot(10 * torch.arange(len(mean)) + window / 2, mean, label=label, color=colour)
         axis.set_ylabel(panel)
     axes[2].axhline(real_spread, color=plots.BLUE, linestyle="--", label="real")
@@ -587,10 +704,10 @@ def plot_curves(axes, curves, real_spread, window=50):
 
 # %%
 REAL_SPREAD = train_set.x[:: max(1, len(train_set) // 2048)].std(dim=0).mean().item()
-figure, axes = plt.subplots(1, 3, figsize=(10, 2.8))
+figure, axes = plt.subplots(1, 3, figsize=(8.3, 2.8))
 plot_curves(axes, curves, REAL_SPREAD)
 for axis in axes:
-    axis.legend(fontsize=8)
+    axis.legend()
     axis.set_xlabel("step")
 figure.suptitle("The generator's loss rises all through training", x=0.01, ha="left", fontsize=11)
 plots.show(
@@ -598,14 +715,18 @@ plots.show(
     "Three panels over training. The generator's loss rises and the discriminator's falls; D(x) drifts up and D(G(z)) down"
     " without reaching 1 and 0; the spread of generated pictures rises at once to nearly that of real ones.",
 )
-early, late = (sum(part) / len(part) for part in (curves["loss_g"][100:200], curves["loss_g"][-100:]))
-claim("The generator's loss is higher at the end of training than after a hundred steps", late > early)
+early, late = (
+    sum(part) / len(part) for part in (curves["loss_g"][100:200], curves["loss_g"][-100:])
+)
+claim(
+    "The generator's loss is higher at the end of training than after a hundred steps", late > early
+)
 
 # %% [markdown]
 # ## Three runs, broken on purpose
 #
-# A healthy start, a discriminator that wins too clearly, and a generator whose pictures are all alike. All three are short, and
-# differ only in the two learning rates.
+# A healthy start, a discriminator that wins too clearly, and a generator whose pictures are all
+# alike. All three are short, and differ only in the two learning rates.
 
 # %% tags=["nbval-ignore-output"]
 RECIPES = {
@@ -620,36 +741,49 @@ for name, rates in RECIPES.items():
     runs[name] = {"generator": g, "curves": c}
 
 # %%
-figure, axes = plt.subplots(3, 3, figsize=(10, 6.4))
+figure, axes = plt.subplots(3, 3, figsize=(8.3, 6.4))
 for row, (name, result) in zip(axes, runs.items()):
     plot_curves(row, result["curves"], REAL_SPREAD)
     row[0].set_title(name)
 for top, bottom in zip(axes[0], axes[2]):
-    top.legend(fontsize=8)
+    top.legend()
     bottom.set_xlabel("step")
 plots.show(
     figure,
-    "Curves of three runs. Healthy: D(x) and D(G(z)) apart but off the ends. Too strong: D(x) rises towards 1 and D(G(z)) falls towards 0. Collapsed: the spread of generated pictures falls to near 0.",
+    (
+        "Curves of three runs. Healthy: D(x) and D(G(z)) apart but off the ends. Too strong: "
+        "D(x) rises towards 1 and D(G(z)) falls towards 0. Collapsed: the spread of "
+        "generated pictures falls to near 0."
+    ),
 )
 
 # %% [markdown]
-# A small function can tell them apart from the last fifth of the curves. It asks about the discriminator first: where $D(x)$ and $D(G(z))$
-# are far apart, the generator does not keep up. Here we made it 200 times slower than in the healthy run; its loss still has a
-# slope (exercise 2.3), but steps so small lead nowhere in this time. Otherwise, a batch without spread is a collapse.
+# A small function can tell them apart from the last fifth of the curves. It asks about the
+# discriminator first: where $D(x)$ and $D(G(z))$ are far apart, the generator does not keep up.
+# Here we made it 200 times slower than in the healthy run; its loss still has a slope (exercise
+# 2.3), but steps so small lead nowhere in this time. Otherwise, a batch without spread is a
+# collapse.
 #
-# Our collapsed run is a crash rather than the drift to one good picture that notebook 03 is about. The rate blew the
-# weights up, tanh sits at its ends, and the discriminator was made too slow to object. (With its usual rate the generator
-# recovers on some seeds.) Once there it stays: all pictures of a batch are alike, so BatchNorm in the
-# discriminator subtracts what they have in common, and no gradient is left.
+# Our collapsed run is a crash rather than the drift to one good picture that notebook 03 is about.
+# The rate blew the weights up, tanh sits at its ends, and the discriminator was made too slow to
+# object. (With its usual rate the generator recovers on some seeds.) Once there it stays: all
+# pictures of a batch are alike, so BatchNorm in the discriminator subtracts what they have in
+# common, and no gradient is left.
+
 
 # %% tags=["export"]
 def diagnose(curves: dict[str, list[float]], real_spread: float) -> str:
-    """Name the state of a run by the last fifth of the curves of `train`; `real_spread` is that of real pictures."""
+    """Name the state of a run by the last fifth of the curves of `train`; `real_spread` is that of
+    real pictures.
+    """
     if not curves["loss_d"]:
         return "not trained: no step was taken"
     if not all(math.isfinite(value) for values in curves.values() for value in values):
         return "diverged: NaN"
-    tail = {name: torch.tensor(values[-max(1, len(values) // 5) :]).mean().item() for name, values in curves.items()}
+    tail = {
+        name: torch.tensor(values[-max(1, len(values) // 5) :]).mean().item()
+        for name, values in curves.items()
+    }
     if tail["d_real"] - tail["d_fake_after"] > 0.8:
         return "discriminator too strong"
     if tail["spread"] < 0.5 * real_spread:
@@ -672,25 +806,33 @@ plots.film_strip(
     [sample(result["generator"], 10) for result in runs.values()],
     list(runs),
     title="What the three generators draw",
-    alt="Three rows of ten pictures: rough but varied clothes; grey noise; ten black-and-white patterns that are all alike.",
+    alt=(
+        "Three rows of ten pictures: rough but varied clothes; grey noise; ten "
+        "black-and-white patterns that are all alike."
+    ),
 )
 
 # %% [markdown]
 # ## How good is it? Numbers that can be compared
 #
-# Looking at pictures is necessary and not sufficient. The course's measures compare generated with real pictures in the
-# feature space of a small classifier (128 features) that was trained on the real ones:
+# Looking at pictures is necessary and not sufficient. The course's measures compare generated with
+# real pictures in the feature space of a small classifier (128 features) that was trained on the
+# real ones:
 #
-# - **FD**, the Fréchet distance between Gaussians fitted to both sets of features. It is FID's formula with our
-#   classifier in Inception's place, so our numbers compare models within this course and must never be compared with
-#   published FIDs. The *floor* is what real training pictures score. One unit is about one floor.
+# - **FD**, the Fréchet distance between Gaussians fitted to both sets of features. It is FID's
+#   formula with our classifier in Inception's place, so our numbers compare models within this
+#   course and must never be compared with published FIDs. The *floor* is what real training
+#   pictures score. One unit is about one floor.
 # - **KID**, an unbiased kernel distance, about 0 for a perfect model.
-# - **precision**, the share of generated pictures that are nearer to some real picture than its own third-nearest real neighbour is:
-#   quality. **Recall**, the same with the roles exchanged: variety. *Density* and *coverage* are sturdier relatives of the two.
-# - **IS**, the inception score: how sure the classifier is about each picture while all classes occur; here at most 10.
+# - **precision**, the share of generated pictures that are nearer to some real picture than its own
+#   third-nearest real neighbour is: quality. **Recall**, the same with the roles exchanged:
+#   variety. *Density* and *coverage* are sturdier relatives of the two.
+# - **IS**, the inception score: how sure the classifier is about each picture while all classes
+#   occur; here at most 10.
 #
-# Which one should you believe? None alone. FD sees quality and variety together and cannot tell them apart; precision and recall
-# can, but forgive small faults; all of them depend on the network that gives the features.
+# Which one should you believe? None alone. FD sees quality and variety together and cannot tell
+# them apart; precision and recall can, but forgive small faults; all of them depend on the network
+# that gives the features.
 
 # %%
 real_sample = train_set.x[torch.randperm(len(train_set))[:N_MEASURED]]
@@ -706,26 +848,36 @@ reports = {
 metrics.show_reports(reports)
 
 # %% [markdown]
-# Read the table by columns. The averaged generator has a lower FD and a higher precision than the last one, at no cost in training:
-# the contest makes weights circle, and an average sits nearer the middle of the circle (notebook 01 shows this for the smallest
-# GAN of all). Recall may go the other way, since an average also smooths rare things away. What is left between the model
-# and the floor is partly quality (precision) and more of it variety (recall).
+# Read the table by columns. The averaged generator has a lower FD and a higher precision than the
+# last one, at no cost in training: the contest makes weights circle, and an average sits nearer the
+# middle of the circle (notebook 01 shows this for the smallest GAN of all). Recall may go the other
+# way, since an average also smooths rare things away. What is left between the model and the floor
+# is partly quality (precision) and more of it variety (recall).
 
 # %%
-model, floor, last = (reports[k] for k in ("DCGAN, averaged", "real (the floor)", "DCGAN, last weights"))
-claim("Averaging the weights lowers FD", model.fd < last.fd, f"{model.fd:.1f} against {last.fd:.1f}")
+model, floor, last = (
+    reports[k] for k in ("DCGAN, averaged", "real (the floor)", "DCGAN, last weights")
+)
+claim(
+    "Averaging the weights lowers FD", model.fd < last.fd, f"{model.fd:.1f} against {last.fd:.1f}"
+)
 
 # %% tags=["readme"]
 columns = 12
 plots.film_strip(
-    [train_set.x[torch.randperm(len(train_set))[:columns]]] + list(sample(ema, 3 * columns).split(columns)),
+    [train_set.x[torch.randperm(len(train_set))[:columns]]]
+    + list(sample(ema, 3 * columns).split(columns)),
     ["real"] + ["generated"] * 3,
     title="Clothes that nobody made, under a row of real ones",
-    alt="One row of real clothes above three rows of generated ones, most of which are recognisable, some blotchy or with ragged edges.",
+    alt=(
+        "One row of real clothes above three rows of generated ones, most of which are "
+        "recognisable, some blotchy or with ragged edges."
+    ),
 )
 
 # %% [markdown]
-# Does it make all kinds of clothes, or only some? The classifier counts. (It has to name a class even for a picture that is none.)
+# Does it make all kinds of clothes, or only some? The classifier counts. (It has to name a class
+# even for a picture that is none.)
 
 # %%
 figure, axis = plt.subplots(figsize=(8, 2.6))
@@ -733,21 +885,28 @@ x = torch.arange(10).numpy()
 axis.bar(x - 0.2, floor.histogram, 0.4, label="real", color=plots.BLUE)
 axis.bar(x + 0.2, model.histogram, 0.4, label="generated", color=plots.ORANGE)
 axis.set_xticks(x, train_set.classes, rotation=30, ha="right")
-axis.set(ylabel="share of 2,048", ylim=(0, 0.2), title="All ten classes are made, in nearly equal shares")
+axis.set(
+    ylabel="share of 2,048", ylim=(0, 0.2), title="All ten classes are made, in nearly equal shares"
+)
 axis.legend(loc="upper right", ncols=2)
 plots.show(
     figure,
-    "Bars for ten classes: real pictures have a tenth each, generated ones differ from that by a few hundredths at most.",
+    (
+        "Bars for ten classes: real pictures have a tenth each, generated ones differ from "
+        "that by a few hundredths at most."
+    ),
 )
 claim("Every class makes up at least 4 % of the generated pictures", min(model.histogram) >= 0.04)
 
 # %% [markdown]
 # ### Is it only remembering?
 #
-# A generator that copied its training set would have the best possible FD. So look, for some generated pictures, at the nearest
-# real one (smallest Euclidean distance between pixels), and compare distances: if the generator had memorised, its pictures
-# would lie closer to training pictures than *unseen real* pictures do. (Noise lengthens such distances: the test can convict, and
-# cannot acquit.)
+# A generator that copied its training set would have the best possible FD. So look, for some
+# generated pictures, at the nearest real one (smallest Euclidean distance between pixels), and
+# compare distances: if the generator had memorised, its pictures would lie closer to training
+# pictures than *unseen real* pictures do. (Noise lengthens such distances: the test can convict,
+# and cannot acquit.)
+
 
 # %%
 def nearest(queries, gallery):
@@ -765,7 +924,10 @@ to_generated, index = nearest(generated, train_set.x)
 to_unseen, _ = nearest(unseen, train_set.x)
 close = to_unseen.quantile(0.02)  # closer than this are two in a hundred unseen pictures
 claim(
-    "At most 5 % of the generated pictures lie closer to the training set than 98 % of the unseen real ones",
+    (
+        "At most 5 % of the generated pictures lie closer to the training set than 98 % of "
+        "the unseen real ones"
+    ),
     (to_generated < close).double().mean() <= 0.05,
 )
 
@@ -774,15 +936,20 @@ plots.film_strip(
     [generated[:columns], train_set.x[index[:columns]]],
     ["generated", "nearest real"],
     title="The nearest training picture is a relative, not a twin",
-    alt="Twelve generated pictures above the nearest training picture of each: mostly the same kind of clothing, with differences in outline and pattern.",
+    alt=(
+        "Twelve generated pictures above the nearest training picture of each: mostly the "
+        "same kind of clothing, with differences in outline and pattern."
+    ),
 )
 
 # %% [markdown]
 # ## BatchNorm has two moods
 #
-# In train mode BatchNorm normalises with the statistics of *this batch*, so a picture depends on its neighbours. In
-# eval mode it uses running averages, and a latent has one picture. Sampling in train mode is a common slip: the picture that you
-# show then depends on which others you happened to ask for.
+# In train mode BatchNorm normalises with the statistics of *this batch*, so a picture depends on
+# its neighbours. In eval mode it uses running averages, and a latent has one picture. Sampling in
+# train mode is a common slip: the picture that you show then depends on which others you happened
+# to ask for.
+
 
 # %%
 @torch.no_grad()
@@ -805,18 +972,22 @@ claim(
 
 # %%
 plots.film_strip(
-    [in_eval, in_train], ["eval mode", "train mode"],
-    title="One latent in the company of others: ordinary, twice as long, all alike", scale=1.1,
+    [in_eval, in_train],
+    ["eval mode", "train mode"],
+    title="One latent in the company of others: ordinary, twice as long, all alike",
+    scale=1.1,
     alt="Top row, eval mode: the same picture three times. Bottom row, train mode: three pictures "
     "that differ although the latent is the same.",
-)  # fmt: skip
+)
 
 # %% [markdown]
 # ## Walking through latent space
 #
-# A point drawn from $\mathcal N(0, I)$ in $d$ dimensions has a length close to $\sqrt d$: almost all the probability lies in a thin
-# *shell*. The straight line between two such points leaves the shell. Halfway, two independent points of length
-# $\sqrt d$ average to a length of about $\sqrt{d/2}$, where the generator was hardly ever trained.
+# A point drawn from $\mathcal N(0, I)$ in $d$ dimensions has a length close to $\sqrt d$: almost
+# all the probability lies in a thin *shell*. The straight line between two such points leaves the
+# shell. Halfway, two independent points of length $\sqrt d$ average to a length of about
+# $\sqrt{d/2}$, where the generator was hardly ever trained.
+
 
 # %% tags=["export"]
 def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
@@ -829,10 +1000,12 @@ def lerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 #
 # Write spherical interpolation. With the angle $\omega$ between $a$ and $b$,
 #
-# $$\operatorname{slerp}(a, b, t) = \frac{\sin((1-t)\,\omega)}{\sin \omega}\, a + \frac{\sin(t\,\omega)}{\sin\omega}\, b .$$
+# $$\operatorname{slerp}(a, b, t) = \frac{\sin((1-t)\,\omega)}{\sin \omega}\, a +
+# \frac{\sin(t\,\omega)}{\sin\omega}\, b .$$
 #
-# Mind the case $\omega \to 0$. The check looks at the ends, at the length (kept where $a$ and $b$ are equally long), and whether the
-# angle grows evenly with $t$.
+# Mind the case $\omega \to 0$. The check looks at the ends, at the length (kept where $a$ and $b$
+# are equally long), and whether the angle grows evenly with $t$.
+
 
 # %% tags=["exercise"]
 def my_slerp(a, b, t):
@@ -861,14 +1034,22 @@ from course_utils.lessons.nb02_dcgan_training import slerp
 
 ends = torch.randn(64, 2, cfg["latent_dim"])  # 64 pairs of latents
 fractions = torch.linspace(0, 1, 11).tolist()
-straight = torch.stack([torch.stack([lerp(a, b, t) for t in fractions]) for a, b in ends])  # (64, 11, dim)
+straight = torch.stack(
+    [torch.stack([lerp(a, b, t) for t in fractions]) for a, b in ends]
+)  # (64, 11, dim)
 arc = torch.stack([torch.stack([slerp(a, b, t) for t in fractions]) for a, b in ends])
 root_d = cfg["latent_dim"] ** 0.5
 
 figure, axis = plt.subplots(figsize=(6, 2.8))
 shell = torch.randn(10000, cfg["latent_dim"]).norm(dim=1).quantile(torch.tensor([0.01, 0.99]))
 axis.axhspan(*(shell / root_d).tolist(), color=plots.SKY, alpha=0.3, label="98 % of all latents")
-axis.plot(fractions, straight.norm(dim=2).mean(0) / root_d, color=plots.VERMILION, marker="o", label="straight line")
+axis.plot(
+    fractions,
+    straight.norm(dim=2).mean(0) / root_d,
+    color=plots.VERMILION,
+    marker="o",
+    label="straight line",
+)
 axis.plot(fractions, arc.norm(dim=2).mean(0) / root_d, color=plots.BLUE, marker="s", label="arc")
 axis.set(xlabel="t", ylabel="length / sqrt(d)", ylim=(0.5, 1.4))
 axis.set_title("The straight line leaves the shell, the arc stays in it")
@@ -887,6 +1068,7 @@ claim(
     (arc.norm(dim=2).mean(0) / root_d - 1).abs().max() < 0.05,
 )
 
+
 # %%
 @torch.no_grad()
 def walk(path):
@@ -902,8 +1084,9 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# Both paths look smooth, so does it matter? Measure: pictures from the middle of many straight lines against pictures from the
-# middle of many arcs, by FD. Midpoints of arcs between independent Gaussian points are themselves nearly Gaussian.
+# Both paths look smooth, so does it matter? Measure: pictures from the middle of many straight
+# lines against pictures from the middle of many arcs, by FD. Midpoints of arcs between independent
+# Gaussian points are themselves nearly Gaussian.
 
 # %%
 a, b = torch.randn(2, N_MEASURED, cfg["latent_dim"])
@@ -919,21 +1102,29 @@ claim(
 metrics.show_reports(by_path)
 
 # %% [markdown]
-# Compare recall and precision in the two rows: the middle of the straight line costs variety, hardly quality. A shorter latent
-# is a more ordinary one. (Some models shrink latents on purpose, to trade variety for quality: the truncation trick.)
+# Compare recall and precision in the two rows: the middle of the straight line costs variety,
+# hardly quality. A shorter latent is a more ordinary one. (Some models shrink latents on purpose,
+# to trade variety for quality: the truncation trick.)
 #
-# Now walk yourself. Two latents of the fixed batch, a fraction, and the kind of path; the length of the latent stands in the title.
+# Now walk yourself. Two latents of the fixed batch, a fraction, and the kind of path; the length of
+# the latent stands in the title.
+
 
 # %% tags=["widget", "nbval-ignore-output"]
 def draw_walk(start, end, t, path):
     a, b = fixed_z[start].flatten().cpu(), fixed_z[end].flatten().cpu()
     z = (slerp if path == "arc" else lerp)(a, b, t)
     figure, axes = plots.subplots(1, 3, figsize=(5, 2), labels=False)
-    for axis, point, label in zip(axes, (a, z, b), (f"latent {start}", f"|z| = {z.norm():.1f}", f"latent {end}")):
+    for axis, point, label in zip(
+        axes, (a, z, b), (f"latent {start}", f"|z| = {z.norm():.1f}", f"latent {end}")
+    ):
         axis.imshow(plots.tile(walk(point), padding=0), vmin=0, vmax=1)
         axis.set_title(label)
         axis.set_axis_off()
-    return plots.render(figure, f"Pictures of latent {start}, of the point {t:.2f} along the {path}, of latent {end}.")
+    return plots.render(
+        figure,
+        f"Pictures of latent {start}, of the point {t:.2f} along the {path}, of latent {end}.",
+    )
 
 
 walker = widgets.explore(
@@ -948,46 +1139,61 @@ walker = widgets.explore(
 # ## What was measured
 
 # %% tags=["nbval-ignore-output"]
-print(f"{DATASET}, {len(train_set):,} training pictures, {cfg['steps']:,} steps of {BATCH_SIZE}, seed {run.seed}")
+print(
+    f"{DATASET}, {len(train_set):,} training pictures, {cfg['steps']:,} steps of "
+    f"{BATCH_SIZE}, seed {run.seed}"
+)
 metrics.show_reports(reports | by_path)
-print(f"median distance to the nearest training picture: generated {to_generated.median():.1f},", end=" ")
+print(
+    f"median distance to the nearest training picture: generated {to_generated.median():.1f},",
+    end=" ",
+)
 print(f"unseen real {to_unseen.median():.1f}")
 
 # %%
-claim(
-    "FD is below a tenth of the untrained network's",
-    model.fd < 0.1 * reports["untrained"].fd,
-)
+claim("FD is below a tenth of the untrained network's", model.fd < 0.1 * reports["untrained"].fd)
 
 # %% [markdown]
-# `COURSE_SEED=1` in the environment repeats all of it with another seed. Before publication the claims were checked with seeds 0,
-# 1 and 2.
+# `COURSE_SEED=1` in the environment repeats all of it with another seed. Before publication the
+# claims were checked with seeds 0, 1 and 2.
 #
 # ## What went wrong, and what helped
 #
-# The recipe above is the end of a search, with one run on seed 0 for each trial, of 1,500 steps, by the FD of the averaged generator.
+# The recipe above is the end of a search, with one run on seed 0 for each trial, of 1,500 steps, by
+# the FD of the averaged generator.
 #
-# - Trials of November 2026: two strided layers and a linear map in the discriminator, 34.2 to 36.1 whatever the optimiser did; a third strided layer, 27.8; a dense layer of 256 on top, 20.7.
-# - **Tuning the optimiser moved nothing.** Depth and a dense layer in the discriminator did, about half each. The whole table is in
-#   `tests/benchmarks/nb02_trials.md` of the repository.
-# - **Rates ten times (generator) and five times (discriminator) the paper's 2e-4.** With so few steps, small rates do not get anywhere;
-#   larger ones stay stable here, since the networks are small and BatchNorm is in both.
-# - **Two rates, not one**: the idea of Heusel et al. (2017), though which of the two should be larger depends on the networks.
-# - **Sandals stay ragged to the end.** Shirts and trousers are simple silhouettes; thin straps are not.
+# - Trials of November 2026: two strided layers and a linear map in the discriminator, 34.2 to 36.1
+#   whatever the optimiser did; a third strided layer, 27.8; a dense layer of 256 on top, 20.7.
+# - **Tuning the optimiser moved nothing.** Depth and a dense layer in the discriminator did, about
+#   half each. The whole table is in `tests/benchmarks/nb02_trials.md` of the repository.
+# - **Rates ten times (generator) and five times (discriminator) the paper's 2e-4.** With so few
+#   steps, small rates do not get anywhere; larger ones stay stable here, since the networks are
+#   small and BatchNorm is in both.
+# - **Two rates, not one**: the idea of Heusel et al. (2017), though which of the two should be
+#   larger depends on the networks.
+# - **Sandals stay ragged to the end.** Shirts and trousers are simple silhouettes; thin straps are
+#   not.
 #
 # ## Further reading
 #
-# - Goodfellow, Pouget-Abadie, Mirza et al. 2014, *Generative Adversarial Nets*: section 3, the game and the non-saturating loss.
-# - Radford, Metz, Chintala 2016, *Unsupervised Representation Learning with Deep Convolutional GANs*: sections 3 and 4, the recipe.
-# - Salimans, Goodfellow, Zaremba et al. 2016, *Improved Techniques for Training GANs*: section 3.4, one-sided label smoothing.
-# - Dumoulin and Visin 2016, *A guide to convolution arithmetic for deep learning*: chapters 2 and 4, with pictures.
-# - Heusel, Ramsauer, Unterthiner et al. 2017, *GANs Trained by a Two Time-Scale Update Rule*: equation 6, the Fréchet distance.
-# - Kynkäänniemi, Karras, Laine et al. 2019, *Improved Precision and Recall Metric for Assessing Generative Models*: section 2.
-# - Naeem, Oh, Uh et al. 2020, *Reliable Fidelity and Diversity Metrics*: density and coverage. Binkowski et al. 2018: KID.
+# - Goodfellow, Pouget-Abadie, Mirza et al. 2014, *Generative Adversarial Nets*: section 3, the game
+#   and the non-saturating loss.
+# - Radford, Metz, Chintala 2016, *Unsupervised Representation Learning with Deep Convolutional
+#   GANs*: sections 3 and 4, the recipe.
+# - Salimans, Goodfellow, Zaremba et al. 2016, *Improved Techniques for Training GANs*: section 3.4,
+#   one-sided label smoothing.
+# - Dumoulin and Visin 2016, *A guide to convolution arithmetic for deep learning*: chapters 2 and
+#   4, with pictures.
+# - Heusel, Ramsauer, Unterthiner et al. 2017, *GANs Trained by a Two Time-Scale Update Rule*:
+#   equation 6, the Fréchet distance.
+# - Kynkäänniemi, Karras, Laine et al. 2019, *Improved Precision and Recall Metric for Assessing
+#   Generative Models*: section 2.
+# - Naeem, Oh, Uh et al. 2020, *Reliable Fidelity and Diversity Metrics*: density and coverage.
+#   Binkowski et al. 2018: KID.
 # - Shoemake 1985, *Animating Rotation with Quaternion Curves*: where slerp comes from.
 # - White 2016, *Sampling Generative Networks*: section 2.1, spherical interpolation.
 #
 # ## Next
 #
-# Notebook 03 asks what happens when the generator finds one picture that works and stops looking, and which of nine published
-# cures helps.
+# Notebook 03 asks what happens when the generator finds one picture that works and stops looking,
+# and which of nine published cures helps.

@@ -20,25 +20,31 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
 #
-# Notebook 04 had the perfect denoiser and asked what can be done with it. Here we have pictures and no formula, so a network must
-# learn to denoise. Everything else stays: the levels, the conversions and the samplers are imported from notebook 04 as they are. About two minutes of
-# training on two processor cores turn noise into clothes.
+# Notebook 04 had the perfect denoiser and asked what can be done with it. Here we have pictures and
+# no formula, so a network must learn to denoise. Everything else stays: the levels, the conversions
+# and the samplers are imported from notebook 04 as they are. About two minutes of training on two
+# processor cores turn noise into clothes.
 #
 # ## What you will be able to do
 #
 # - build a U-Net from its blocks and say what each of them is for;
 # - train it on any of three targets, and read its loss, which never goes to zero;
-# - sample with the ancestral chain, DDIM, Heun and DPM-Solver++(2M), in as many steps as you like, and repair the sampler that starts in the wrong place;
-# - steer: by class, with classifier-free and classifier guidance, and by a picture that lacks one half;
+# - sample with the ancestral chain, DDIM, Heun and DPM-Solver++(2M), in as many steps as you like,
+#   and repair the sampler that starts in the wrong place;
+# - steer: by class, with classifier-free and classifier guidance, and by a picture that lacks one
+#   half;
 # - compare GANs and diffusion in one protocol, with floors beside the figures;
 # - train on several processes and prove that nothing changed.
 #
-# **Time** about 9 minutes on a 2-core laptop CPU, two to three of them for the main training; a GPU trains a larger model for longer, not yet timed.
+# **Time** about 9 minutes on a 2-core laptop CPU, two to three of them for the main training; a GPU
+# trains a larger model for longer, not yet timed.
 #
-# **Before you start** you need notebook 04's levels and samplers, and the training loop of notebook 02.
+# **Before you start** you need notebook 04's levels and samplers, and the training loop of
+# notebook 02.
 #
-# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected Cell* before you go on in the middle:
-# each cell needs what the ones above it have made. The square stops a training early and keeps what was learnt until then.
+# Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected
+# Cell* before you go on in the middle: each cell needs what the ones above it have made. The square
+# stops a training early and keeps what was learnt until then.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -69,8 +75,19 @@ from torch import Tensor, nn
 
 from course_utils import data, training
 from course_utils.lessons.nb04_diffusion_math import (
-    KINDS, Level, Schedule, add_noise, ancestral_step, dpmpp_2m_step, like, output_from, same_shape, sample, transition, x0_from,
-)  # fmt: skip
+    KINDS,
+    Level,
+    Schedule,
+    add_noise,
+    ancestral_step,
+    dpmpp_2m_step,
+    like,
+    output_from,
+    same_shape,
+    sample,
+    transition,
+    x0_from,
+)
 
 # %%
 import copy
@@ -103,19 +120,29 @@ cfg = run.budget.pick(
 # %% [markdown]
 # ## The task
 #
-# Take a picture, a level and some noise, and guess the picture. Notebook 04 calls the best guess $\mathbb E[x_0 \mid x_t]$. At low noise that is
-# cleaning, at high noise it is imagining, and one network has to do it all. Here are pictures at seven levels of the cosine
-# schedule with $T = 1000$.
+# Take a picture, a level and some noise, and guess the picture. Notebook 04 calls the best guess
+# $\mathbb E[x_0 \mid x_t]$. At low noise that is cleaning, at high noise it is imagining, and one
+# network has to do it all. Here are pictures at seven levels of the cosine schedule with
+# $T = 1000$.
 
 # %% tags=["export"]
-T, N_CLASSES, NULL = 1000, 10, 10  # timesteps of training; classes 0 to 9; the label that stands for "no class given"
+T, N_CLASSES, NULL = (
+    1000,
+    10,
+    10,
+)  # timesteps of training; classes 0 to 9; the label that stands for "no class given"
 
 
 def one_each(x: Tensor, **lists: Tensor) -> None:
-    """ValueError unless every list has shape (N,) for x (N, ...); one of length 1 would be repeated in silence."""
+    """ValueError unless every list has shape (N,) for x (N, ...); one of length 1 would be repeated
+    in silence.
+    """
     for name, values in lists.items():
         if values.shape != x.shape[:1]:
-            raise ValueError(f"{len(x)} pictures want as many {name}, shape ({len(x)},), not {tuple(values.shape)}.")
+            raise ValueError(
+                f"{len(x)} pictures want as many {name}, shape ({len(x)},), not "
+                f"{tuple(values.shape)}."
+            )
 
 
 # %%
@@ -126,27 +153,38 @@ print(", ".join(f"{number} {name}" for number, name in enumerate(CLASSES)))
 shown = [0, 100, 250, 400, 550, 700, 999]
 rows = [add_noise(examples, noise, schedule.level(t)) for t in shown]
 plots.film_strip(
-    rows, [f"t = {t}" for t in shown], title="One network must clean the first row and dream up the last",
-    alt="Ten clothes at seven noise levels: clear at t = 0, grainy at 250, barely visible at 550, pure noise at 999.",
-)  # fmt: skip
+    rows,
+    [f"t = {t}" for t in shown],
+    title="One network must clean the first row and dream up the last",
+    alt=(
+        "Ten clothes at seven noise levels: clear at t = 0, grainy at 250, barely visible at "
+        "550, pure noise at 999."
+    ),
+)
 
 # %% [markdown]
 # ## A U-Net, block by block
 #
-# The input and the output are pictures of one size, but the decision whether this is a bag or a boot needs a view of the whole. The *U-Net*
-# (Ronneberger et al. 2015; Ho et al. 2020, appendix B) works at a coarse size, where the view is wide and arithmetic is cheap, and keeps
-# copies of the fine sizes, which it lays beside the coarse result on the way up (channels concatenated, not added).
+# The input and the output are pictures of one size, but the decision whether this is a bag or a
+# boot needs a view of the whole. The *U-Net* (Ronneberger et al. 2015; Ho et al. 2020, appendix B)
+# works at a coarse size, where the view is wide and arithmetic is cheap, and keeps copies of the
+# fine sizes, which it lays beside the coarse result on the way up (channels concatenated, not
+# added).
 #
 # ### Telling the time
 #
-# The same weights serve all levels, so the network must be told which one it sees. A single number $t$ is a poor input: a linear
-# layer can only make a straight line of it, and cannot treat $t = 20$ and $t = 60$ quite differently. Instead we give it $t$ as a set of clocks, some fast and some slow:
+# The same weights serve all levels, so the network must be told which one it sees. A single number
+# $t$ is a poor input: a linear layer can only make a straight line of it, and cannot treat $t = 20$
+# and $t = 60$ quite differently. Instead we give it $t$ as a set of clocks, some fast and some
+# slow:
 #
-# $$\mathrm{emb}(t) = \big(\sin \omega_0 t, \dots, \sin \omega_{h-1} t,\ \cos \omega_0 t, \dots, \cos \omega_{h-1} t\big) , \qquad \omega_i = 10000^{-i / h}, \quad h = \mathrm{dim} / 2 .$$
+# $$\mathrm{emb}(t) = \big(\sin \omega_0 t, \dots, \sin \omega_{h-1} t,\ \cos \omega_0 t, \dots,
+# \cos \omega_{h-1} t\big) , \qquad \omega_i = 10000^{-i / h}, \quad h = \mathrm{dim} / 2 .$$
 #
 # **Exercise 5.1** · find the bug · difficulty 2/5 · 8 minutes
 #
-# A much copied tutorial divides by $T$ first, "to normalise", and then embeds numbers between 0 and 1:
+# A much copied tutorial divides by $T$ first, "to normalise", and then embeds numbers between 0 and
+# 1:
 #
 # ```python
 # def embed(t, dim):                       # t: (N,) whole numbers from 0 to 999
@@ -155,7 +193,9 @@ plots.film_strip(
 #     return torch.cat([(t[:, None] * omega).sin(), (t[:, None] * omega).cos()], dim=1)
 # ```
 #
-# It trains. But what do its clocks show? Return the embedding (N, dim) as in the formula: all sines, then all cosines.
+# It trains. But what do its clocks show? Return the embedding (N, dim) as in the formula: all
+# sines, then all cosines.
+
 
 # %% tags=["exercise"]
 def my_timestep_embedding(t, dim):
@@ -169,7 +209,8 @@ checks.timestep_embedding(my_timestep_embedding)
 # %% tags=["solution", "export"]
 # @title Solution 5.1
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sines, then cosines, of whole timesteps t (N,) at dim / 2 frequencies from 1 down to almost 1/10000: (N, dim).
+    """Sines, then cosines, of whole timesteps t (N,) at dim / 2 frequencies from 1 down to almost
+    1/10000: (N, dim).
 
     Vaswani et al. 2017, section 3.5, where sines and cosines interleave.
     """
@@ -185,27 +226,53 @@ checks.timestep_embedding(timestep_embedding)
 
 # %%
 times = torch.arange(T)
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 2.9))
-for axis, inputs, title in ((axes[0], times, "Clocks of many speeds"), (axes[1], times / T, "t in [0, 1]: nearly every clock stands still")):
-    image = axis.imshow(timestep_embedding(inputs, 64).T, aspect="auto", cmap=plots.DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
+figure, axes = plt.subplots(1, 2, figsize=(8.3, 2.9))
+for axis, inputs, title in (
+    (axes[0], times, "Clocks of many speeds"),
+    (axes[1], times / T, "t in [0, 1]: nearly every clock stands still"),
+):
+    image = axis.imshow(
+        timestep_embedding(inputs, 64).T,
+        aspect="auto",
+        cmap=plots.DIVERGING,
+        vmin=-1,
+        vmax=1,
+        interpolation="nearest",
+    )
     axis.set(title=title, xlabel="timestep t", ylabel="component")
     axis.grid(False)
 figure.colorbar(image, ax=axes, label="value")
-plots.show(figure, "Two heat maps of 64 embedding components over 1000 timesteps. Left: stripes from very fast to constant. Right, for t divided by 1000: all components almost constant.")
+plots.show(
+    figure,
+    (
+        "Two heat maps of 64 embedding components over 1000 timesteps. Left: stripes from "
+        "very fast to constant. Right, for t divided by 1000: all components almost constant."
+    ),
+)
 
 
 def spread_of(inputs):
     return timestep_embedding(inputs, 64).std(dim=0).mean().item()
 
 
-claim("Embedded as whole numbers, timesteps differ several times as much as when t is squeezed into [0, 1]", spread_of(times) > 4 * spread_of(times / T), f"{spread_of(times):.2f} {spread_of(times / T):.2f}")
+claim(
+    (
+        "Embedded as whole numbers, timesteps differ several times as much as when t is "
+        "squeezed into [0, 1]"
+    ),
+    spread_of(times) > 4 * spread_of(times / T),
+    f"{spread_of(times):.2f} {spread_of(times / T):.2f}",
+)
 
 # %% [markdown]
 # ### The residual block
 #
-# Two convolutions, each after a normalisation and a SiLU, and a shortcut. Time and class come in between them as a scale and a shift for each
-# channel (Dhariwal and Nichol 2021, section 3, call it adaptive group normalisation). The last convolution begins at zero, so that every block begins as
-# its shortcut (the identity, or a 1 x 1 convolution where the width changes) and a deep stack trains from the first step.
+# Two convolutions, each after a normalisation and a SiLU, and a shortcut. Time and class come in
+# between them as a scale and a shift for each channel (Dhariwal and Nichol 2021, section 3, call it
+# adaptive group normalisation). The last convolution begins at zero, so that every block begins as
+# its shortcut (the identity, or a 1 x 1 convolution where the width changes) and a deep stack
+# trains from the first step.
+
 
 # %% tags=["export"]
 class ResBlock(nn.Module):
@@ -214,7 +281,10 @@ class ResBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int, emb: int, groups: int = 8) -> None:
         super().__init__()
         self.norm_1, self.conv_1 = nn.GroupNorm(groups, n_in), nn.Conv2d(n_in, n_out, 3, padding=1)
-        self.norm_2, self.conv_2 = nn.GroupNorm(groups, n_out, affine=False), nn.Conv2d(n_out, n_out, 3, padding=1)
+        self.norm_2, self.conv_2 = (
+            nn.GroupNorm(groups, n_out, affine=False),
+            nn.Conv2d(n_out, n_out, 3, padding=1),
+        )
         self.scale_shift = nn.Linear(emb, 2 * n_out)
         self.shortcut = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
         for layer in (self.conv_2, self.scale_shift):
@@ -228,9 +298,11 @@ class ResBlock(nn.Module):
 
 
 # %% [markdown]
-# Why GroupNorm, and not the BatchNorm of notebook 02? A batch here holds pictures at *all* noise levels. BatchNorm would give them common
-# statistics, so that the guess for one picture depends on the noise of the others; and a sampler, whose batch is all at one level, would
-# find statistics that never occurred in training. GroupNorm looks at each picture alone. See it happen:
+# Why GroupNorm, and not the BatchNorm of notebook 02? A batch here holds pictures at *all* noise
+# levels. BatchNorm would give them common statistics, so that the guess for one picture depends on
+# the noise of the others; and a sampler, whose batch is all at one level, would find statistics
+# that never occurred in training. GroupNorm looks at each picture alone. See it happen:
+
 
 # %%
 def company_matters(block):
@@ -244,19 +316,32 @@ def company_matters(block):
 
 with_groups, with_batch = ResBlock(32, 32, 16), ResBlock(32, 32, 16)
 with_batch.norm_1 = nn.BatchNorm2d(32)
-claim("A new block of one width is the identity", torch.equal(ResBlock(32, 32, 16)(rows[0].expand(-1, 32, -1, -1), torch.randn(10, 16)), rows[0].expand(-1, 32, -1, -1)))
-claim("With GroupNorm a picture's output does not depend on its company", company_matters(with_groups) < 1e-5)
+claim(
+    "A new block of one width is the identity",
+    torch.equal(
+        ResBlock(32, 32, 16)(rows[0].expand(-1, 32, -1, -1), torch.randn(10, 16)),
+        rows[0].expand(-1, 32, -1, -1),
+    ),
+)
+claim(
+    "With GroupNorm a picture's output does not depend on its company",
+    company_matters(with_groups) < 1e-5,
+)
 claim("With BatchNorm it does", company_matters(with_batch) > 0.1)
 
 # %% [markdown]
 # ### Attention, where it is cheap
 #
-# A convolution sees its neighbours. *Self-attention* lets each place ask all others: the left sleeve can look at the right one. Its cost grows with the
-# square of the number of places, so it sits at the coarsest size, where 7 x 7 pixels make 49 places.
+# A convolution sees its neighbours. *Self-attention* lets each place ask all others: the left
+# sleeve can look at the right one. Its cost grows with the square of the number of places, so it
+# sits at the coarsest size, where 7 x 7 pixels make 49 places.
+
 
 # %% tags=["export"]
 class Attention(nn.Module):
-    """Self-attention over the H W places of (N, channels, H, W), with a shortcut (Vaswani et al. 2017, equation 1)."""
+    """Self-attention over the H W places of (N, channels, H, W), with a shortcut (Vaswani et al.
+    2017, equation 1).
+    """
 
     def __init__(self, channels: int, heads: int = 4, groups: int = 8) -> None:
         super().__init__()
@@ -276,24 +361,38 @@ class Attention(nn.Module):
 # %%
 q, k, v = torch.randn(3, 2, 4, 49, 16)
 by_hand = (q @ k.mT / 16**0.5).softmax(dim=-1) @ v
-claim("Attention is a weighted mean of values, with the softmax of q k / sqrt(d) as weights", torch.allclose(F.scaled_dot_product_attention(q, k, v), by_hand, atol=1e-5))
+claim(
+    "Attention is a weighted mean of values, with the softmax of q k / sqrt(d) as weights",
+    torch.allclose(F.scaled_dot_product_attention(q, k, v), by_hand, atol=1e-5),
+)
 
 # %% [markdown]
 # ### All together
 #
-# Two sizes are enough for 28 x 28 pixels: 14 and 7. (Halving further breaks: $7 / 2$ is no whole number, and a tutorial that goes on to 4 comes back as
-# 8.) Full size is never touched. `pixel_unshuffle` folds each 2 x 2 square into four channels, without loss, and `pixel_shuffle` unfolds
-# them: at 14 x 14 a convolution costs a quarter.
+# Two sizes are enough for 28 x 28 pixels: 14 and 7. (Halving further breaks: $7 / 2$ is no whole
+# number, and a tutorial that goes on to 4 comes back as 8.) Full size is never touched.
+# `pixel_unshuffle` folds each 2 x 2 square into four channels, without loss, and `pixel_shuffle`
+# unfolds them: at 14 x 14 a convolution costs a quarter.
+
 
 # %% tags=["export", "long"]
 class UNet(nn.Module):
     """(N, n_in, 28, 28), timesteps (N,) and labels (N,) from 0 to NULL, to (N, 1, 28, 28)."""
 
-    def __init__(self, widths: tuple[int, int] = (32, 64), blocks: tuple[int, int] = (1, 2), emb: int = 128, n_in: int = 1) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, int] = (32, 64),
+        blocks: tuple[int, int] = (1, 2),
+        emb: int = 128,
+        n_in: int = 1,
+    ) -> None:
         super().__init__()
         fine, coarse = widths
         self.emb = emb
-        self.time, self.label = nn.Sequential(nn.Linear(emb, emb), nn.SiLU(), nn.Linear(emb, emb)), nn.Embedding(NULL + 1, emb)
+        self.time, self.label = (
+            nn.Sequential(nn.Linear(emb, emb), nn.SiLU(), nn.Linear(emb, emb)),
+            nn.Embedding(NULL + 1, emb),
+        )
         self.stem = nn.Conv2d(4 * n_in, fine, 3, padding=1)  # 14 x 14
         self.down_fine = nn.ModuleList(ResBlock(fine, fine, emb) for _ in range(blocks[0]))
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)  # 7 x 7
@@ -328,34 +427,57 @@ class UNet(nn.Module):
 net = UNet(cfg["widths"]).to(run.device)
 t, y = torch.randint(T, (10,), device=run.device), torch.arange(10, device=run.device)
 out = net(examples.to(run.device), t, y)
-print(f"{training.parameters(net):,} weights, input {tuple(examples.shape)}, output {tuple(out.shape)}")
-claim("The output has the input's shape, and a new network predicts zero", out.shape == examples.shape and not out.any())
+print(
+    f"{training.parameters(net):,} weights, input {tuple(examples.shape)}, output "
+    f"{tuple(out.shape)}"
+)
+claim(
+    "The output has the input's shape, and a new network predicts zero",
+    out.shape == examples.shape and not out.any(),
+)
 
 # %% [markdown]
 # ### A head start: what a formula knows needs no learning
 #
-# Two minutes are short, so let the network learn only what has to be learnt. Notebook 04 has the *exact* denoiser of a Gaussian mixture. Pictures are
-# not Gaussian, but a mixture fitted to them has their means and their coarse structure, and its denoiser is a formula. At high noise, where only the coarse is
-# visible, it is nearly right (Wang and Vastola 2024 found the same of trained networks). So we give the network that guess, as a second
-# input and as a starting point: it puts out a *correction*, in units of the error that a Gaussian's guess would have.
+# Two minutes are short, so let the network learn only what has to be learnt. Notebook 04 has the
+# *exact* denoiser of a Gaussian mixture. Pictures are not Gaussian, but a mixture fitted to them
+# has their means and their coarse structure, and its denoiser is a formula. At high noise, where
+# only the coarse is visible, it is nearly right (Wang and Vastola 2024 found the same of trained
+# networks). So we give the network that guess, as a second input and as a starting point: it puts
+# out a *correction*, in units of the error that a Gaussian's guess would have.
 #
-# $$\hat x_0 = \hat m(x_t, y) + e_t\, \mathrm{net}(x_t, \hat m, t, y), \qquad v = (\alpha x_t - \hat x_0) / \sigma ,$$
+# $$\hat x_0 = \hat m(x_t, y) + e_t\, \mathrm{net}(x_t, \hat m, t, y), \qquad v = (\alpha x_t - \hat
+# x_0) / \sigma ,$$
 #
-# with the mixture's guess $\hat m$ and that error $e_t$. The second formula is notebook 04's $\hat x_0 = \alpha x_t - \sigma v$ solved for $v$, so that to the outside this is a network that puts out $v$.
-# $e_t$ is the typical error of such a guess: about $\sigma$ where there is little noise, the spread of a class where there is much. Divided by it, the correction is of order one at every level, which networks like.
+# with the mixture's guess $\hat m$ and that error $e_t$. The second formula is notebook 04's
+# $\hat x_0 = \alpha x_t - \sigma v$ solved for $v$, so that to the outside this is a network that
+# puts out $v$. $e_t$ is the typical error of such a guess: about $\sigma$ where there is little
+# noise, the spread of a class where there is much. Divided by it, the correction is of order one at
+# every level, which networks like.
 #
-# The mixture: a few cluster means $m_k$ for each class (k-means), with $\pi_k$ the share of cluster $k$, and one covariance for all, $U \operatorname{diag}(\ell)\, U^\top$. The columns of $U$ are its $D$ principal
-# directions, one for each pixel there is. In that basis every direction is by itself, and the denoiser is notebook 04's with a variance $\ell_j$ for each direction in the place of one for all:
+# The mixture: a few cluster means $m_k$ for each class (k-means), with $\pi_k$ the share of cluster
+# $k$, and one covariance for all, $U \operatorname{diag}(\ell)\, U^\top$. The columns of $U$ are
+# its $D$ principal directions, one for each pixel there is. In that basis every direction is by
+# itself, and the denoiser is notebook 04's with a variance $\ell_j$ for each direction in the place
+# of one for all:
 #
-# $$\hat m = \sum_k r_k \big[m_k + g\, (x_t - \alpha m_k)\big], \qquad g_j = \frac{\alpha \ell_j}{\alpha^2 \ell_j + \sigma^2}, \qquad r_k \propto \pi_k\, \mathcal N\big(x_t;\ \alpha m_k,\ \alpha^2 \ell + \sigma^2\big) ,$$
+# $$\hat m = \sum_k r_k \big[m_k + g\, (x_t - \alpha m_k)\big], \qquad g_j = \frac{\alpha
+# \ell_j}{\alpha^2 \ell_j + \sigma^2}, \qquad r_k \propto \pi_k\, \mathcal N\big(x_t;\ \alpha m_k,\
+# \alpha^2 \ell + \sigma^2\big) ,$$
 #
-# over the clusters of class $y$ (over all of them without a class), and the $r_k$ sum to 1. In code, what is equal for all $k$ drops out of the softmax.
+# over the clusters of class $y$ (over all of them without a class), and the $r_k$ sum to 1. In
+# code, what is equal for all $k$ drops out of the softmax.
+
 
 # %% tags=["export"]
 def k_means(x: Tensor, k: int, rounds: int = 10) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from k random rows of x (N, D): centres (k, D) and the index of each row's nearest (N,)."""
+    """Lloyd's algorithm from k random rows of x (N, D): centres (k, D) and the index of each row's
+    nearest (N,).
+    """
     if not 1 <= k <= len(x):
-        raise ValueError(f"{len(x)} rows cannot make {k} clusters: take fewer clusters or more pictures.")
+        raise ValueError(
+            f"{len(x)} rows cannot make {k} clusters: take fewer clusters or more pictures."
+        )
     centres = x[torch.randperm(len(x))[:k]].clone()
     for _ in range(rounds):
         nearest = torch.cdist(x, centres).argmin(dim=1)
@@ -367,9 +489,11 @@ def k_means(x: Tensor, k: int, rounds: int = 10) -> tuple[Tensor, Tensor]:
 
 # %% tags=["export", "long"]
 class MixtureDenoiser(nn.Module):
-    """The exact denoiser of a Gaussian mixture that is fitted to pictures x (N, C, H, W) with labels y (N,).
+    """The exact denoiser of a Gaussian mixture that is fitted to pictures x (N, C, H, W) with
+    labels y (N,).
 
-    Each class has `clusters` means, found by k-means; all share one covariance. NULL stands for all classes at once.
+    Each class has `clusters` means, found by k-means; all share one covariance. NULL stands for all
+    classes at once.
     """
 
     def __init__(self, x: Tensor, y: Tensor, clusters: int = 64) -> None:
@@ -381,24 +505,36 @@ class MixtureDenoiser(nn.Module):
             rows = flat[y == c]
             centres, nearest = k_means(rows, clusters)
             means.append(centres)
-            log_weights.append((nearest.bincount(minlength=clusters).clamp(min=1) / len(rows)).log())
+            log_weights.append(
+                (nearest.bincount(minlength=clusters).clamp(min=1) / len(rows)).log()
+            )
             within[y == c], around_class[y == c] = rows - centres[nearest], rows - rows.mean(0)
         variances, directions = torch.linalg.eigh((within.T @ within / len(x)).double())
         directions = directions.float()
         self.register_buffer("directions", directions)  # U (D, D), one a column
         self.register_buffer("variances", variances.float().clamp(min=1e-6))  # l (D,)
-        self.register_buffer("class_variances", (around_class @ directions).square().mean(0))  # (D,)
-        self.register_buffer("means", torch.cat(means) @ directions)  # (10 clusters, D), in the basis U
+        self.register_buffer(
+            "class_variances", (around_class @ directions).square().mean(0)
+        )  # (D,)
+        self.register_buffer(
+            "means", torch.cat(means) @ directions
+        )  # (10 clusters, D), in the basis U
         self.register_buffer("log_weights", torch.cat(log_weights))
         self.register_buffer("owner", torch.arange(N_CLASSES).repeat_interleave(clusters))
 
     def forward(self, x: Tensor, level: Level, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The guess E[x0 | x] like x, and the error that one Gaussian for each class would make (for NULL too), root mean square, with 4 axes."""
+        """The guess E[x0 | x] like x, and the error that one Gaussian for each class would make
+        (for NULL too), root mean square, with 4 axes.
+        """
         one_each(x, labels=y)
         in_basis = x.flatten(1) @ self.directions
         alpha, sigma = like(level.alpha, in_basis), like(level.sigma, in_basis)
         variance = alpha**2 * self.variances + sigma**2  # of x, in each direction
-        log_p = (alpha * in_basis / variance) @ self.means.T - (alpha**2 / variance) @ self.means.square().T / 2 + self.log_weights
+        log_p = (
+            (alpha * in_basis / variance) @ self.means.T
+            - (alpha**2 / variance) @ self.means.square().T / 2
+            + self.log_weights
+        )
         log_p = log_p.masked_fill((self.owner != y[:, None]) & (y[:, None] != NULL), -torch.inf)
         mean = log_p.softmax(dim=1) @ self.means
         gain = alpha * self.variances / variance
@@ -409,7 +545,9 @@ class MixtureDenoiser(nn.Module):
 
 # %% tags=["export"]
 class HeadStart(nn.Module):
-    """A U-Net of 2 input channels that corrects the mixture's guess; puts out v (N, 1, 28, 28), so that its kind is "v"."""
+    """A U-Net of 2 input channels that corrects the mixture's guess; puts out v (N, 1, 28, 28), so
+    that its kind is "v".
+    """
 
     def __init__(self, unet: UNet, mixture: MixtureDenoiser, schedule: Schedule) -> None:
         super().__init__()
@@ -426,32 +564,54 @@ class HeadStart(nn.Module):
 mixture = MixtureDenoiser(train_set.x, train_set.y).to(run.device)
 shown_guess = [100, 400, 700, 850, 999]
 labels = torch.arange(10, device=run.device)
-guesses = [mixture(add_noise(examples, noise, schedule.level(t)).to(run.device), schedule.level(t), labels)[0] for t in shown_guess]
+guesses = [
+    mixture(
+        add_noise(examples, noise, schedule.level(t)).to(run.device), schedule.level(t), labels
+    )[0]
+    for t in shown_guess
+]
 plots.film_strip(
-    guesses, [f"t = {t}" for t in shown_guess], title="What a fitted mixture of Gaussians makes of noisy training pictures, without a network",
-    alt="Guesses of ten clothes from five noise levels by the mixture. Row t = 100: detailed, grainy; 400: smoothed, with stripes; 700 and 850: blurred; 999: about the mean picture of each class.",
-)  # fmt: skip
+    guesses,
+    [f"t = {t}" for t in shown_guess],
+    title="What a fitted mixture of Gaussians makes of noisy training pictures, without a network",
+    alt=(
+        "Guesses of ten clothes from five noise levels by the mixture. Row t = 100: "
+        "detailed, grainy; 400: smoothed, with stripes; 700 and 850: blurred; 999: about the "
+        "mean picture of each class."
+    ),
+)
 new = HeadStart(UNet(cfg["widths"], n_in=2), mixture, schedule).to(run.device)
 with torch.no_grad():
     x_high = add_noise(examples, noise, schedule.level(700)).to(run.device)
     t_high = torch.full((10,), 700, device=run.device)
-    agrees = torch.allclose(x0_from("v", new(x_high, t_high, labels), x_high, schedule.level(700)), guesses[2], atol=1e-4)
+    agrees = torch.allclose(
+        x0_from("v", new(x_high, t_high, labels), x_high, schedule.level(700)),
+        guesses[2],
+        atol=1e-4,
+    )
 claim("A new network with the head start guesses what the mixture guesses", agrees)
 
 # %% [markdown]
 # ## What to ask of it
 #
-# Notebook 04 converts between the noise $\epsilon$, the clean picture $x_0$ and the mixture of both, $v = \alpha\epsilon - \sigma x_0$. Whatever the network puts
-# out, one formula makes a guess of the clean picture from it. So the choice of target is a choice of *what is easy to put out*, and of how errors count:
+# Notebook 04 converts between the noise $\epsilon$, the clean picture $x_0$ and the mixture of
+# both, $v = \alpha\epsilon - \sigma x_0$. Whatever the network puts out, one formula makes a guess
+# of the clean picture from it. So the choice of target is a choice of *what is easy to put out*,
+# and of how errors count:
 #
-# - from $\epsilon$ the picture is $(x_t - \sigma\epsilon)/\alpha$: at high noise $\alpha$ is tiny, and an error of the network is multiplied by $\sigma/\alpha$;
-# - $x_0$ as target is safe there, and wasteful at low noise, where the input is already almost the answer;
-# - $v$ turns from one into the other: it is the noise where the picture is clear, and minus the picture where it is not.
+# - from $\epsilon$ the picture is $(x_t - \sigma\epsilon)/\alpha$: at high noise $\alpha$ is tiny,
+#   and an error of the network is multiplied by $\sigma/\alpha$;
+# - $x_0$ as target is safe there, and wasteful at low noise, where the input is already almost the
+#   answer;
+# - $v$ turns from one into the other: it is the noise where the picture is clear, and minus the
+#   picture where it is not.
 #
 # **Exercise 5.2** · find the bug · difficulty 2/5 · 10 minutes
 #
-# The loss as the lesson behind this course had it, with the line that draws $t$ from a tutorial. Three mistakes are left: one throws an
-# argument away, one forgets the timestep where sampling begins, and one multiplies every gradient by a number that does not belong there (Adam mostly hides it).
+# The loss as the lesson behind this course had it, with the line that draws $t$ from a tutorial.
+# Three mistakes are left: one throws an argument away, one forgets the timestep where sampling
+# begins, and one multiplies every gradient by a number that does not belong there (Adam mostly
+# hides it).
 #
 # ```python
 # def diffusion_loss(net, x0, y, t, noise, schedule):
@@ -463,8 +623,10 @@ claim("A new network with the head start guesses what the mixture guesses", agre
 #     return loss
 # ```
 #
-# Write two functions: one draws `n` timesteps, each of 0 to T - 1 equally likely, the other returns the loss for the `t` that it was given (for
-# `kind`, one of "epsilon", "x0", "v") and leaves `backward` to its caller.
+# Write two functions: one draws `n` timesteps, each of 0 to T - 1 equally likely, the other returns
+# the loss for the `t` that it was given (for `kind`, one of "epsilon", "x0", "v") and leaves
+# `backward` to its caller.
+
 
 # %% tags=["exercise"]
 def my_timesteps(n, T):
@@ -490,7 +652,9 @@ def uniform_timesteps(n: int, T: int) -> Tensor:
 def check_labels(y: Tensor) -> None:
     """ValueError unless y (N,) holds classes, 0 to NULL."""
     if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= NULL)).all()):
-        raise ValueError(f"Labels are a tensor (N,) of class numbers from 0 to {NULL}, which stands for none.")
+        raise ValueError(
+            f"Labels are a tensor (N,) of class numbers from 0 to {NULL}, which stands for none."
+        )
 
 
 def check_guidance(guidance: float) -> None:
@@ -499,10 +663,20 @@ def check_guidance(guidance: float) -> None:
         raise ValueError(f"Guidance is a finite number, not {guidance}.")
 
 
-def diffusion_loss(net: nn.Module, x0: Tensor, y: Tensor, t: Tensor, noise: Tensor, schedule: Schedule, kind: str = "v") -> Tensor:
-    """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C, H, W) and labels (N,).
+def diffusion_loss(
+    net: nn.Module,
+    x0: Tensor,
+    y: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    schedule: Schedule,
+    kind: str = "v",
+) -> Tensor:
+    """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C,
+    H, W) and labels (N,).
 
-    `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v" (Salimans and Ho 2022, section 4).
+    `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v"
+    (Salimans and Ho 2022, section 4).
     """
     one_each(x0, timesteps=t, labels=y)
     level = schedule.level(t)
@@ -516,15 +690,23 @@ checks.diffusion_loss(diffusion_loss)
 # %% [markdown]
 # ### Which timesteps to train
 #
-# All equally often is the simple choice, and not the best use of two minutes. At both ends there is little to learn: where the picture is almost clean the
-# answer is the input but for the last grains, where it is pure noise the answer is the mean picture. What a picture *is* gets decided in the middle. So we draw
-# $\log(\alpha/\sigma)$ from a Gaussian in the middle (Karras et al. 2022, section 5, and Esser et al. 2024, section 3.1, did the same in other clocks),
-# and spread a batch evenly over it, so that no batch is all easy or all hard (after an idea of Kingma et al. 2021, appendix I.1, who move all slices by one common draw). The bell is centred near $t = 400$. Counted in timesteps it is
-# skewed: near both ends the logarithm runs fast, so that one timestep covers much of it. So the peak moves to small $t$, and later timesteps are trained a little less than uniformly.
+# All equally often is the simple choice, and not the best use of two minutes. At both ends there is
+# little to learn: where the picture is almost clean the answer is the input but for the last
+# grains, where it is pure noise the answer is the mean picture. What a picture *is* gets decided in
+# the middle. So we draw $\log(\alpha/\sigma)$ from a Gaussian in the middle (Karras et al. 2022,
+# section 5, and Esser et al. 2024, section 3.1, did the same in other clocks), and spread a batch
+# evenly over it, so that no batch is all easy or all hard (after an idea of Kingma et al. 2021,
+# appendix I.1, who move all slices by one common draw). The bell is centred near $t = 400$. Counted
+# in timesteps it is skewed: near both ends the logarithm runs fast, so that one timestep covers
+# much of it. So the peak moves to small $t$, and later timesteps are trained a little less than
+# uniformly.
+
 
 # %% tags=["export"]
 def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) -> Tensor:
-    """How often to train each timestep (T,), sum 1: log(alpha / sigma) is then Gaussian with this mean and standard deviation."""
+    """How often to train each timestep (T,), sum 1: log(alpha / sigma) is then Gaussian with this
+    mean and standard deviation.
+    """
     if not std > 0:
         raise ValueError(f"A standard deviation lies above 0: {std} does not.")
     half_log_snr = schedule.log_snr / 2
@@ -534,9 +716,13 @@ def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) ->
 
 
 def draw_timesteps(weights: Tensor, n: int) -> Tensor:
-    """n timesteps (n,) with these frequencies (T,), one from each of n equal slices of the distribution."""
+    """n timesteps (n,) with these frequencies (T,), one from each of n equal slices of the
+    distribution.
+    """
     if weights.ndim != 1 or not (weights >= 0).all() or abs(weights.sum().item() - 1) > 1e-3:
-        raise ValueError("Weights of timesteps are a tensor (T,) of shares from 0 that add up to 1.")
+        raise ValueError(
+            "Weights of timesteps are a tensor (T,) of shares from 0 that add up to 1."
+        )
     u = (torch.arange(n) + torch.rand(n, dtype=torch.float64)) / n
     return torch.searchsorted(weights.cumsum(0), u).clamp(max=len(weights) - 1)
 
@@ -548,26 +734,48 @@ share = drawn.bincount(minlength=T) / len(drawn)
 figure, axis = plt.subplots(figsize=(6.4, 2.4))
 axis.plot(weights * T, color=plots.BLUE, label="ours")
 axis.axhline(1, color=plots.BLACK, linestyle=":", label="uniform")
-axis.set(xlabel="timestep t", ylabel="how often, relative", title="More weight below t = 400, almost none at the very ends", ylim=(0, None))
-axis.legend(fontsize=8)
-plots.show(figure, "How often each timestep is trained: the curve starts near 0, peaks at one and a half times the uniform line near t = 100, stays a little below that line from 400 to 900, and falls to 0 at the end.")
-claim("Each half of the timesteps is drawn as often as it should be, to 1 %", (share - weights).abs().sum() < 0.2 and abs(share[:500].sum() - weights[:500].sum()) < 0.01)
+axis.set(
+    xlabel="timestep t",
+    ylabel="how often, relative",
+    title="More weight below t = 400, almost none at the very ends",
+    ylim=(0, None),
+)
+axis.legend()
+plots.show(
+    figure,
+    (
+        "How often each timestep is trained: the curve starts near 0, peaks at one and a "
+        "half times the uniform line near t = 100, stays a little below that line from 400 "
+        "to 900, and falls to 0 at the end."
+    ),
+)
+claim(
+    "Each half of the timesteps is drawn as often as it should be, to 1 %",
+    (share - weights).abs().sum() < 0.2 and abs(share[:500].sum() - weights[:500].sum()) < 0.01,
+)
 
 # %% [markdown]
 # ## With a class and without: guidance
 #
-# Our network is told the class of a picture. It must also work without one, and for a reason that is worth the trouble: the difference between its two guesses is what the class adds.
+# Our network is told the class of a picture. It must also work without one, and for a reason that
+# is worth the trouble: the difference between its two guesses is what the class adds.
 # *Classifier-free guidance* (Ho and Salimans 2022) exaggerates it,
 #
-# $$\hat x_0 = \hat x_0(x_t, \varnothing) + w\, \big(\hat x_0(x_t, y) - \hat x_0(x_t, \varnothing)\big) .$$
+# $$\hat x_0 = \hat x_0(x_t, \varnothing) + w\, \big(\hat x_0(x_t, y) - \hat x_0(x_t,
+# \varnothing)\big) .$$
 #
-# Here $\varnothing$ means that no class is given, `NULL` in code. $w = 0$ ignores the class, $w = 1$ is the plain conditional model, $w > 1$ makes pictures more typical of their class, and less varied. (The paper counts from
-# the conditional guess: its $w$ is ours minus 1.) So that one network knows both guesses, training replaces some of the labels, one in ten, by an eleventh, `NULL`.
+# Here $\varnothing$ means that no class is given, `NULL` in code. $w = 0$ ignores the class,
+# $w = 1$ is the plain conditional model, $w > 1$ makes pictures more typical of their class, and
+# less varied. (The paper counts from the conditional guess: its $w$ is ours minus 1.) So that one
+# network knows both guesses, training replaces some of the labels, one in ten, by an eleventh,
+# `NULL`.
 #
 # **Exercise 5.3** · difficulty 2/5 · 8 minutes
 #
-# Two pieces. `my_guided` is the formula. `my_drop_labels(y, p)` prepares training: it replaces each label (N,) by 10, our NULL, with probability p, and leaves `y` itself alone. Published code has
+# Two pieces. `my_guided` is the formula. `my_drop_labels(y, p)` prepares training: it replaces each
+# label (N,) by 10, our NULL, with probability p, and leaves `y` itself alone. Published code has
 # got both wrong: a sign turned around, and one coin for a whole batch.
+
 
 # %% tags=["exercise"]
 def my_guided(with_class, without, w):
@@ -586,7 +794,9 @@ checks.drop_labels(my_drop_labels)
 # %% tags=["solution", "export"]
 # @title Solution 5.3
 def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
-    """The guess without a class, moved `guidance` times as far as the class moves it (Ho and Salimans 2022, equation 6, whose w is ours - 1)."""
+    """The guess without a class, moved `guidance` times as far as the class moves it (Ho and
+    Salimans 2022, equation 6, whose w is ours - 1).
+    """
     same_shape(without=without, with_class=with_class)
     return without + guidance * (with_class - without)
 
@@ -604,39 +814,54 @@ checks.drop_labels(drop_labels)
 # %% [markdown]
 # ### The optimiser
 #
-# AdamW scales every number by itself. A convolution's weight is not a bag of numbers but a matrix, and its gradient is dominated by a few
-# directions. *Muon* (Jordan et al. 2024) takes the momentum and replaces it by the nearest matrix that has all singular values
-# near 1, so that rare directions are learnt as fast as common ones. Five rounds of a fixed polynomial do that, with products of matrices only; a
-# singular value decomposition would be far slower. It is for hidden matrices; everything else stays with AdamW.
+# AdamW scales every number by itself. A convolution's weight is not a bag of numbers but a matrix,
+# and its gradient is dominated by a few directions. *Muon* (Jordan et al. 2024) takes the momentum
+# and replaces it by the nearest matrix that has all singular values near 1, so that rare directions
+# are learnt as fast as common ones. Five rounds of a fixed polynomial do that, with products of
+# matrices only; a singular value decomposition would be far slower. It is for hidden matrices;
+# everything else stays with AdamW.
+
 
 # %% tags=["export", "long"]
 def orthogonalise(X: Tensor, rounds: int = 5) -> Tensor:
-    """Matrices (G, m, n) with all singular values moved towards 1, roughly 0.7 to 1.2 (Jordan et al. 2024, Newton-Schulz iteration)."""
+    """Matrices (G, m, n) with all singular values moved towards 1, roughly 0.7 to 1.2 (Jordan et
+    al. 2024, Newton-Schulz iteration).
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     X = X / (X.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
     tall = X.shape[1] > X.shape[2]
     X = X.mT if tall else X
     for _ in range(rounds):
         A = X @ X.mT
-        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)  # a X + (b A + c A A) X
+        X = torch.baddbmm(
+            X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a
+        )  # a X + (b A + c A A) X
     return X.mT if tall else X
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for weights of two axes or more, all axes after the first taken as one; weights of one shape are done together."""
+    """Muon (Jordan et al. 2024) for weights of two axes or more, all axes after the first taken as
+    one; weights of one shape are done together.
+    """
 
-    def __init__(self, parameters: list[nn.Parameter], lr: float = 0.02, momentum: float = 0.95) -> None:
+    def __init__(
+        self, parameters: list[nn.Parameter], lr: float = 0.02, momentum: float = 0.95
+    ) -> None:
         by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for p in parameters:
             by_shape.setdefault(p.flatten(1).shape, []).append(p)
-        super().__init__([{"params": same} for same in by_shape.values()], {"lr": lr, "momentum": momentum})
+        super().__init__(
+            [{"params": same} for same in by_shape.values()], {"lr": lr, "momentum": momentum}
+        )
 
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
             same, state = group["params"], self.state[group["params"][0]]
             gradient = torch.stack([p.grad.flatten(1) for p in same])  # (G, m, n)
-            average = state.setdefault("average", torch.zeros_like(gradient)).lerp_(gradient, 1 - group["momentum"])
+            average = state.setdefault("average", torch.zeros_like(gradient)).lerp_(
+                gradient, 1 - group["momentum"]
+            )
             update = orthogonalise(gradient.lerp(average, group["momentum"]))  # Nesterov's momentum
             size = max(1, update.shape[1] / update.shape[2]) ** 0.5
             for p, change in zip(same, update):
@@ -646,29 +871,62 @@ class Muon(torch.optim.Optimizer):
 # %% tags=["nbval-ignore-output"]
 G = torch.randn(2, 32, 288) * torch.logspace(0, -2, 32)[:, None]
 values, after = torch.linalg.svdvals(G), torch.linalg.svdvals(orthogonalise(G))
-print(f"singular values before: {values.min():.2f} to {values.max():.2f}, after: {after.min():.2f} to {after.max():.2f}")
-claim("Muon's update has singular values between 0.3 and 1.3, from a gradient where they differ a hundredfold", after.min() > 0.3 and after.max() < 1.3 and values.max() > 50 * values.min())
+print(
+    f"singular values before: {values.min():.2f} to {values.max():.2f}, after: "
+    f"{after.min():.2f} to {after.max():.2f}"
+)
+claim(
+    (
+        "Muon's update has singular values between 0.3 and 1.3, from a gradient where they "
+        "differ a hundredfold"
+    ),
+    after.min() > 0.3 and after.max() < 1.3 and values.max() > 50 * values.min(),
+)
 
 # %% [markdown]
 # ## Training
 #
-# The loop in full. New against notebook 02: labels are dropped one time in ten; timesteps are drawn by weight; there are two optimisers; and the learning rate warms up, holds, and falls to 0 over the
-# second half, which was worth more than doubling its height. As there, the averaged weights are the model.
+# The loop in full. New against notebook 02: labels are dropped one time in ten; timesteps are drawn
+# by weight; there are two optimisers; and the learning rate warms up, holds, and falls to 0 over
+# the second half, which was worth more than doubling its height. As there, the averaged weights are
+# the model.
+
 
 # %% tags=["export"]
 def optimisers(
-    net: nn.Module, rate: float = 2e-3, muon_rate: float = 0.02, ends: Collection[str] = ("time", "label", "stem", "scale_shift", "out"),
+    net: nn.Module,
+    rate: float = 2e-3,
+    muon_rate: float = 0.02,
+    ends: Collection[str] = ("time", "label", "stem", "scale_shift", "out"),
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between the first and the last layer, AdamW for the layers named in `ends` and for norms and biases."""
-    hidden = [p for name, p in net.named_parameters() if p.ndim >= 2 and not set(ends) & set(name.split("."))]
+    """Muon for the matrices between the first and the last layer, AdamW for the layers named in
+    `ends` and for norms and biases.
+    """
+    hidden = [
+        p
+        for name, p in net.named_parameters()
+        if p.ndim >= 2 and not set(ends) & set(name.split("."))
+    ]
     rest = [p for p in net.parameters() if all(p is not q for q in hidden)]
-    return [Muon(hidden, muon_rate), torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)]
+    return [
+        Muon(hidden, muon_rate),
+        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+    ]
 
 
 # %% tags=["export", "long"]
 def train(
-    net: nn.Module, x: Tensor, y: Tensor, schedule: Schedule, *, steps: int, batch: int,
-    kind: str = "v", weights: Tensor | None = None, drop: float = 0.1, decay: float = 0.999,
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    schedule: Schedule,
+    *,
+    steps: int,
+    batch: int,
+    kind: str = "v",
+    weights: Tensor | None = None,
+    drop: float = 0.1,
+    decay: float = 0.999,
     watch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> training.EMA:
     """Train in place on pictures x (N, C, H, W) and labels y (N,); returns the averaged network.
@@ -682,20 +940,30 @@ def train(
         ValueError: no step, no picture in a batch, pictures and labels that do not fit together.
     """
     if min(steps, batch) < 1:
-        raise ValueError(f"At least one step of one picture is wanted, not {steps} steps of {batch}.")
+        raise ValueError(
+            f"At least one step of one picture is wanted, not {steps} steps of {batch}."
+        )
     one_each(x, labels=y)
     check_labels(y), data.check_pixels(x, "Pictures")
     if weights is not None and weights.shape != (schedule.T,):
-        raise ValueError(f"{schedule.T} timesteps want as many weights, not {tuple(weights.shape)} of them.")
+        raise ValueError(
+            f"{schedule.T} timesteps want as many weights, not {tuple(weights.shape)} of them."
+        )
     if kind not in KINDS:
         raise ValueError(f"There is no prediction kind {kind!r}: choose one of {', '.join(KINDS)}.")
     device, players = next(net.parameters()).device, optimisers(net)
 
-    def height(step: int) -> float:  # of both rates: 50 steps up, level, and down to 0 over the second half
+    def height(
+        step: int,
+    ) -> float:  # of both rates: 50 steps up, level, and down to 0 over the second half
         return min(1, (step + 1) / 50, 2 * (1 - step / steps))
 
     rates = [torch.optim.lr_scheduler.LambdaLR(player, height) for player in players]
-    weights = torch.full((schedule.T,), 1 / schedule.T, dtype=torch.float64) if weights is None else weights
+    weights = (
+        torch.full((schedule.T,), 1 / schedule.T, dtype=torch.float64)
+        if weights is None
+        else weights
+    )
     ema = training.EMA(net, decay)
     for step in training.progress(steps):
         chosen = torch.randint(len(x), (batch,))
@@ -713,8 +981,10 @@ def train(
 
 
 # %% [markdown]
-# To sample, notebook 04's `sample` wants a function of a picture and a level that returns the guess $\hat x_0$. This one asks the network, with a class and
-# with guidance. It clips the guess to the range of pictures, since no clean pixel is outside.
+# To sample, notebook 04's `sample` wants a function of a picture and a level that returns the guess
+# $\hat x_0$. This one asks the network, with a class and with guidance. It clips the guess to the
+# range of pictures, since no clean pixel is outside.
+
 
 # %% tags=["export", "long"]
 def timestep_of(schedule: Schedule, level: Level) -> int:
@@ -728,10 +998,13 @@ class Denoiser:
     Args:
         net: called as net(x, t, y); `kind` says what it puts out.
         y: labels (N,), NULL for none.
-        guidance: see `guided`; only 1 (and labels that are all NULL) needs one evaluation a step, others need two.
+        guidance: see `guided`; only 1 (and labels that are all NULL) needs one evaluation a step,
+            others need two.
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, y: Tensor, guidance: float = 1.0, kind: str = "v") -> None:
+    def __init__(
+        self, net: nn.Module, schedule: Schedule, y: Tensor, guidance: float = 1.0, kind: str = "v"
+    ) -> None:
         check_labels(y), check_guidance(guidance)
         self.net, self.schedule, self.y, self.guidance, self.kind = net, schedule, y, guidance, kind
         self.evaluations = 0  # of the network, for one picture
@@ -750,26 +1023,45 @@ class Denoiser:
 
 
 # %% tags=["export"]
-def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, guidance: float = 1.5, step: Callable = dpmpp_2m_step,
-             generator: torch.Generator | None = None, batch: int = 512) -> Tensor:  # fmt: skip
-    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,); `generator` is a CPU one and draws x_T and the steps' noise."""
+def generate(
+    net: nn.Module,
+    schedule: Schedule,
+    y: Tensor,
+    steps: int = 10,
+    guidance: float = 1.5,
+    step: Callable = dpmpp_2m_step,
+    generator: torch.Generator | None = None,
+    batch: int = 512,
+) -> Tensor:
+    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,); `generator` is a CPU
+    one and draws x_T and the steps' noise.
+    """
     check_labels(y), check_guidance(guidance)
     if batch < 1:
         raise ValueError(f"At least one picture at a time is wanted, not {batch}.")
     device, levels, pictures = next(net.parameters()).device, schedule.levels(steps), []
     for labels in y.split(batch):
         x = torch.randn(len(labels), 1, 28, 28, generator=generator).to(device)
-        pictures.append(sample(Denoiser(net, schedule, labels.to(device), guidance), x, levels, step, generator).cpu())
+        pictures.append(
+            sample(
+                Denoiser(net, schedule, labels.to(device), guidance), x, levels, step, generator
+            ).cpu()
+        )
     return torch.cat(pictures)
 
+
 # %% [markdown]
-# Now the main run. While it trains, it looks at itself six times: the loss on pictures that it was never shown, with the averaged and with the current
-# weights, and ten samples from ten fixed starting points, one for each class.
+# Now the main run. While it trains, it looks at itself six times: the loss on pictures that it was
+# never shown, with the averaged and with the current weights, and ten samples from ten fixed
+# starting points, one for each class.
 
 # %%
 LOOKS = 6
 held_out = test_set.x[:200].to(run.device), test_set.y[:200].to(run.device)
-held_t, held_noise = draw_timesteps(weights, 200).to(run.device), torch.randn(200, 1, 28, 28, device=run.device)
+held_t, held_noise = (
+    draw_timesteps(weights, 200).to(run.device),
+    torch.randn(200, 1, 28, 28, device=run.device),
+)
 ten = torch.arange(10)
 
 
@@ -793,43 +1085,93 @@ def watch(step, loss, ema):
     if step % (cfg["steps"] // LOOKS) == 0:
         looks[step] = held_out_loss(ema), held_out_loss(net)
         film.append(generate(ema, schedule, ten, generator=fixed_start()))
-        training.note(plots.animation([film[-1]], "The ten classes as they are drawn by now.", columns=10))
+        training.note(
+            plots.animation([film[-1]], "The ten classes as they are drawn by now.", columns=10)
+        )
 
 
 # %% tags=["nbval-ignore-output"]
-net = HeadStart(UNet(cfg["widths"], n_in=2), mixture, schedule).to(run.device, memory_format=torch.channels_last)
+net = HeadStart(UNet(cfg["widths"], n_in=2), mixture, schedule).to(
+    run.device, memory_format=torch.channels_last
+)
 start = time.perf_counter()
-ema = train(net, train_set.x, train_set.y, schedule, steps=cfg["steps"], batch=cfg["batch"], weights=weights, watch=watch)
+ema = train(
+    net,
+    train_set.x,
+    train_set.y,
+    schedule,
+    steps=cfg["steps"],
+    batch=cfg["batch"],
+    weights=weights,
+    watch=watch,
+)
 seconds = time.perf_counter() - start
-print(f"{cfg['steps']} steps of {cfg['batch']} in {seconds:.0f} s with all looks, {cfg['steps'] * cfg['batch'] / seconds:.0f} pictures/s")
+print(
+    f"{cfg['steps']} steps of {cfg['batch']} in {seconds:.0f} s with all looks, "
+    f"{cfg['steps'] * cfg['batch'] / seconds:.0f} pictures/s"
+)
 print(run.report())
 
 # %%
 steps_seen = list(looks)
 plots.film_strip(
-    film, [f"step {step}" for step in steps_seen], title="The same ten starting points while the network learns: rough first, then cleaner",
-    alt="Six rows of ten generated pictures over training, one class a column: the first row shows clothes with holes and grain, the last the same clothes with less grain and clearer outlines; some holes stay.",
-)  # fmt: skip
+    film,
+    [f"step {step}" for step in steps_seen],
+    title="The same ten starting points while the network learns: rough first, then cleaner",
+    alt=(
+        "Six rows of ten generated pictures over training, one class a column: the first row "
+        "shows clothes with holes and grain, the last the same clothes with less grain and "
+        "clearer outlines; some holes stay."
+    ),
+)
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3))
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3))
 window = max(1, len(losses) // 60)
 smooth = torch.tensor(losses)[: len(losses) // window * window].reshape(-1, window).mean(1)
 left.plot(window * (torch.arange(len(smooth)) + 0.5), smooth, color=plots.BLUE)
-left.set(xlabel="step", ylabel="loss (v)", title="The loss falls fast and then hardly", ylim=(0, 0.3))
-right.plot(steps_seen, [look[1] for look in looks.values()], "o-", color=plots.VERMILION, label="current weights")
-right.plot(steps_seen, [look[0] for look in looks.values()], "o-", color=plots.BLUE, label="averaged weights")
-right.set(xlabel="step", ylabel="loss on unseen pictures", title="Averaging helps most while the rate is high")
-right.legend(fontsize=8)
-plots.show(figure, "Left: training loss falls steeply in the first tenth and then slowly to a plateau above zero. Right: loss on unseen pictures at six moments; averaged weights lie below current ones in the middle and meet them at the end.")
+left.set(
+    xlabel="step", ylabel="loss (v)", title="The loss falls fast and then hardly", ylim=(0, 0.3)
+)
+right.plot(
+    steps_seen,
+    [look[1] for look in looks.values()],
+    "o-",
+    color=plots.VERMILION,
+    label="current weights",
+)
+right.plot(
+    steps_seen,
+    [look[0] for look in looks.values()],
+    "o-",
+    color=plots.BLUE,
+    label="averaged weights",
+)
+right.set(
+    xlabel="step",
+    ylabel="loss on unseen pictures",
+    title="Averaging helps most while the rate is high",
+)
+right.legend()
+plots.show(
+    figure,
+    (
+        "Left: training loss falls steeply in the first tenth and then slowly to a plateau "
+        "above zero. Right: loss on unseen pictures at six moments; averaged weights lie "
+        "below current ones in the middle and meet them at the end."
+    ),
+)
 
 # %% [markdown]
 # ### It converges, but not to zero
 #
-# A student asks: is a loss of this size good? Compare with what is possible. Even the perfect denoiser cannot know which noise was added; its error is the
-# spread of all pictures that could have led to $x_t$ (notebook 04 computes it). That floor is unknown for pictures, but its shape is not: low where
-# the picture is clear. Measured as error in $x_0$, the loss must rise with the timestep, up to the variance of a whole class. The loss in $v$ is this error divided by $\sigma^2$, and so is large again at low
-# noise, where the last grains must be told from texture.
+# A student asks: is a loss of this size good? Compare with what is possible. Even the perfect
+# denoiser cannot know which noise was added; its error is the spread of all pictures that could
+# have led to $x_t$ (notebook 04 computes it). That floor is unknown for pictures, but its shape is
+# not: low where the picture is clear. Measured as error in $x_0$, the loss must rise with the
+# timestep, up to the variance of a whole class. The loss in $v$ is this error divided by
+# $\sigma^2$, and so is large again at low noise, where the last grains must be told from texture.
+
 
 # %%
 @torch.no_grad()
@@ -851,15 +1193,39 @@ ahead, behind = looks[steps_seen[2]]
 
 # %%
 errors_v = {t: error / schedule.level(t).sigma ** 2 for t, error in errors.items()}
-figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3))
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3))
 left.plot(list(errors), list(errors.values()), "o-", color=plots.BLUE, label="the network's guess")
-left.plot(list(errors), [(schedule.level(t).sigma / schedule.level(t).alpha) ** 2 for t in errors], color=plots.BLACK, linestyle=":", label="no denoising: x / alpha")
+left.plot(
+    list(errors),
+    [(schedule.level(t).sigma / schedule.level(t).alpha) ** 2 for t in errors],
+    color=plots.BLACK,
+    linestyle=":",
+    label="no denoising: x / alpha",
+)
 left.axhline(spread_of_classes, color=plots.ORANGE, label="the mean of the class")
-left.set(xlabel="timestep t", ylabel="error in x0", ylim=(0, 1.3 * spread_of_classes), title="What can be known of x0 shrinks as noise grows")
-left.legend(fontsize=8)
+left.set(
+    xlabel="timestep t",
+    ylabel="error in x0",
+    ylim=(0, 1.3 * spread_of_classes),
+    title="What can be known of x0 shrinks as noise grows",
+)
+left.legend()
 right.plot(list(errors_v), list(errors_v.values()), "o-", color=plots.BLUE)
-right.set(xlabel="timestep t", ylabel="error in v", ylim=(0, None), title="Counted in v, as in the loss: high at both ends")
-plots.show(figure, "Left: the guess's error in x0 over timesteps rises slowly from near zero, stays far below the error of the noisy input, and ends at the error of the class mean, a horizontal line. Right: the same error divided by sigma squared, the error in v, is highest at the first timestep, lowest in the middle, and rises again to the end.")
+right.set(
+    xlabel="timestep t",
+    ylabel="error in v",
+    ylim=(0, None),
+    title="Counted in v, as in the loss: high at both ends",
+)
+plots.show(
+    figure,
+    (
+        "Left: the guess's error in x0 over timesteps rises slowly from near zero, stays far "
+        "below the error of the noisy input, and ends at the error of the class mean, a "
+        "horizontal line. Right: the same error divided by sigma squared, the error in v, is "
+        "highest at the first timestep, lowest in the middle, and rises again to the end."
+    ),
+)
 
 # %%
 first, last = losses[: len(losses) // 20], losses[-(len(losses) // 5) :]
@@ -870,73 +1236,154 @@ def mean(values):
     return sum(values) / len(values)
 
 
-claim("The loss falls by a fifth or more from its first twentieth", mean(last) < 0.8 * mean(first), f"{mean(first):.3f} {mean(last):.3f}")
-claim("but in the last fifth it falls by less than a tenth, and stays far from zero", mean(last) > 0.9 * mean(before) and mean(last) > 0.05, f"{mean(before):.3f} {mean(last):.3f}")
-claim("In pure noise the network is as good as the mean of the class, to 5 %", abs(errors[T - 1] / spread_of_classes - 1) < 0.05, f"{errors[T - 1]:.3f} {spread_of_classes:.3f}")
+claim(
+    "The loss falls by a fifth or more from its first twentieth",
+    mean(last) < 0.8 * mean(first),
+    f"{mean(first):.3f} {mean(last):.3f}",
+)
+claim(
+    "but in the last fifth it falls by less than a tenth, and stays far from zero",
+    mean(last) > 0.9 * mean(before) and mean(last) > 0.05,
+    f"{mean(before):.3f} {mean(last):.3f}",
+)
+claim(
+    "In pure noise the network is as good as the mean of the class, to 5 %",
+    abs(errors[T - 1] / spread_of_classes - 1) < 0.05,
+    f"{errors[T - 1]:.3f} {spread_of_classes:.3f}",
+)
 half_way = list(errors_v.values())[len(errors_v) // 2]
-claim("Counted in v, the error is larger at both ends than in the middle", min(errors_v[20], errors_v[T - 1]) > half_way, str(errors_v))
-claim("Half-way through training, the averaged weights do better on unseen pictures than the current ones", ahead < behind, f"{ahead:.4f} {behind:.4f}")
+claim(
+    "Counted in v, the error is larger at both ends than in the middle",
+    min(errors_v[20], errors_v[T - 1]) > half_way,
+    str(errors_v),
+)
+claim(
+    (
+        "Half-way through training, the averaged weights do better on unseen pictures than "
+        "the current ones"
+    ),
+    ahead < behind,
+    f"{ahead:.4f} {behind:.4f}",
+)
 
 # %% [markdown]
-# So a flat loss does not mean that nothing is learnt. Part of it cannot be learnt by any network; how large a part, we do not know. The loss on unseen pictures, above, goes on falling where the training loss looks flat; judge
-# a diffusion model by samples and by distances between distributions, as below, and use the loss to find errors.
+# So a flat loss does not mean that nothing is learnt. Part of it cannot be learnt by any network;
+# how large a part, we do not know. The loss on unseen pictures, above, goes on falling where the
+# training loss looks flat; judge a diffusion model by samples and by distances between
+# distributions, as below, and use the loss to find errors.
 #
 # ### Three targets, one budget
 #
-# A plain U-Net without the head start (whose output is bound to $v$), all timesteps equally often, the same starting weights and a fifteenth of the steps for each target. The
-# error of the guess $\hat x_0$ is comparable between them.
+# A plain U-Net without the head start (whose output is bound to $v$), all timesteps equally often,
+# the same starting weights and a fifteenth of the steps for each target. The error of the guess
+# $\hat x_0$ is comparable between them.
 
 # %% tags=["nbval-ignore-output"]
 target_errors, fresh = {}, UNet(cfg["widths"])
 for kind in ("epsilon", "x0", "v"):
     small = copy.deepcopy(fresh).to(run.device, memory_format=torch.channels_last)
-    averaged = train(small, train_set.x, train_set.y, schedule, steps=cfg["steps"] // 15, batch=cfg["batch"], kind=kind)
+    averaged = train(
+        small,
+        train_set.x,
+        train_set.y,
+        schedule,
+        steps=cfg["steps"] // 15,
+        batch=cfg["batch"],
+        kind=kind,
+    )
     target_errors[kind] = picture_error(averaged, kind)
 for kind, row in target_errors.items():
-    print(f"{kind:<8} error in x0 at t = 20: {row[20]:.4f}   in the middle: {list(row.values())[6]:.3f}   at t = {T - 1}: {row[T - 1]:.3g}")
+    print(
+        f"{kind:<8} error in x0 at t = 20: {row[20]:.4f}   in the middle: "
+        f"{list(row.values())[6]:.3f}   at t = {T - 1}: {row[T - 1]:.3g}"
+    )
 
 # %%
 figure, axis = plt.subplots(figsize=(6.4, 2.8))
 for (kind, row), colour in zip(target_errors.items(), (plots.VERMILION, plots.GREEN, plots.BLUE)):
     axis.semilogy(list(row), list(row.values()), "o-", color=colour, label=kind)
-axis.set(xlabel="timestep t", ylabel="error in x0", ylim=(None, 10), title="epsilon gives no guess at high noise, x0 a poor one at low noise")
-axis.annotate(f"epsilon at t = {T - 1}: {target_errors['epsilon'][T - 1]:.0e}", (0.83, 0.88), xycoords="axes fraction", ha="right", fontsize=8, color=plots.VERMILION)
-axis.legend(fontsize=8)
-plots.show(figure, "Errors of the guess over timesteps on a logarithmic axis for three targets. The curve for epsilon leaves the plot upwards at the last timesteps, the one for x0 is highest at the first, the one for v is low at both ends.")
+axis.set(
+    xlabel="timestep t",
+    ylabel="error in x0",
+    ylim=(None, 10),
+    title="epsilon gives no guess at high noise, x0 a poor one at low noise",
+)
+axis.annotate(
+    f"epsilon at t = {T - 1}: {target_errors['epsilon'][T - 1]:.0e}",
+    (0.83, 0.88),
+    xycoords="axes fraction",
+    ha="right",
+    fontsize=8,
+    color=plots.VERMILION,
+)
+axis.legend()
+plots.show(
+    figure,
+    (
+        "Errors of the guess over timesteps on a logarithmic axis for three targets. The "
+        "curve for epsilon leaves the plot upwards at the last timesteps, the one for x0 is "
+        "highest at the first, the one for v is low at both ends."
+    ),
+)
 for name in ("linear", "cosine"):
     end = Schedule.named(name, T).level(T - 1)
     print(f"{name} schedule: sigma / alpha ends near {float(f'{end.sigma / end.alpha:.2g}'):,.0f}")
-claim("At the last timestep, epsilon's guess of the picture is at least ten times worse than v's", target_errors["epsilon"][T - 1] > 10 * target_errors["v"][T - 1])
-claim("At the first, x0's is at least twice as bad as v's", target_errors["x0"][20] > 2 * target_errors["v"][20], f"{target_errors['x0'][20]:.4f} {target_errors['v'][20]:.4f}")
+claim(
+    "At the last timestep, epsilon's guess of the picture is at least ten times worse than v's",
+    target_errors["epsilon"][T - 1] > 10 * target_errors["v"][T - 1],
+)
+claim(
+    "At the first, x0's is at least twice as bad as v's",
+    target_errors["x0"][20] > 2 * target_errors["v"][20],
+    f"{target_errors['x0'][20]:.4f} {target_errors['v'][20]:.4f}",
+)
 printed = (20, list(row)[6], T - 1)
-claim("At none of the three printed timesteps is v twice as bad as the best of the three", all(target_errors["v"][t] < 2 * min(row[t] for row in target_errors.values()) for t in printed), str(target_errors))
+claim(
+    "At none of the three printed timesteps is v twice as bad as the best of the three",
+    all(target_errors["v"][t] < 2 * min(row[t] for row in target_errors.values()) for t in printed),
+    str(target_errors),
+)
 
 # %% [markdown]
-# $v$ never fails: it is near $\epsilon$ at low noise, and though $x_0$ is better from the middle to the end, it is never far behind. So we use it. (Clipping the guess hides most of epsilon's trouble at high noise; and with the linear
-# schedule of Ho et al. 2020, $\sigma / \alpha$ ends near 160, not near 20,000.)
+# $v$ never fails: it is near $\epsilon$ at low noise, and though $x_0$ is better from the middle to
+# the end, it is never far behind. So we use it. (Clipping the guess hides most of epsilon's trouble
+# at high noise; and with the linear schedule of Ho et al. 2020, $\sigma / \alpha$ ends near 160,
+# not near 20,000.)
 #
 # ## Sampling
 #
-# A thousand-step chain and a ten-step solver use the same network. First the film of one ancestral chain, in sixty steps with guidance 2: what the sampler holds, and what the network believes.
+# A thousand-step chain and a ten-step solver use the same network. First the film of one ancestral
+# chain, in sixty steps with guidance 2: what the sampler holds, and what the network believes.
 
 # %%
 y_film, chain = torch.tensor([0, 5, 7, 8, 9]), []
 x = torch.randn(5, 1, 28, 28, generator=fixed_start()).to(run.device)
 denoiser = Denoiser(ema, schedule, y_film.to(run.device), guidance=2.0)
-sample(denoiser, x, schedule.levels(60), ancestral_step, watch=lambda x, x0, level: chain.append((timestep_of(schedule, level), x.cpu(), x0.cpu())))
+sample(
+    denoiser,
+    x,
+    schedule.levels(60),
+    ancestral_step,
+    watch=lambda x, x0, level: chain.append((timestep_of(schedule, level), x.cpu(), x0.cpu())),
+)
 moments = [chain[i] for i in (0, 14, 24, 34, 44, 59)]
 plots.film_strip(
-    [torch.cat([x, x0]) for _, x, x0 in moments], [f"t = {t}" if i < 59 else "end" for i, (t, _, _) in zip((0, 14, 24, 34, 44, 59), moments)],
+    [torch.cat([x, x0]) for _, x, x0 in moments],
+    [f"t = {t}" if i < 59 else "end" for i, (t, _, _) in zip((0, 14, 24, 34, 44, 59), moments)],
     title="Left what the chain holds, right what the network believes it will become",
-    alt="Six moments of the ancestral chain for five classes. Left halves go from noise to clean pictures; right halves start as a blurred typical garment and sharpen.",
-)  # fmt: skip
+    alt=(
+        "Six moments of the ancestral chain for five classes. Left halves go from noise to "
+        "clean pictures; right halves start as a blurred typical garment and sharpen."
+    ),
+)
 
 # %% [markdown]
 # ### The sampler that starts in the wrong place
 #
 # **Exercise 5.4** · find the bug · difficulty 3/5 · 12 minutes
 #
-# The lesson that this course grew from wants 50 steps instead of 1000 and says so in the obvious way:
+# The lesson that this course grew from wants 50 steps instead of 1000 and says so in the obvious
+# way:
 #
 # ```python
 # def sample_ddpm(net, x, steps=50):        # x: pure noise
@@ -945,8 +1392,11 @@ plots.film_strip(
 #     return x
 # ```
 #
-# What does the network believe it sees at its first step? Return the list of pairs `(now, then)` of timesteps that a repaired loop visits, for a model with
-# `T` timesteps: exactly `steps` of them, starting at the last timestep, ending at -1, the clean level, and all equally long (to within one timestep), the last one included.
+# What does the network believe it sees at its first step? Return the list of pairs `(now, then)` of
+# timesteps that a repaired loop visits, for a model with `T` timesteps: exactly `steps` of them,
+# starting at the last timestep, ending at -1, the clean level, and all equally long (to within one
+# timestep), the last one included.
+
 
 # %% tags=["exercise"]
 def my_visits(T, steps):
@@ -978,36 +1428,53 @@ right = sample(denoiser, x_T, schedule.levels(50), ancestral_step).cpu()
 
 def obeyed(pictures, labels):
     """The share of pictures in which the course's classifier sees the class that was asked for."""
-    return (metrics.class_probabilities(pictures, DATASET).argmax(1) == labels).float().mean().item()
+    return (
+        (metrics.class_probabilities(pictures, DATASET).argmax(1) == labels).float().mean().item()
+    )
 
 
 plots.film_strip(
-    [wrong[:10], right[:10]], ["range(50)", "50 of 1000"], title="range(50) leaves noise, fifty of a thousand make clothes",
-    alt="Two rows of ten pictures. Top, from range(50): noise of full contrast, without any shape. Bottom, respaced: clothes of ten classes.",
-)  # fmt: skip
+    [wrong[:10], right[:10]],
+    ["range(50)", "50 of 1000"],
+    title="range(50) leaves noise, fifty of a thousand make clothes",
+    alt=(
+        "Two rows of ten pictures. Top, from range(50): noise of full contrast, without any "
+        "shape. Bottom, respaced: clothes of ten classes."
+    ),
+)
 # %% tags=["nbval-ignore-output"]
-print(f"classes recognised: {obeyed(wrong, y_test):.0%} with range(50), {obeyed(right, y_test):.0%} respaced")
+print(
+    f"classes recognised: {obeyed(wrong, y_test):.0%} with range(50), "
+    f"{obeyed(right, y_test):.0%} respaced"
+)
 
 # %%
-claim("Respaced, at least 80 % of the pictures are of the class that was asked for", obeyed(right, y_test) >= 0.8)
+claim(
+    "Respaced, at least 80 % of the pictures are of the class that was asked for",
+    obeyed(right, y_test) >= 0.8,
+)
 claim("With range(50) fewer than half are", obeyed(wrong, y_test) < 0.5)
 
 # %% [markdown]
-# Fifty steps were taken in both rows. The first row walked the *last* fifty of the thousand, where the network expects a picture with hardly any noise in it: it removes
-# almost nothing, and what it removes is not the noise that is there.
+# Fifty steps were taken in both rows. The first row walked the *last* fifty of the thousand, where
+# the network expects a picture with hardly any noise in it: it removes almost nothing, and what it
+# removes is not the noise that is there.
 
 # %% [markdown]
 # ## Steering
 #
 # ### What guidance does
 #
-# The scale $w$ from the section on classes, at work: eighty pictures for each of five scales, from the same starting points. Does the course's classifier see the class that was
-# asked for, and how varied are the pictures of one class?
+# The scale $w$ from the section on classes, at work: eighty pictures for each of five scales, from
+# the same starting points. Does the course's classifier see the class that was asked for, and how
+# varied are the pictures of one class?
 
 # %%
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 y_guide = torch.arange(80) % 10
-by_scale = {w: generate(ema, schedule, y_guide, guidance=w, generator=fixed_start()) for w in SCALES}
+by_scale = {
+    w: generate(ema, schedule, y_guide, guidance=w, generator=fixed_start()) for w in SCALES
+}
 
 
 def variety(pictures, labels):
@@ -1021,18 +1488,56 @@ real_variety = variety(by_class, torch.arange(10).repeat_interleave(8))
 right_class = {w: obeyed(pictures, y_guide) for w, pictures in by_scale.items()}
 varied = {w: variety(pictures, y_guide) for w, pictures in by_scale.items()}
 figure, axis = plt.subplots(figsize=(6, 2.8))
-axis.plot(SCALES, list(right_class.values()), "o-", color=plots.BLUE, label="of the class that was asked for")
-axis.plot(SCALES, [v / real_variety for v in varied.values()], "o-", color=plots.VERMILION, label="variety within a class, real = 1")
+axis.plot(
+    SCALES,
+    list(right_class.values()),
+    "o-",
+    color=plots.BLUE,
+    label="of the class that was asked for",
+)
+axis.plot(
+    SCALES,
+    [v / real_variety for v in varied.values()],
+    "o-",
+    color=plots.VERMILION,
+    label="variety within a class, real = 1",
+)
 axis.axhline(1, color=plots.BLACK, linestyle=":", linewidth=0.8)
-axis.set(xlabel="guidance w", ylabel="share or ratio", ylim=(0, 1.6), title="From w = 1 on, guidance trades variety for obedience")
+axis.set(
+    xlabel="guidance w",
+    ylabel="share or ratio",
+    ylim=(0, 1.6),
+    title="From w = 1 on, guidance trades variety for obedience",
+)
 axis.legend(fontsize=8, loc="lower right")
-plots.show(figure, "Two curves over guidance from 0 to 8: the share of pictures of the wanted class rises from about a tenth at 0 to nearly all at 1 and all from 4 on; variety within a class falls from far above that of real pictures at 0 to below it at 1, and to about seven tenths from 4 on.")
-claim("Without guidance, w = 0, the class is ignored: fewer than a third of the pictures show it", right_class[0.0] < 1 / 3, str(right_class))
-claim("From w = 1 on, at least 80 % do", min(right_class[w] for w in SCALES[1:]) >= 0.8, str(right_class))
-claim("More guidance, less variety: w = 8 has less than w = 1", varied[8.0] < varied[1.0], str(varied))
+plots.show(
+    figure,
+    (
+        "Two curves over guidance from 0 to 8: the share of pictures of the wanted class "
+        "rises from about a tenth at 0 to nearly all at 1 and all from 4 on; variety within "
+        "a class falls from far above that of real pictures at 0 to below it at 1, and to "
+        "about seven tenths from 4 on."
+    ),
+)
+claim(
+    "Without guidance, w = 0, the class is ignored: fewer than a third of the pictures show it",
+    right_class[0.0] < 1 / 3,
+    str(right_class),
+)
+claim(
+    "From w = 1 on, at least 80 % do",
+    min(right_class[w] for w in SCALES[1:]) >= 0.8,
+    str(right_class),
+)
+claim(
+    "More guidance, less variety: w = 8 has less than w = 1", varied[8.0] < varied[1.0], str(varied)
+)
 
 # %% tags=["widget", "nbval-ignore-output"]
-sweep = {w: generate(ema, schedule, torch.arange(20) % 10, guidance=w, generator=fixed_start()) for w in range(7)}
+sweep = {
+    w: generate(ema, schedule, torch.arange(20) % 10, guidance=w, generator=fixed_start())
+    for w in range(7)
+}
 
 
 def draw_guidance(w):
@@ -1048,10 +1553,15 @@ guidance_view = widgets.explore(draw_guidance, w=widgets.slider(0, 6, 2, "guidan
 # %% [markdown]
 # ### Classifier guidance
 #
-# Before classifier-free guidance, Dhariwal and Nichol (2021, section 4) steered any network, even one without classes, by a second network that reads the class in a noisy picture. By
-# Bayes, $\nabla \log p(x_t \mid y) = \nabla \log p(x_t) + \nabla \log p(y \mid x_t)$: add the classifier's gradient to the score, $s$ times, where $s$ is the scale. By Tweedie's formula (notebook 04)
-# $\hat x_0 = (x_t + \sigma^2\, \mathrm{score}) / \alpha$, so that this moves $\hat x_0$ by $s\,\tfrac{\sigma^2}{\alpha} \nabla_{x_t} \log p(y \mid x_t)$. It needs no retraining of the diffusion model, and works for anything that has a gradient.
-# At the first levels $\sigma^2/\alpha$ is huge and the classifier sees nothing yet, so we steer only where $\alpha$ is above a twentieth.
+# Before classifier-free guidance, Dhariwal and Nichol (2021, section 4) steered any network, even
+# one without classes, by a second network that reads the class in a noisy picture. By Bayes,
+# $\nabla \log p(x_t \mid y) = \nabla \log p(x_t) + \nabla \log p(y \mid x_t)$: add the classifier's
+# gradient to the score, $s$ times, where $s$ is the scale. By Tweedie's formula (notebook 04)
+# $\hat x_0 = (x_t + \sigma^2\, \mathrm{score}) / \alpha$, so that this moves $\hat x_0$ by
+# $s\,\tfrac{\sigma^2}{\alpha} \nabla_{x_t} \log p(y \mid x_t)$. It needs no retraining of the
+# diffusion model, and works for anything that has a gradient. At the first levels $\sigma^2/\alpha$
+# is huge and the classifier sees nothing yet, so we steer only where $\alpha$ is above a twentieth.
+
 
 # %% tags=["export", "long"]
 class NoisyClassifier(nn.Module):
@@ -1061,7 +1571,10 @@ class NoisyClassifier(nn.Module):
         super().__init__()
         self.emb, self.time = emb, nn.Sequential(nn.Linear(emb, emb), nn.SiLU())
         self.stem, self.fine = nn.Conv2d(4, width, 3, padding=1), ResBlock(width, width, emb)
-        self.down, self.coarse = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), ResBlock(2 * width, 2 * width, emb)
+        self.down, self.coarse = (
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            ResBlock(2 * width, 2 * width, emb),
+        )
         self.head = nn.Linear(2 * width * 49, 10)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -1071,11 +1584,17 @@ class NoisyClassifier(nn.Module):
         return self.head(F.silu(self.coarse(self.down(h), emb)).flatten(1))
 
 
-def classifier_guided(denoise: Callable, classifier: nn.Module, schedule: Schedule, y: Tensor, scale: float) -> Callable:
-    """A denoiser (x, level) to x0 that also follows the classifier's gradient (Dhariwal and Nichol 2021, algorithm 2, in terms of x0)."""
+def classifier_guided(
+    denoise: Callable, classifier: nn.Module, schedule: Schedule, y: Tensor, scale: float
+) -> Callable:
+    """A denoiser (x, level) to x0 that also follows the classifier's gradient (Dhariwal and Nichol
+    2021, algorithm 2, in terms of x0).
+    """
     check_labels(y)
     if not (y < N_CLASSES).all() or not -math.inf < scale < math.inf:
-        raise ValueError(f"A classifier wants classes from 0 to {N_CLASSES - 1} and a finite scale.")
+        raise ValueError(
+            f"A classifier wants classes from 0 to {N_CLASSES - 1} and a finite scale."
+        )
 
     def steered(x: Tensor, level: Level) -> Tensor:
         one_each(x, labels=y)
@@ -1104,33 +1623,60 @@ for _ in training.progress(300, "noisy classifier"):
     optimiser.step()
 
 # %%
-y_steer, nobody = torch.arange(N_TEST, device=run.device) % 10, torch.full((N_TEST,), NULL, device=run.device)
+y_steer, nobody = (
+    torch.arange(N_TEST, device=run.device) % 10,
+    torch.full((N_TEST,), NULL, device=run.device),
+)
 free = Denoiser(ema, schedule, nobody)
-steered = {s: sample(classifier_guided(free, reader, schedule, y_steer, s), x_T, schedule.levels(20), ddim_step).cpu() for s in (0.0, 1.0, 4.0)}
+steered = {
+    s: sample(
+        classifier_guided(free, reader, schedule, y_steer, s), x_T, schedule.levels(20), ddim_step
+    ).cpu()
+    for s in (0.0, 1.0, 4.0)
+}
 plots.film_strip(
-    [pictures[:10] for pictures in steered.values()], [f"scale {s:g}" for s in steered],
-    title="Steered by a classifier: more of the wanted class in each column, and some ruined pictures",
-    alt="Three rows of ten generated clothes. Scale 0: random classes. Scale 4: mostly the class of the column.",
-)  # fmt: skip
+    [pictures[:10] for pictures in steered.values()],
+    [f"scale {s:g}" for s in steered],
+    title=(
+        "Steered by a classifier: more of the wanted class in each column, and some ruined pictures"
+    ),
+    alt=(
+        "Three rows of ten generated clothes. Scale 0: random classes. Scale 4: mostly the "
+        "class of the column."
+    ),
+)
 
 # %% tags=["nbval-ignore-output"]
 follow = {s: obeyed(pictures, y_steer.cpu()) for s, pictures in steered.items()}
-print("of the wanted class:", ", ".join(f"{share:.0%} at scale {s:g}" for s, share in follow.items()))
+print(
+    "of the wanted class:", ", ".join(f"{share:.0%} at scale {s:g}" for s, share in follow.items())
+)
 
 # %%
-claim("Classifier guidance at scale 4 makes at least twice as many pictures of the wanted class as none", follow[4.0] > 2 * follow[0.0], str(follow))
+claim(
+    (
+        "Classifier guidance at scale 4 makes at least twice as many pictures of the wanted "
+        "class as none"
+    ),
+    follow[4.0] > 2 * follow[0.0],
+    str(follow),
+)
 
 # %% [markdown]
 # ### Repairing a picture: RePaint
 #
-# A diffusion model can fill in what is missing, without being trained to. *RePaint* (Lugmayr et al. 2022, algorithm 1) walks the chain as usual, and after every
-# step replaces the known pixels by the known picture at that noise level. The unknown part then has to fit, but the known pixels were put
-# there without asking it. So each step is done several times: jump back up by adding noise, and step down again, until both parts agree.
+# A diffusion model can fill in what is missing, without being trained to. *RePaint* (Lugmayr et al.
+# 2022, algorithm 1) walks the chain as usual, and after every step replaces the known pixels by the
+# known picture at that noise level. The unknown part then has to fit, but the known pixels were put
+# there without asking it. So each step is done several times: jump back up by adding noise, and
+# step down again, until both parts agree.
 #
 # **Exercise 5.5** · difficulty 3/5 · 10 minutes
 #
-# Write the jump back: from `x` at level `then` to the noisier level `now`. A level is a pair `(alpha, sigma)`. By how much must the signal shrink, and how much noise must be
-# added, so that the result is at `now` for *every* picture? (Adding noise without shrinking is the usual slip.)
+# Write the jump back: from `x` at level `then` to the noisier level `now`. A level is a pair
+# `(alpha, sigma)`. By how much must the signal shrink, and how much noise must be added, so that
+# the result is at `now` for *every* picture? (Adding noise without shrinking is the usual slip.)
+
 
 # %% tags=["exercise"]
 def my_jump_back(x, then, now, noise):
@@ -1144,7 +1690,9 @@ checks.jump_back(my_jump_back)
 # %% tags=["solution", "export"]
 # @title Solution 5.5
 def jump_back(x: Tensor, then: Level, now: Level, noise: Tensor) -> Tensor:
-    """From x (N, ...) at level `then` to the noisier `now`: one step of the forward chain (Lugmayr et al. 2022, algorithm 1)."""
+    """From x (N, ...) at level `then` to the noisier `now`: one step of the forward chain (Lugmayr
+    et al. 2022, algorithm 1).
+    """
     same_shape(x=x, noise=noise)
     shrink, variance = transition(now, then)
     return like(shrink, x) * x + like(variance**0.5, x) * noise
@@ -1154,17 +1702,29 @@ checks.jump_back(jump_back)
 
 
 # %% tags=["export"]
-def repaint(denoise: Callable, known: Tensor, mask: Tensor, levels: list[Level], repeats: int = 5, generator: torch.Generator | None = None) -> Tensor:
-    """Fill in pictures (N, C, H, W) where mask (broadcast, True = known) is False (Lugmayr et al. 2022, algorithm 1).
+def repaint(
+    denoise: Callable,
+    known: Tensor,
+    mask: Tensor,
+    levels: list[Level],
+    repeats: int = 5,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill in pictures (N, C, H, W) where mask (broadcast, True = known) is False (Lugmayr et al.
+    2022, algorithm 1).
 
-    Unlike there, the last step, to the clean level, is repeated too. ValueError where the mask does not fit or nothing is to be done.
+    Unlike there, the last step, to the clean level, is repeated too. ValueError where the mask does
+    not fit or nothing is to be done.
     """
     if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, known.shape) != known.shape:
         raise ValueError(
-            f"A mask of truth values that fits {tuple(known.shape)} is wanted, not {tuple(mask.shape)} of {mask.dtype}."
+            f"A mask of truth values that fits {tuple(known.shape)} is wanted, not "
+            f"{tuple(mask.shape)} of {mask.dtype}."
         )
     if repeats < 1 or len(levels) < 2:
-        raise ValueError(f"At least one pass over two levels is wanted, not {repeats} over {len(levels)}.")
+        raise ValueError(
+            f"At least one pass over two levels is wanted, not {repeats} over {len(levels)}."
+        )
 
     def fresh() -> Tensor:
         return torch.randn(known.shape, generator=generator).to(known.device)
@@ -1185,7 +1745,10 @@ originals = unseen.to(run.device)
 mask = torch.zeros(1, 1, 28, 28, dtype=torch.bool, device=run.device)
 mask[..., :14, :] = True
 unlabelled = Denoiser(ema, schedule, torch.full((10,), NULL, device=run.device))
-repaired = {r: repaint(unlabelled, originals, mask, schedule.levels(20), r, fixed_start()).cpu() for r in (1, 8)}
+repaired = {
+    r: repaint(unlabelled, originals, mask, schedule.levels(20), r, fixed_start()).cpu()
+    for r in (1, 8)
+}
 stranger = torch.where(mask.cpu(), unseen, unseen.roll(1, 0))
 
 
@@ -1196,26 +1759,47 @@ def seam(pictures):
 
 holes = torch.where(mask.cpu(), unseen, torch.tensor(-1.0))
 plots.film_strip(
-    [unseen, holes, repaired[1], repaired[8]], ["original", "known", "one try a step", "eight tries"],
+    [unseen, holes, repaired[1], repaired[8]],
+    ["original", "known", "one try a step", "eight tries"],
     title="The lower half is made up to fit the upper",
-    alt="Ten clothes; the same with the lower half black; and two rows of completions, of which the second joins the halves more smoothly.",
-)  # fmt: skip
+    alt=(
+        "Ten clothes; the same with the lower half black; and two rows of completions, of "
+        "which the second joins the halves more smoothly."
+    ),
+)
 
 # %% tags=["nbval-ignore-output"]
-print(f"step across the seam: real {seam(unseen):.2f}, one try {seam(repaired[1]):.2f}, eight tries {seam(repaired[8]):.2f}, another's half {seam(stranger):.2f}")
+print(
+    f"step across the seam: real {seam(unseen):.2f}, one try {seam(repaired[1]):.2f}, "
+    f"eight tries {seam(repaired[8]):.2f}, another's half {seam(stranger):.2f}"
+)
 
 # %%
-claim("The known half is kept exactly", all(torch.equal(p[..., :14, :], unseen[..., :14, :]) for p in repaired.values()))
-claim("Trying eight times makes the step at the seam smaller than trying once", seam(repaired[8]) < 0.8 * seam(repaired[1]))
-claim("and both make it smaller than the lower half of another picture does", max(seam(r) for r in repaired.values()) < seam(stranger))
+claim(
+    "The known half is kept exactly",
+    all(torch.equal(p[..., :14, :], unseen[..., :14, :]) for p in repaired.values()),
+)
+claim(
+    "Trying eight times makes the step at the seam smaller than trying once",
+    seam(repaired[8]) < 0.8 * seam(repaired[1]),
+)
+claim(
+    "and both make it smaller than the lower half of another picture does",
+    max(seam(r) for r in repaired.values()) < seam(stranger),
+)
 
 # %% [markdown]
 # ## Measured
 #
 # ### How many steps?
 #
-# A step costs one evaluation of the network, or two with guidance or with Heun's method. With ever smaller steps every ODE solver ends at the same picture: its limit. How far from it is
-# each sampler? We take 100 steps of DPM-Solver++(2M) for the limit (which flatters that solver a little) and measure the root mean square distance of a pixel, in $[-1, 1]$: thirty pictures, without guidance, the same starting points for all. (Heun's last step, to the clean level, needs one evaluation less. The ancestral chain is not in the list: it draws noise, so that it has no limit to compare with.)
+# A step costs one evaluation of the network, or two with guidance or with Heun's method. With ever
+# smaller steps every ODE solver ends at the same picture: its limit. How far from it is each
+# sampler? We take 100 steps of DPM-Solver++(2M) for the limit (which flatters that solver a little)
+# and measure the root mean square distance of a pixel, in $[-1, 1]$: thirty pictures, without
+# guidance, the same starting points for all. (Heun's last step, to the clean level, needs one
+# evaluation less. The ancestral chain is not in the list: it draws noise, so that it has no limit
+# to compare with.)
 
 # %%
 y_limit = torch.arange(30, device=run.device) % 10
@@ -1229,15 +1813,39 @@ def solve(step, steps):
 
 
 limit = solve(dpmpp_2m_step, 100)
-distance = {name: [(solve(step, calls // cost) - limit).square().mean().sqrt().item() for calls in CALLS] for name, (step, cost) in SOLVERS.items()}
+distance = {
+    name: [(solve(step, calls // cost) - limit).square().mean().sqrt().item() for calls in CALLS]
+    for name, (step, cost) in SOLVERS.items()
+}
 figure, axis = plt.subplots(figsize=(6, 2.9))
-for (name, values), colour, marker in zip(distance.items(), (plots.VERMILION, plots.GREEN, plots.BLUE), "s^o"):
-    axis.loglog([calls - (name == "Heun") for calls in CALLS], values, marker + "-", color=colour, label=name)
-axis.set(xlabel="evaluations of the network", ylabel="distance to the limit", title="Second order pays late: only at 32 evaluations is DDIM clearly behind", xticks=CALLS, xticklabels=CALLS)
+for (name, values), colour, marker in zip(
+    distance.items(), (plots.VERMILION, plots.GREEN, plots.BLUE), "s^o"
+):
+    axis.loglog(
+        [calls - (name == "Heun") for calls in CALLS],
+        values,
+        marker + "-",
+        color=colour,
+        label=name,
+    )
+axis.set(
+    xlabel="evaluations of the network",
+    ylabel="distance to the limit",
+    title="Second order pays late: only at 32 evaluations is DDIM clearly behind",
+    xticks=CALLS,
+    xticklabels=CALLS,
+)
 axis.set_yticks((0.03, 0.1, 0.3), ("0.03", "0.1", "0.3"))
 axis.minorticks_off()
-axis.legend(fontsize=8)
-plots.show(figure, "Root mean square distance to the limit over 4 to 32 evaluations, both axes logarithmic: up to 16 the three curves fall close together, Heun a little above the others at 7; at the last points DDIM is about twice as far as the others.")
+axis.legend()
+plots.show(
+    figure,
+    (
+        "Root mean square distance to the limit over 4 to 32 evaluations, both axes "
+        "logarithmic: up to 16 the three curves fall close together, Heun a little above the "
+        "others at 7; at the last points DDIM is about twice as far as the others."
+    ),
+)
 
 # %% tags=["nbval-ignore-output"]
 print(f"{'evaluations*':<18}" + "".join(f"{calls:>9}" for calls in CALLS))
@@ -1247,26 +1855,43 @@ print("* Heun: one less")
 
 # %%
 second_order = max(distance["Heun"][-1], distance["DPM-Solver++(2M)"][-1])
-claim("With 32 evaluations both second-order solvers are nearer to the limit than DDIM", second_order < distance["DDIM"][-1], str(distance))
+claim(
+    "With 32 evaluations both second-order solvers are nearer to the limit than DDIM",
+    second_order < distance["DDIM"][-1],
+    str(distance),
+)
 
 # %% [markdown]
 # ### A fair race
 #
-# One protocol for all: 2,048 pictures (10,000 with the full budget), the same reference pictures, the same features (notebook 02 explains FD, KID, precision and recall). The GANs are notebook 02's
-# DCGAN and the same networks with notebook 03's gradient penalty, each trained for two minutes on the same two cores; their weights are shipped with the course, and
-# `python -m course_utils.assets.make gans` makes them again. The row "longer" is our network with the same recipe, 9,000 steps of twice the batch, shipped likewise (`make ddpm`). Our other row was
-# trained above, in the seconds that its name says; fitting the mixture, some seconds more, comes on top. Both rows are sampled in ten steps of DPM-Solver++(2M) at guidance 1.5, which is two evaluations a step.
+# One protocol for all: 2,048 pictures (10,000 with the full budget), the same reference pictures,
+# the same features (notebook 02 explains FD, KID, precision and recall). The GANs are notebook 02's
+# DCGAN and the same networks with notebook 03's gradient penalty, each trained for two minutes on
+# the same two cores; their weights are shipped with the course, and
+# `python -m course_utils.assets.make gans` makes them again. The row "longer" is our network with
+# the same recipe, 9,000 steps of twice the batch, shipped likewise (`make ddpm`). Our other row was
+# trained above, in the seconds that its name says; fitting the mixture, some seconds more, comes on
+# top. Both rows are sampled in ten steps of DPM-Solver++(2M) at guidance 1.5, which is two
+# evaluations a step.
+
 
 # %% tags=["export"]
 def empty_model(widths: tuple[int, int] = (32, 64), clusters: int = 64) -> HeadStart:
-    """This notebook's network and schedule with nothing fitted or trained, for weights that are loaded into it."""
-    pictures, labels = torch.zeros(N_CLASSES * clusters, 1, 28, 28), torch.arange(N_CLASSES).repeat(clusters)
+    """This notebook's network and schedule with nothing fitted or trained, for weights that are
+    loaded into it.
+    """
+    pictures, labels = (
+        torch.zeros(N_CLASSES * clusters, 1, 28, 28),
+        torch.arange(N_CLASSES).repeat(clusters),
+    )
     mixture = MixtureDenoiser(pictures, labels, clusters)
     return HeadStart(UNet(widths, n_in=2), mixture, Schedule.named("cosine", T))
 
 
 def pretrained() -> HeadStart:
-    """This notebook's model after a longer training on Fashion-MNIST, from the course's assets; in eval mode, on the CPU."""
+    """This notebook's model after a longer training on Fashion-MNIST, from the course's assets; in
+    eval mode, on the CPU.
+    """
     net = empty_model()
     net.load_state_dict(data.weights("fashion_mnist_ddpm"))
     return net.eval().to(memory_format=torch.channels_last)
@@ -1285,7 +1910,9 @@ longer = pretrained().to(run.device)
 runners = {"real pictures": lambda: train_set.x[torch.randperm(len(train_set.x))[:n]]}
 for name, label in (("dcgan", "DCGAN, two minutes"), ("wgan_gp", "WGAN-GP, two minutes")):
     gan = shipped_gan(name)
-    runners[label] = lambda gan=gan: metrics.in_batches(gan, torch.randn(n, 64, 1, 1, device=run.device))
+    runners[label] = lambda gan=gan: metrics.in_batches(
+        gan, torch.randn(n, 64, 1, 1, device=run.device)
+    )
 OURS = f"DDPM, {seconds:.0f} s" if run.budget.size == "quick" else "DDPM, full budget"
 runners[OURS] = lambda: generate(ema, schedule, race_labels)
 runners["DDPM, longer"] = lambda: generate(longer, schedule, race_labels)
@@ -1300,98 +1927,234 @@ metrics.show_reports(reports, s_per_64=per_64)
 
 # %%
 with torch.no_grad():
-    gan_rows = [shipped_gan(name)(torch.randn(10, 64, 1, 1, device=run.device)).cpu() for name in ("dcgan", "wgan_gp")]
+    gan_rows = [
+        shipped_gan(name)(torch.randn(10, 64, 1, 1, device=run.device)).cpu()
+        for name in ("dcgan", "wgan_gp")
+    ]
 plots.film_strip(
-    [examples, *gan_rows, generate(ema, schedule, ten, generator=fixed_start()), generate(longer, schedule, ten, generator=fixed_start())],
-    ["real", "DCGAN", "WGAN-GP", OURS, "DDPM, longer"], title="The pictures behind the figures, not selected",
-    alt="Five rows of ten clothes: real ones, two GANs' without classes, and two of the diffusion model with one class a column.",
-)  # fmt: skip
+    [
+        examples,
+        *gan_rows,
+        generate(ema, schedule, ten, generator=fixed_start()),
+        generate(longer, schedule, ten, generator=fixed_start()),
+    ],
+    ["real", "DCGAN", "WGAN-GP", OURS, "DDPM, longer"],
+    title="The pictures behind the figures, not selected",
+    alt=(
+        "Five rows of ten clothes: real ones, two GANs' without classes, and two of the "
+        "diffusion model with one class a column."
+    ),
+)
 fd = {label: report.fd for label, report in reports.items()}
 gans = min(fd["DCGAN, two minutes"], fd["WGAN-GP, two minutes"])
-claim("The diffusion model that was trained here has a lower FD than either GAN after two minutes", fd[OURS] < gans, str(fd))
+claim(
+    "The diffusion model that was trained here has a lower FD than either GAN after two minutes",
+    fd[OURS] < gans,
+    str(fd),
+)
 if run.budget.size == "quick":  # with the full budget ours is the larger and longer trained one
-    claim("Fifteen times as many pictures in training make a better one", fd["DDPM, longer"] < fd[OURS], str(fd))
-claim("No model comes down to the floor of real pictures", min(v for name, v in fd.items() if name != "real pictures") > fd["real pictures"], str(fd))
+    claim(
+        "Fifteen times as many pictures in training make a better one",
+        fd["DDPM, longer"] < fd[OURS],
+        str(fd),
+    )
+claim(
+    "No model comes down to the floor of real pictures",
+    min(v for name, v in fd.items() if name != "real pictures") > fd["real pictures"],
+    str(fd),
+)
 
 # %% [markdown]
-# The race is fair in time and in measure, and not in everything: the GANs were not told the classes, and they make a picture in one evaluation where ours takes twenty, two for each of ten guided steps.
-# What these GANs lack is not sharpness (look at the rows). They have no class as input and no half-way states, so that guidance and repair do not come for free; and notebooks 02
+# The race is fair in time and in measure, and not in everything: the GANs were not told the
+# classes, and they make a picture in one evaluation where ours takes twenty, two for each of ten
+# guided steps. What these GANs lack is not sharpness (look at the rows). They have no class as
+# input and no half-way states, so that guidance and repair do not come for free; and notebooks 02
 # and 03 show how much their figures depend on the seed.
 
 # %% [markdown]
 # ### How many steps? The answer in FD
 #
-# The distance to the limit says how exact a solver is, not how good its pictures are. So here are FDs of 2,048 pictures each, over evaluations of the
-# network and over the guidance scale. More has changed than the measure: this is the longer trained model, most rows have guidance 1.5, and with guidance a step costs two evaluations (Heun's four). They take too long for this page. `tests/benchmarks/ddpm_steps.py` measured them once, and its table comes with the course. One row of it, ten guided
-# steps, was measured above anew, with other noise; the two must agree.
+# The distance to the limit says how exact a solver is, not how good its pictures are. So here are
+# FDs of 2,048 pictures each, over evaluations of the network and over the guidance scale. More has
+# changed than the measure: this is the longer trained model, most rows have guidance 1.5, and with
+# guidance a step costs two evaluations (Heun's four). They take too long for this page.
+# `tests/benchmarks/ddpm_steps.py` measured them once, and its table comes with the course. One row
+# of it, ten guided steps, was measured above anew, with other noise; the two must agree.
 
 # %% tags=["exact"]
 measured = json.loads((data.ASSETS / f"{DATASET}_ddpm_fd.json").read_text("utf-8"))
 measured.sort(key=lambda row: (row["sampler"], row["guidance"], row["steps"]))
-FORMS = {"sampler": "", "steps": "", "guidance": ".2f", "evaluations": "", "fd": ".2f", "kid": ".3f", "precision": ".2f", "recall": ".2f"}
-plots.table([name.upper() if name in ("fd", "kid") else name for name in FORMS], [[format(row[name], form) for name, form in FORMS.items()] for row in measured])
+FORMS = {
+    "sampler": "",
+    "steps": "",
+    "guidance": ".2f",
+    "evaluations": "",
+    "fd": ".2f",
+    "kid": ".3f",
+    "precision": ".2f",
+    "recall": ".2f",
+}
+plots.table(
+    [name.upper() if name in ("fd", "kid") else name for name in FORMS],
+    [[format(row[name], form) for name, form in FORMS.items()] for row in measured],
+)
+
 
 # %%
 def measured_fd(sampler, steps, guidance):
     """The FD of one row of the table."""
-    return next(row["fd"] for row in measured if (row["sampler"], row["steps"], row["guidance"]) == (sampler, steps, guidance))
+    return next(
+        row["fd"]
+        for row in measured
+        if (row["sampler"], row["steps"], row["guidance"]) == (sampler, steps, guidance)
+    )
 
 
 def curve(sampler, guidance):
     """Evaluations and FDs of one sampler at one guidance scale."""
-    return zip(*sorted((row["evaluations"], row["fd"]) for row in measured if (row["sampler"], row["guidance"]) == (sampler, guidance)))
+    return zip(
+        *sorted(
+            (row["evaluations"], row["fd"])
+            for row in measured
+            if (row["sampler"], row["guidance"]) == (sampler, guidance)
+        )
+    )
 
 
-figure, (over_work, over_guidance) = plt.subplots(1, 2, figsize=(9.5, 3))
-for sampler, marker, colour in (("DDIM", "s", plots.VERMILION), ("ancestral", "D", plots.ORANGE), ("Heun", "^", plots.GREEN), ("DPM-Solver++(2M)", "o", plots.BLUE)):
+figure, (over_work, over_guidance) = plt.subplots(1, 2, figsize=(8.3, 3))
+for sampler, marker, colour in (
+    ("DDIM", "s", plots.VERMILION),
+    ("ancestral", "D", plots.ORANGE),
+    ("Heun", "^", plots.GREEN),
+    ("DPM-Solver++(2M)", "o", plots.BLUE),
+):
     over_work.semilogx(*curve(sampler, 1.5), marker + "-", color=colour, label=sampler)
-over_work.semilogx(*curve("DPM-Solver++(2M)", 1.0), "o--", color=plots.BLUE, label="DPM-Solver++(2M), w = 1")
+over_work.semilogx(
+    *curve("DPM-Solver++(2M)", 1.0), "o--", color=plots.BLUE, label="DPM-Solver++(2M), w = 1"
+)
 over_work.axhline(fd["real pictures"], color=plots.BLACK, linestyle=":", label="real pictures")
-over_work.set(xlabel="evaluations of the network", ylabel="FD", ylim=(0, None), xticks=(10, 20, 40, 100), xticklabels=(10, 20, 40, 100), title="FD over the work for a picture, w = 1.5")
+over_work.set(
+    xlabel="evaluations of the network",
+    ylabel="FD",
+    ylim=(0, None),
+    xticks=(10, 20, 40, 100),
+    xticklabels=(10, 20, 40, 100),
+    title="FD over the work for a picture, w = 1.5",
+)
 over_work.minorticks_off()
-over_work.legend(fontsize=8)
-scales = sorted(row["guidance"] for row in measured if row["sampler"] == "DPM-Solver++(2M)" and row["steps"] == 10)
-over_guidance.plot(scales, [measured_fd("DPM-Solver++(2M)", 10, w) for w in scales], "o-", color=plots.BLUE)
-over_guidance.set(xlabel="guidance w", ylabel="FD", ylim=(0, None), title="Ten steps: FD wants little guidance")
-plots.show(figure, "Left: FD over 10 to 100 evaluations on a logarithmic axis. At guidance 1.5 DDIM and DPM-Solver++(2M) start at 10, Heun at 18 and the ancestral chain at 20, and all fall; DPM-Solver++(2M) lies lowest. Its dashed curve without guidance lies below all of them up to 20, and is flat from there to 50. A dotted line near the bottom marks real pictures. Right: FD of ten steps over guidance from 1 to 2: lowest near 1.25, highest at 2.")
+over_work.legend()
+scales = sorted(
+    row["guidance"]
+    for row in measured
+    if row["sampler"] == "DPM-Solver++(2M)" and row["steps"] == 10
+)
+over_guidance.plot(
+    scales, [measured_fd("DPM-Solver++(2M)", 10, w) for w in scales], "o-", color=plots.BLUE
+)
+over_guidance.set(
+    xlabel="guidance w", ylabel="FD", ylim=(0, None), title="Ten steps: FD wants little guidance"
+)
+plots.show(
+    figure,
+    (
+        "Left: FD over 10 to 100 evaluations on a logarithmic axis. At guidance 1.5 DDIM and "
+        "DPM-Solver++(2M) start at 10, Heun at 18 and the ancestral chain at 20, and all "
+        "fall; DPM-Solver++(2M) lies lowest. Its dashed curve without guidance lies below "
+        "all of them up to 20, and is flat from there to 50. A dotted line near the bottom "
+        "marks real pictures. Right: FD of ten steps over guidance from 1 to 2: lowest near "
+        "1.25, highest at 2."
+    ),
+)
 
 # %%
 DPM = "DPM-Solver++(2M)"
 anew = abs(fd["DDPM, longer"] / measured_fd(DPM, 10, 1.5) - 1)
-claim("Measured anew, ten guided steps give the FD of the table, to 15 %", anew < 0.15, f"{anew:.2f}")
-others = [measured_fd("DDIM", 10, 1.5), measured_fd("Heun", 5, 1.5), measured_fd("ancestral", 10, 1.5)]
-claim("At guidance 1.5, with twenty evaluations for a picture (Heun: eighteen), DPM-Solver++(2M) has the lowest FD of the four", measured_fd(DPM, 10, 1.5) < min(others))
-claim("Twenty steps of it are better than ten by a quarter or more", measured_fd(DPM, 20, 1.5) < 0.75 * measured_fd(DPM, 10, 1.5))
-claim("and have come within a fifth of fifty", measured_fd(DPM, 20, 1.5) < 1.2 * measured_fd(DPM, 50, 1.5))
-claim("Twenty steps without guidance, which cost as much as ten with it, are better by a quarter or more", measured_fd(DPM, 20, 1.0) < 0.75 * measured_fd(DPM, 10, 1.5))
-claim("Without guidance, fifty steps are within a twentieth of twenty", abs(measured_fd(DPM, 50, 1.0) / measured_fd(DPM, 20, 1.0) - 1) < 0.05)
-claim("With fifty steps, guidance 1.5 is better than none", measured_fd(DPM, 50, 1.5) < measured_fd(DPM, 50, 1.0))
+claim(
+    "Measured anew, ten guided steps give the FD of the table, to 15 %", anew < 0.15, f"{anew:.2f}"
+)
+others = [
+    measured_fd("DDIM", 10, 1.5),
+    measured_fd("Heun", 5, 1.5),
+    measured_fd("ancestral", 10, 1.5),
+]
+claim(
+    (
+        "At guidance 1.5, with twenty evaluations for a picture (Heun: eighteen), "
+        "DPM-Solver++(2M) has the lowest FD of the four"
+    ),
+    measured_fd(DPM, 10, 1.5) < min(others),
+)
+claim(
+    "Twenty steps of it are better than ten by a quarter or more",
+    measured_fd(DPM, 20, 1.5) < 0.75 * measured_fd(DPM, 10, 1.5),
+)
+claim(
+    "and have come within a fifth of fifty",
+    measured_fd(DPM, 20, 1.5) < 1.2 * measured_fd(DPM, 50, 1.5),
+)
+claim(
+    (
+        "Twenty steps without guidance, which cost as much as ten with it, are better by a "
+        "quarter or more"
+    ),
+    measured_fd(DPM, 20, 1.0) < 0.75 * measured_fd(DPM, 10, 1.5),
+)
+claim(
+    "Without guidance, fifty steps are within a twentieth of twenty",
+    abs(measured_fd(DPM, 50, 1.0) / measured_fd(DPM, 20, 1.0) - 1) < 0.05,
+)
+claim(
+    "With fifty steps, guidance 1.5 is better than none",
+    measured_fd(DPM, 50, 1.5) < measured_fd(DPM, 50, 1.0),
+)
 full_chain = measured_fd("ancestral", 1000, 1.0)
-claim("Twenty steps of DPM-Solver++(2M) at guidance 1.5 are within a tenth of the FD of the ancestral chain of 1,000 steps", measured_fd(DPM, 20, 1.5) < 1.1 * full_chain)
-claim("and ten are not, at any of the guidance scales", min(measured_fd(DPM, 10, w) for w in scales) > 1.1 * full_chain)
-claim("Without guidance the solver does not get there, with fifty steps neither", measured_fd(DPM, 50, 1.0) > 1.1 * full_chain)
+claim(
+    (
+        "Twenty steps of DPM-Solver++(2M) at guidance 1.5 are within a tenth of the FD of "
+        "the ancestral chain of 1,000 steps"
+    ),
+    measured_fd(DPM, 20, 1.5) < 1.1 * full_chain,
+)
+claim(
+    "and ten are not, at any of the guidance scales",
+    min(measured_fd(DPM, 10, w) for w in scales) > 1.1 * full_chain,
+)
+claim(
+    "Without guidance the solver does not get there, with fifty steps neither",
+    measured_fd(DPM, 50, 1.0) > 1.1 * full_chain,
+)
 
 # %% [markdown]
-# So this is the answer to the question of fast sampling, for this model: a good solver, steps that end at the clean level, and more steps the better the network is. Ten are enough to judge a recipe by, and twenty to fifty get out of the
-# longer trained network what is in it.
+# So this is the answer to the question of fast sampling, for this model: a good solver, steps that
+# end at the clean level, and more steps the better the network is. Ten are enough to judge a recipe
+# by, and twenty to fifty get out of the longer trained network what is in it.
 #
-# How much guidance depends on the number of steps. At ten steps FD is lowest at w = 1.25 (KID there is as good as at 1.5). But guidance costs a second evaluation: twenty evaluations buy twenty plain steps (FD 2.94) or ten guided ones (4.15).
-# Plain sampling is finished at twenty steps; w = 1.5 still gains at fifty and ends lower, at 2.23.
+# How much guidance depends on the number of steps. At ten steps FD is lowest at w = 1.25 (KID there
+# is as good as at 1.5). But guidance costs a second evaluation: twenty evaluations buy twenty plain
+# steps (FD 2.94) or ten guided ones (4.15). Plain sampling is finished at twenty steps; w = 1.5
+# still gains at fifty and ends lower, at 2.23.
 #
-# The ancestral chain is the slow way: at w = 1.5 it is the last of the four at ten steps and at twenty. But all its thousand steps, without guidance, end at 2.59, which the solver without guidance never reaches. An exact path carries a network's early errors to its end; fresh noise in every step
-# lets later steps repair them (Karras et al. 2022, section 4, who say so; we measured the difference and not the cause). Twenty guided steps, forty evaluations, make up for it.
+# The ancestral chain is the slow way: at w = 1.5 it is the last of the four at ten steps and at
+# twenty. But all its thousand steps, without guidance, end at 2.59, which the solver without
+# guidance never reaches. An exact path carries a network's early errors to its end; fresh noise in
+# every step lets later steps repair them (Karras et al. 2022, section 4, who say so; we measured
+# the difference and not the cause). Twenty guided steps, forty evaluations, make up for it.
 
 # %% [markdown]
 # ## When one device is not enough
 #
-# Larger models are trained on several devices: each holds a copy, takes its share of the batch, and gradients are averaged before every step. Hugging Face's *Accelerate*
-# does that around an ordinary loop; three lines change. If it is right, *nothing* else changes: two processes with half the batch each must end with the
-# weights of one process with all of it. That can be tested on a laptop, whose two "devices" are two processes.
+# Larger models are trained on several devices: each holds a copy, takes its share of the batch, and
+# gradients are averaged before every step. Hugging Face's *Accelerate* does that around an ordinary
+# loop; three lines change. If it is right, *nothing* else changes: two processes with half the
+# batch each must end with the weights of one process with all of it. That can be tested on a
+# laptop, whose two "devices" are two processes.
 #
-# The script is a file of its own, because every process runs all of it. It trains on random numbers in the place of pictures, since only equality is tested. It saves a checkpoint every second step, and goes on from it when it is started again.
+# The script is a file of its own, because every process runs all of it. It trains on random numbers
+# in the place of pictures, since only equality is tested. It saves a checkpoint every second step,
+# and goes on from it when it is started again.
 
 # %% tags=["export", "long"]
-BEFORE_THE_LOOP = '''
+BEFORE_THE_LOOP = """
 import argparse
 import shutil
 from pathlib import Path
@@ -1420,10 +2183,12 @@ if state.exists():
     accelerator.load_state(state)
     first = int((state / "step.txt").read_text())
 mine = slice(accelerator.process_index, None, accelerator.num_processes)
-'''
+"""
 
 # %% tags=["export"]
-SEVERAL_PROCESSES = BEFORE_THE_LOOP + '''
+SEVERAL_PROCESSES = (
+    BEFORE_THE_LOOP
+    + """
 for step in range(first, options.steps):
     draw = torch.Generator().manual_seed(step)  # every process draws the whole batch and takes its share
     x0, noise = torch.rand(2, options.batch, 1, 28, 28, generator=draw) * 2 - 1
@@ -1447,13 +2212,16 @@ for step in range(first, options.steps):
         raise SystemExit("killed")
 if accelerator.is_main_process:
     save_file(accelerator.unwrap_model(net).state_dict(), options.folder / "weights.safetensors")
-'''
+"""
+)
 
 
 # %% [markdown]
-# One trap before it starts: `accelerate launch --cpu --num_processes 2` starts *one* process, and says so nowhere (version 1.14). So the script prints how many there are, and we
-# start the processes ourselves, with the five variables by which PyTorch's own `torchrun` tells each of them its place; Accelerate understands these. (`torchrun` itself cannot start on
-# Windows: its store wants a library that PyTorch's builds for Windows lack.)
+# One trap before it starts: `accelerate launch --cpu --num_processes 2` starts *one* process, and
+# says so nowhere (version 1.14). So the script prints how many there are, and we start the
+# processes ourselves, with the five variables by which PyTorch's own `torchrun` tells each of them
+# its place; Accelerate understands these. (`torchrun` itself cannot start on Windows: its store
+# wants a library that PyTorch's builds for Windows lack.)
 
 # %% tags=["export", "long"]
 from safetensors.torch import load
@@ -1461,7 +2229,9 @@ from safetensors.torch import load
 from course_utils.processes import start_processes
 
 
-def run_script(folder: Path, processes: int, steps: int, die_after: int | None = None) -> tuple[list[float], dict | None]:
+def run_script(
+    folder: Path, processes: int, steps: int, die_after: int | None = None
+) -> tuple[list[float], dict | None]:
     """Run the script; returns its losses, and its weights if it came that far.
 
     Raises:
@@ -1469,7 +2239,10 @@ def run_script(folder: Path, processes: int, steps: int, die_after: int | None =
         RuntimeError: it never began, or ended where it should not.
     """
     if min(processes, steps) < 1 or not 1 <= (die_after or 1) <= steps:
-        raise ValueError(f"{processes} processes, {steps} steps, killed after {die_after}: at least one of each is wanted.")
+        raise ValueError(
+            f"{processes} processes, {steps} steps, killed after {die_after}: at least "
+            "one of each is wanted."
+        )
     folder.mkdir(exist_ok=True)
     script, saved = folder / "train_several.py", folder / "weights.safetensors"
     script.write_text(SEVERAL_PROCESSES, encoding="utf-8")
@@ -1483,7 +2256,9 @@ def run_script(folder: Path, processes: int, steps: int, die_after: int | None =
         return losses, None
     if not saved.exists():
         last = next((line for line in reversed(lines) if line.strip()), "none")
-        raise RuntimeError(f"{processes} processes did not come to their end; the last line is: {last}")
+        raise RuntimeError(
+            f"{processes} processes did not come to their end; the last line is: {last}"
+        )
     return losses, load(saved.read_bytes())  # as bytes: Windows deletes no file that stays open
 
 
@@ -1494,51 +2269,98 @@ def furthest(a, b):
 
 several = False
 try:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # Windows keeps an open file
+    with tempfile.TemporaryDirectory(
+        ignore_cleanup_errors=True
+    ) as scratch:  # Windows keeps an open file
         one_losses, weights_one = run_script(Path(scratch) / "one", 1, 6)
         killed, nothing = run_script(Path(scratch) / "two", 2, 6, die_after=3)
         resumed, weights_two = run_script(Path(scratch) / "two", 2, 6)
     several = True
     apart = furthest(weights_one, weights_two)
-    print(f"largest difference of a weight between one process and two that were killed and went on: {apart:.1e}")
+    print(
+        "largest difference of a weight between one process and two that were killed and "
+        f"went on: {apart:.1e}"
+    )
 except (RuntimeError, OSError) as error:
-    print(f"Several processes cannot be run here, so the three sentences below are left out: {error}")
+    print(
+        f"Several processes cannot be run here, so the three sentences below are left out: {error}"
+    )
 
 # %%
 if several:
-    claim("The killed run left no weights, and went on from its last checkpoint", nothing is None and len(killed) == 3 and len(resumed) == 4)
-    claim("Two processes with half the batch each, killed and started again, end with the weights of one process, to 1e-5", apart < 1e-5)
-    claim("and had its losses all the way", max(abs(a - b) for a, b in zip(killed + resumed[1:], one_losses)) < 1e-5)
+    claim(
+        "The killed run left no weights, and went on from its last checkpoint",
+        nothing is None and len(killed) == 3 and len(resumed) == 4,
+    )
+    claim(
+        (
+            "Two processes with half the batch each, killed and started again, end with the "
+            "weights of one process, to 1e-5"
+        ),
+        apart < 1e-5,
+    )
+    claim(
+        "and had its losses all the way",
+        max(abs(a - b) for a, b in zip(killed + resumed[1:], one_losses)) < 1e-5,
+    )
 
 # %% [markdown]
-# Two processes on two cores of one laptop are no faster than one that uses both; the point here is that they are *equal*. On graphics cards drop `cpu=True`; time is saved only
-# where a step computes for longer than its gradients travel, so with larger networks and batches than these.
+# Two processes on two cores of one laptop are no faster than one that uses both; the point here is
+# that they are *equal*. On graphics cards drop `cpu=True`; time is saved only where a step computes
+# for longer than its gradients travel, so with larger networks and batches than these.
 #
 # ## What was measured
 
 # %% tags=["nbval-ignore-output"]
-print(f"seed {run.seed}, {run.device}, {cfg['steps']} steps of {cfg['batch']} in {seconds:.0f} s; {training.parameters(net):,} weights")
+print(
+    f"seed {run.seed}, {run.device}, {cfg['steps']} steps of {cfg['batch']} in "
+    f"{seconds:.0f} s; {training.parameters(net):,} weights"
+)
 metrics.show_reports(reports, s_per_64=per_64)
-print(f"of the wanted class: {right_class[1.0]:.0%} at guidance 1, {right_class[2.0]:.0%} at 2, {right_class[8.0]:.0%} at 8; variety against real {varied[1.0] / real_variety:.2f}, {varied[2.0] / real_variety:.2f}, {varied[8.0] / real_variety:.2f}")
-print(f"range(50): {obeyed(wrong, y_test):.0%} of the wanted class, respaced: {obeyed(right, y_test):.0%}")
+print(
+    f"of the wanted class: {right_class[1.0]:.0%} at guidance 1, {right_class[2.0]:.0%} "
+    f"at 2, {right_class[8.0]:.0%} at 8; variety against real "
+    f"{varied[1.0] / real_variety:.2f}, {varied[2.0] / real_variety:.2f}, "
+    f"{varied[8.0] / real_variety:.2f}"
+)
+print(
+    f"range(50): {obeyed(wrong, y_test):.0%} of the wanted class, respaced: "
+    f"{obeyed(right, y_test):.0%}"
+)
 print(f"classifier guidance: {follow[0.0]:.0%} at scale 0, {follow[4.0]:.0%} at 4")
 
 # %% [markdown]
-# `COURSE_SEED=1` in the environment repeats all of it with another seed; the claims are chosen to hold.
+# `COURSE_SEED=1` in the environment repeats all of it with another seed; the claims are chosen to
+# hold.
 #
 # ## What went wrong, and what helped
 #
-# - *The head start and Muon were worth most*, about equally. With the head start, the same network reached in half the steps the FD that it had reached without (one pair of runs, at guidance 1.5 with it and 2 without).
-# - *A better head start is no better.* With a covariance for each class instead of one for all, the untrained guess had a loss an eighth lower; after the same training the network's was slightly higher.
-# - *Guidance was too strong at first.* At w = 2 pictures look best, and at ten steps of the longer trained model FD asks for less (the table above): FD also counts the variety that guidance takes away.
-# - *Muon instead of AdamW* gave half as much on top of the head start as alone, and makes a step about an eighth longer.
-# - *Letting the learning rate fall only in the second half* was a little better than over the whole run; its height hardly mattered.
-# - *Wider networks lost*, since they take fewer steps in two minutes; so did narrower ones. Attention made no difference that one run could show; and the gain of the later fall of the rate is hardly larger.
-# - *Respacing* mattered as much as the solver (at ten steps the wrong choice of either raised FD by more than half): a list of timesteps that ends at 0, and then takes one step more to the clean level, wastes its last step and makes the one before it
-#   too long. Ten evenly spread steps with the last one ending at the clean level are the better ten.
-# - *How many steps pay depends on the model.* After one to two minutes of training, more than ten steps of the solver moved FD by a tenth or less, once down and once up: what is left is the network's error.
-#   After a longer training the solver's error is in sight again, and twenty steps are worth a third of the FD (the table above).
-# - *A switch that lets the network paint a pixel black*, instead of correcting it, was meant to clean the background, and made it worse.
+# - *The head start and Muon were worth most*, about equally. With the head start, the same network
+#   reached in half the steps the FD that it had reached without (one pair of runs, at guidance 1.5
+#   with it and 2 without).
+# - *A better head start is no better.* With a covariance for each class instead of one for all, the
+#   untrained guess had a loss an eighth lower; after the same training the network's was slightly
+#   higher.
+# - *Guidance was too strong at first.* At w = 2 pictures look best, and at ten steps of the longer
+#   trained model FD asks for less (the table above): FD also counts the variety that guidance takes
+#   away.
+# - *Muon instead of AdamW* gave half as much on top of the head start as alone, and makes a step
+#   about an eighth longer.
+# - *Letting the learning rate fall only in the second half* was a little better than over the whole
+#   run; its height hardly mattered.
+# - *Wider networks lost*, since they take fewer steps in two minutes; so did narrower ones.
+#   Attention made no difference that one run could show; and the gain of the later fall of the rate
+#   is hardly larger.
+# - *Respacing* mattered as much as the solver (at ten steps the wrong choice of either raised FD by
+#   more than half): a list of timesteps that ends at 0, and then takes one step more to the clean
+#   level, wastes its last step and makes the one before it too long. Ten evenly spread steps with
+#   the last one ending at the clean level are the better ten.
+# - *How many steps pay depends on the model.* After one to two minutes of training, more than ten
+#   steps of the solver moved FD by a tenth or less, once down and once up: what is left is the
+#   network's error. After a longer training the solver's error is in sight again, and twenty steps
+#   are worth a third of the FD (the table above).
+# - *A switch that lets the network paint a pixel black*, instead of correcting it, was meant to
+#   clean the background, and made it worse.
 #
 # The trials are listed with their figures in `tests/benchmarks/nb05_trials.md`.
 #
@@ -1546,18 +2368,23 @@ print(f"classifier guidance: {follow[0.0]:.0%} at scale 0, {follow[4.0]:.0%} at 
 #
 # - Ronneberger, Fischer, Brox 2015, *U-Net*: figure 1.
 # - Vaswani, Shazeer, Parmar et al. 2017, *Attention Is All You Need*: sections 3.2 and 3.5.
-# - Ho, Jain, Abbeel 2020, *Denoising Diffusion Probabilistic Models*: sections 2 to 4 and appendix B.
+# - Ho, Jain, Abbeel 2020, *Denoising Diffusion Probabilistic Models*: sections 2 to 4 and appendix
+#   B.
 # - Song, Meng, Ermon 2021, *Denoising Diffusion Implicit Models*: section 4.
 # - Dhariwal, Nichol 2021, *Diffusion Models Beat GANs on Image Synthesis*: sections 3 and 4.
-# - Salimans, Ho 2022, *Progressive Distillation for Fast Sampling of Diffusion Models*: section 4, v-prediction.
+# - Salimans, Ho 2022, *Progressive Distillation for Fast Sampling of Diffusion Models*: section 4,
+#   v-prediction.
 # - Ho, Salimans 2022, *Classifier-Free Diffusion Guidance*: section 3.
 # - Lugmayr, Danelljan, Romero et al. 2022, *RePaint*: section 4.
 # - Lu, Zhou, Bao et al. 2022, *DPM-Solver++*: section 4.
 # - Kingma, Salimans, Poole, Ho 2021, *Variational Diffusion Models*: appendix I.1.
-# - Karras, Aittala, Aila, Laine 2022, *Elucidating the Design Space of Diffusion-Based Generative Models*: section 5.
+# - Karras, Aittala, Aila, Laine 2022, *Elucidating the Design Space of Diffusion-Based Generative
+#   Models*: section 5.
 # - Esser, Kulal, Blattmann et al. 2024, *Scaling Rectified Flow Transformers*: section 3.1.
-# - Wang, Vastola 2024, *The Unreasonable Effectiveness of Gaussian Score Approximation for Diffusion Models and its Applications*.
-# - Jordan, Jin, Boza et al. 2024, *Muon: An optimizer for hidden layers in neural networks* (a web page).
+# - Wang, Vastola 2024, *The Unreasonable Effectiveness of Gaussian Score Approximation for
+#   Diffusion Models and its Applications*.
+# - Jordan, Jin, Boza et al. 2024, *Muon: An optimizer for hidden layers in neural networks* (a web
+#   page).
 #
 # ## Next
 #
