@@ -281,7 +281,7 @@ def test_the_chains_density_is_that_of_its_samples_and_has_mass_one():
     density = lesson.chain_density(LINE.denoise, levels, grid)
     assert torch.trapezoid(density, grid).item() == pytest.approx(1, abs=1e-5)
     rng, n = torch.Generator().manual_seed(2), 100_000
-    x = lesson.sample(LINE.denoise, torch.randn(n, 1, generator=rng).double(), levels, lesson.ancestral_step, rng)
+    x = lesson.sample(LINE.denoise, torch.randn(n, 1, generator=rng).double(), levels, lesson.ANCESTRAL, rng)
     beta = 1 - levels[-2].alpha ** 2
     x = x[:, 0] + beta**0.5 * torch.randn(n, generator=rng).double()  # the bound's last step has the large variance
     cumulative = torch.cumulative_trapezoid(density, grid)
@@ -388,14 +388,14 @@ def test_every_sampler_works_on_pictures_in_float32_and_repeats_with_its_generat
 def test_sampling_reports_each_step_and_keeps_no_gradient():
     levels, visited = Schedule.named("linear", 20).levels(5), []
     weight = torch.ones(1, requires_grad=True)
-    x = lesson.sample(lambda x, level: weight * x, torch.randn(2, 3), levels, watch=lambda *step: visited.append(step))
+    x = lesson.sample(lambda x, level: weight * x, torch.randn(2, 3), levels, observe=lambda *step: visited.append(step))
     assert not x.requires_grad and [level for *_, level in visited] == levels[1:]
     assert torch.equal(visited[-1][0], x)
 
 
 def test_options_go_through_partial():
     levels, x = Schedule.named("linear", 20).levels(), normal(500, 1)
-    steps = (partial(lesson.ddim_step, eta=1.0), lesson.ancestral_step)
+    steps = (lesson.Solver(partial(lesson.ddim_step, eta=1.0), "noise"), lesson.ANCESTRAL)
     a, b = (lesson.sample(LINE.denoise, x, levels, step, torch.Generator().manual_seed(3)) for step in steps)
     assert close(a, b, 1e-8) and not close(a, lesson.sample(LINE.denoise, x, levels))
 
@@ -408,7 +408,7 @@ def test_for_a_single_gaussian_the_ode_only_scales():
     x = normal(20, 1)
     expected = x * widths[1] / widths[0]
     assert close(lesson.exact_flow(gaussian, x, first, last), expected, 1e-8)
-    for step, tolerance in ((lesson.ddim_step, 5e-3), (lesson.heun_step, 1e-5), (lesson.dpmpp_2m_step, 1e-5)):
+    for step, tolerance in ((lesson.DDIM, 5e-3), (lesson.HEUN, 1e-5), (lesson.DPMPP_2M, 1e-5)):
         assert close(lesson.sample(gaussian.denoise, x, lesson.even_levels(500), step), expected, tolerance)
 
 
@@ -433,11 +433,11 @@ def test_the_cdf_and_the_exact_flow_agree_with_scipy():
 
 @pytest.mark.parametrize(
     ("step", "order"),
-    [(lesson.euler_step, 1), (lesson.ddim_step, 1), (lesson.heun_step, 2), (lesson.dpmpp_2m_step, 2)],
+    [(lesson.Solver(lesson.euler_step), 1), (lesson.DDIM, 1), (lesson.HEUN, 2), (lesson.DPMPP_2M, 2)],
 )
 def test_orders_on_the_plane_against_a_fine_reference(step, order):
     x = normal(50, 2)
-    reference = lesson.sample(PLANE.denoise, x, lesson.even_levels(2000), lesson.heun_step)
+    reference = lesson.sample(PLANE.denoise, x, lesson.even_levels(2000), lesson.HEUN)
     errors = []
     for n in (128, 256):
         errors.append((lesson.sample(PLANE.denoise, x, lesson.even_levels(n), step) - reference).abs().mean().item())
@@ -447,7 +447,7 @@ def test_orders_on_the_plane_against_a_fine_reference(step, order):
 def test_euler_maruyama_reaches_the_data_with_many_steps_and_adds_no_noise_at_the_end():
     levels = Schedule.named("linear", 1000).levels(400)
     rng = torch.Generator().manual_seed(0)
-    x = lesson.sample(LINE.denoise, normal(20_000, 1), levels, lesson.euler_maruyama_step, rng)
+    x = lesson.sample(LINE.denoise, normal(20_000, 1), levels, lesson.EULER_MARUYAMA, rng)
     for cut in (-1.0, 0.0, 0.6, 1.6):
         expected = lesson.cdf(LINE, torch.tensor([[cut]]).double(), CLEAN).item()
         assert (x < cut).double().mean().item() == pytest.approx(expected, abs=0.02)
@@ -478,9 +478,9 @@ def test_euler_on_the_flow_is_ddim_at_any_levels():
 
 def test_a_recorded_film_begins_and_ends_with_the_run():
     levels, x = Schedule.named("linear", 30).levels(6), normal(4, 2)
-    film = lesson.record(PLANE, x, levels, lesson.ancestral_step, seed=1)
+    film = lesson.record(PLANE, x, levels, lesson.ANCESTRAL, seed=1)
     assert film.shape == (7, 4, 2) and torch.equal(film[0], x)
-    assert torch.equal(film, lesson.record(PLANE, x, levels, lesson.ancestral_step, seed=1))
+    assert torch.equal(film, lesson.record(PLANE, x, levels, lesson.ANCESTRAL, seed=1))
 
 
 # -------------------------------------------------------------------------------------------------- checks
@@ -674,7 +674,7 @@ def test_no_step_is_no_sampling() -> None:
     for steps in (0, -1, 11):
         with pytest.raises(ValueError, match="Between 1 and 10 steps"):
             schedule.levels(steps)
-    with pytest.raises(ValueError, match="two are needed at least, not 1"):
+    with pytest.raises(ValueError, match="two at least, not 1"):
         lesson.sample(lambda x, level: x, torch.zeros(2, 1), schedule.levels(5)[:1])
 
 

@@ -151,12 +151,12 @@ def test_timestep_weights_make_half_log_snr_gaussian(schedule: nb04.Schedule) ->
     assert (weights * (half - mean) ** 2).sum().sqrt() == pytest.approx(1.3, abs=0.03)
 
 
-def test_draw_timesteps_takes_one_from_each_slice() -> None:
+def test_sample_timesteps_takes_one_from_each_slice() -> None:
     weights = torch.full((1000,), 1e-3, dtype=torch.float64)
     for _ in range(20):
-        t = nb05.draw_timesteps(weights, 10)
+        t = nb05.sample_timesteps(weights, 10)
         assert (t // 100).tolist() == list(range(10))
-    ends = torch.cat([nb05.draw_timesteps(weights, 500) for _ in range(40)])
+    ends = torch.cat([nb05.sample_timesteps(weights, 500) for _ in range(40)])
     assert ends.min() == 0 and ends.max() == 999
 
 
@@ -195,7 +195,7 @@ def test_muon_is_torchs_on_matrices() -> None:
 
 def test_optimisers_share_the_weights_out_once() -> None:
     net = nb05.UNet((16, 32))
-    muon, adam = nb05.optimisers(net)
+    muon, adam = nb05.make_optimisers(net)
     given = [p for player in (muon, adam) for group in player.param_groups for p in group["params"]]
     assert len(given) == len({id(p) for p in given}) == len(list(net.parameters()))
     by_muon = {id(p) for group in muon.param_groups for p in group["params"]}
@@ -210,7 +210,7 @@ def test_train_is_reproducible_and_learns(schedule: nb04.Schedule) -> None:
         torch.manual_seed(3)
         losses: list[float] = []
         net = nb05.UNet((16, 32))
-        ema = nb05.train(net, x, y, schedule, steps=30, batch=16, watch=lambda s, loss, e: losses.append(loss))  # noqa: B023
+        ema = nb05.train(net, x, y, schedule, num_steps=30, batch_size=16, watch=lambda s, loss, e: losses.append(loss))  # noqa: B023
         runs.append((losses, ema.module.out.weight.clone()))
     assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
     assert len(runs[0][0]) == 30 and sum(runs[0][0][-5:]) < 0.7 * sum(runs[0][0][:5])
@@ -233,26 +233,52 @@ class Constant(nn.Module):
 
 def test_the_denoiser_guides_and_counts(schedule: nb04.Schedule) -> None:
     y, x, level = torch.tensor([2, 8]), torch.randn(2, 1, 4, 4), schedule.level(500)
-    for guidance, evaluations in ((1.0, 1), (2.0, 2), (0.0, 2)):
+    for guidance, nfe in ((1.0, 1), (2.0, 2), (0.0, 2)):
         denoise = nb05.Denoiser(Constant(), schedule, y, guidance, kind="x0")
         expected = 0.5 + guidance * (y / 20 - 0.5)
         assert torch.allclose(denoise(x, level)[:, 0, 0, 0], expected.clamp(-1, 1))
-        assert denoise.evaluations == evaluations and denoise.net.calls == 1
+        assert denoise.nfe == nfe and denoise.net.calls == 1
 
 
 def test_timestep_of_finds_every_level(schedule: nb04.Schedule) -> None:
     assert [nb05.timestep_of(schedule, schedule.level(t)) for t in (0, 1, 499, 998, 999)] == [0, 1, 499, 998, 999]
 
 
-def test_generate_does_not_depend_on_the_batch_size(schedule: nb04.Schedule) -> None:
+DETERMINISTIC = [name for name, solver in nb04.SAMPLERS.items() if solver.needs != "noise"]
+
+
+def small_network() -> nb05.UNet:
+    torch.manual_seed(0)
     net = nb05.UNet((16, 32)).eval()
     for p in net.parameters():
         nn.init.normal_(p, std=0.05)
-    y = torch.tensor([0, 1, 2, 3])
-    whole, parts = (
-        nb05.generate(net, schedule, y, 4, generator=torch.Generator().manual_seed(5), batch=b) for b in (4, 2)
-    )
-    assert whole.shape == (4, 1, 28, 28) and whole.abs().max() <= 1 and torch.allclose(whole, parts, atol=1e-4)
+    return net
+
+
+@pytest.mark.parametrize("name", list(nb04.SAMPLERS))
+def test_pictures_do_not_depend_on_the_batch_size(schedule: nb04.Schedule, name: str) -> None:
+    net, y, pictures = small_network(), torch.tensor([0, 1, 2, 3, 4]), []
+    for batch_size in (5, 2, 1):
+        rng = torch.Generator().manual_seed(5)
+        settings = {"solver": nb04.SAMPLERS[name], "rng": rng, "batch_size": batch_size}
+        pictures.append(nb05.sample_images(net, schedule, y, 4, **settings))
+    assert pictures[0].shape == (5, 1, 28, 28) and pictures[0].isfinite().all()
+    assert all(torch.allclose(pictures[0], other, atol=1e-4) for other in pictures[1:])
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_deterministic_solvers_draw_nothing(schedule: nb04.Schedule, name: str) -> None:
+    rng = torch.Generator().manual_seed(5)
+    x, before, of_all = torch.randn(2, 1, 4, 4), rng.get_state(), torch.get_rng_state()
+    for given in (rng, None):
+        nb04.sample(lambda x, level: x.tanh(), x, schedule.levels(4), nb04.SAMPLERS[name], given)
+    assert torch.equal(rng.get_state(), before) and torch.equal(torch.get_rng_state(), of_all)
+
+
+def test_what_is_no_solver_is_named(schedule: nb04.Schedule) -> None:
+    for solver in (nb04.ddim_step, nb04.Solver(nb04.ddim_step, "luck")):
+        with pytest.raises(TypeError, match="A Solver is wanted"):
+            nb04.sample(lambda x, level: x, torch.zeros(1, 1), schedule.levels(2), solver)
 
 
 def test_classifier_guidance_adds_the_gradient(schedule: nb04.Schedule) -> None:
@@ -290,7 +316,7 @@ def test_pretrained_is_the_stored_model(schedule: nb04.Schedule) -> None:
     net, stored = nb05.pretrained(), data.weights("fashion_mnist_ddpm")
     assert not net.training
     assert all(torch.equal(value, stored[key]) for key, value in net.state_dict().items())
-    pictures = nb05.generate(net, schedule, torch.arange(10), 5, generator=torch.Generator().manual_seed(0))
+    pictures = nb05.sample_images(net, schedule, torch.arange(10), 5, rng=torch.Generator().manual_seed(0))
     seen = metrics.class_probabilities(pictures, "fashion_mnist").argmax(1)
     assert (seen == torch.arange(10)).sum() >= 7  # ten of ten as a rule
 
@@ -417,22 +443,22 @@ def test_what_cannot_be_drawn_is_refused_before_the_network_runs(y, steps, said)
     net, calls = nb05.UNet((8, 16)), []
     net.register_forward_hook(lambda *_: calls.append(1))
     with pytest.raises(ValueError, match=said):
-        nb05.generate(net, SCHEDULE, y, steps=steps)
+        nb05.sample_images(net, SCHEDULE, y, steps)
     assert not calls
 
 
 @pytest.mark.parametrize(
     ("pictures", "labels", "options", "said"),
     [
-        (4, 4, {"steps": 0}, "At least one step"),
-        (4, 4, {"batch": 0}, "At least one step"),
+        (4, 4, {"num_steps": 0}, "At least one step"),
+        (4, 4, {"batch_size": 0}, "At least one step"),
         (4, 3, {}, "4 pictures want as many labels"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(pictures, labels, options, said) -> None:
     x, y = -torch.ones(pictures, 1, 28, 28), torch.zeros(labels, dtype=torch.long)
     with pytest.raises(ValueError, match=said):
-        nb05.train(nb05.UNet((8, 16)), x, y, SCHEDULE, **{"steps": 1, "batch": 2} | options)
+        nb05.train(nb05.UNet((8, 16)), x, y, SCHEDULE, **{"num_steps": 1, "batch_size": 2} | options)
 
 
 def test_a_loss_never_broadcasts() -> None:
@@ -559,14 +585,14 @@ def black(x: Tensor, level: nb04.Level) -> Tensor:
         (lambda: nb05.Denoiser(nb05.UNet((8, 16)), SCHEDULE, LABELS[:1])(PICTURES, LEVELS[0]), "as many labels"),
         (lambda: nb05.Denoiser(nb05.UNet((8, 16)), SCHEDULE, LABELS, math.nan), "Guidance is a finite number"),
         (lambda: nb05.Denoiser(nb05.UNet((8, 16)), SCHEDULE, LABELS + 11), "class numbers from 0 to 10"),
-        (lambda: nb05.generate(nb05.UNet((8, 16)), SCHEDULE, LABELS, guidance=math.inf), "Guidance is a finite"),
-        (lambda: nb05.generate(nb05.UNet((8, 16)), SCHEDULE, LABELS, batch=0), "At least one picture at a time"),
+        (lambda: nb05.sample_images(nb05.UNet((8, 16)), SCHEDULE, LABELS, guidance=math.inf), "Guidance is a finite"),
+        (lambda: nb05.sample_images(nb05.UNet((8, 16)), SCHEDULE, LABELS, batch_size=0), "At least one picture at a time"),
         (lambda: nb05.guided(PICTURES, PICTURES[:1], 2.0), "does not fit without"),
         (lambda: nb05.timestep_embedding(LABELS, 7), "an even number of components, not 7"),
         (lambda: nb05.drop_labels(LABELS, 1.5), "between 0 and 1: 1.5 does not"),
         (lambda: nb05.drop_labels(LABELS, math.nan), "between 0 and 1: nan does not"),
-        (lambda: nb05.draw_timesteps(torch.ones(50), 4), "add up to 1"),
-        (lambda: nb05.draw_timesteps(torch.full((50,), math.nan), 4), "add up to 1"),
+        (lambda: nb05.sample_timesteps(torch.ones(50), 4), "add up to 1"),
+        (lambda: nb05.sample_timesteps(torch.full((50,), math.nan), 4), "add up to 1"),
         (lambda: nb05.timestep_weights(SCHEDULE, std=0.0), "lies above 0: 0.0 does not"),
         (lambda: nb05.k_means(torch.zeros(3, 2), 4), "3 rows cannot make 4 clusters"),
         (lambda: nb05.MixtureDenoiser(PICTURES, LABELS[:2], 1), "3 pictures want as many labels"),
@@ -598,12 +624,12 @@ def test_what_does_not_fit_is_one_sentence(ask, said) -> None:
     [
         ({"weights": torch.ones(10) / 10}, "50 timesteps want as many weights"),
         ({"kind": "noise"}, "no prediction kind 'noise'"),
-        ({"drop": 2.0}, "between 0 and 1: 2.0"),
+        ({"label_dropout": 2.0}, "between 0 and 1: 2.0"),
     ],
 )
 def test_settings_of_a_training_are_refused_before_the_network_runs(options, said) -> None:
     net, calls = nb05.UNet((8, 16)), []
     net.register_forward_hook(lambda *_: calls.append(1))
     with pytest.raises(ValueError, match=said):
-        nb05.train(net, -torch.ones(3, 1, 28, 28), LABELS, SCHEDULE, steps=1, batch=2, **options)
+        nb05.train(net, -torch.ones(3, 1, 28, 28), LABELS, SCHEDULE, num_steps=1, batch_size=2, **options)
     assert not calls

@@ -2,13 +2,26 @@
 """What notebook 01 (GAN theory) builds, for later notebooks to import."""
 
 
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from course_utils import metrics, plots, runtime, training, widgets
+from course_utils.checks import nb01 as checks
+from course_utils.claims import claim
+
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def value(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """V(D, G) = E log D(x) + E log(1 - D(G(z))) on logits (N,) and (M,) (Goodfellow et al. 2014, equation 1)."""
+    """V(D, G) = E log D(x) + E log(1 - D(G(z))) on logits (N,) and (M,) (Goodfellow et al. 2014,
+    equation 1).
+    """
     return F.logsigmoid(real_logits).mean() + F.logsigmoid(-fake_logits).mean()
 
 
@@ -16,16 +29,23 @@ from collections.abc import Callable
 
 
 def saturating_loss(fake_logits: Tensor) -> Tensor:
-    """E log(1 - D(G(z))) on logits (N,): the generator's part of V (Goodfellow et al. 2014, equation 1)."""
+    """E log(1 - D(G(z))) on logits (N,): the generator's part of V (Goodfellow et al. 2014,
+    equation 1).
+    """
     return F.logsigmoid(-fake_logits).mean()
 
 
 def discriminator_step(
-    discriminator: nn.Module, optimiser: torch.optim.Optimizer, x_real: Tensor, x_fake: Tensor,
+    discriminator: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x_real: Tensor,
+    x_fake: Tensor,
     game: Callable[[Tensor, Tensor], Tensor] = value,
     penalty: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> None:
-    """One step up the game's value, less a penalty on `discriminator` at `x_real` if there is one."""
+    """One step up the game's value, less a penalty on `discriminator` at `x_real` if there is
+    one.
+    """
     loss = -game(discriminator(x_real), discriminator(x_fake.detach()))
     if penalty:
         loss = loss + penalty(discriminator, x_real)
@@ -35,9 +55,14 @@ def discriminator_step(
 
 
 def generator_step(
-    discriminator: nn.Module, optimiser: torch.optim.Optimizer, x_fake: Tensor, loss: Callable[[Tensor], Tensor] = saturating_loss
+    discriminator: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x_fake: Tensor,
+    loss: Callable[[Tensor], Tensor] = saturating_loss,
 ) -> None:
-    """One step down the generator's loss; `x_fake` carries the gradient, the discriminator stays as it is."""
+    """One step down the generator's loss; `x_fake` carries the gradient, the discriminator stays as
+    it is.
+    """
     optimiser.zero_grad()
     loss(discriminator(x_fake)).backward()
     optimiser.step()
@@ -45,19 +70,31 @@ def generator_step(
 
 def mlp(inputs: int, outputs: int, width: int = 64) -> nn.Sequential:
     """Two hidden layers; a single output is flattened, so that logits have shape (N,)."""
-    layers = [nn.Linear(inputs, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, outputs)]
+    layers = [
+        nn.Linear(inputs, width),
+        nn.LeakyReLU(0.2),
+        nn.Linear(width, width),
+        nn.LeakyReLU(0.2),
+        nn.Linear(width, outputs),
+    ]
     return nn.Sequential(*layers, *([nn.Flatten(0)] if outputs == 1 else []))
 
 
 def optimal_discriminator(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """D* = p / (p + q) from log densities of any shape; its logit is log p - log q (Goodfellow et al. 2014, equation 2)."""
+    """D* = p / (p + q) from log densities of any shape; its logit is log p - log q (Goodfellow et
+    al. 2014, equation 2).
+    """
     return torch.sigmoid(log_p - log_q)
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """JSD in nats, 0 to log 2, of two histograms of any shape: counts, or densities on one even grid (Lin 1991)."""
+    """JSD in nats, 0 to log 2, of two histograms of any shape: counts, or densities on one even
+    grid (Lin 1991).
+    """
     if p.shape != q.shape or not all(a.min() >= 0 and 0 < a.sum() < math.inf for a in (p, q)):
-        raise ValueError("Two histograms of one shape are wanted, finite, nowhere negative and not empty.")
+        raise ValueError(
+            "Two histograms of one shape are wanted, finite, nowhere negative and not empty."
+        )
     p, q = p.double() / p.sum(), q.double() / q.sum()
     middle = ((p + q) / 2).clamp(min=1e-300)  # only ever divides a 0 there
     return (torch.xlogy(p, p / middle).sum() + torch.xlogy(q, q / middle).sum()) / 2
@@ -72,14 +109,21 @@ GENERATOR_LOSSES = {"saturating": saturating_loss, "non-saturating": non_saturat
 
 
 def wasserstein_1(x: Tensor, y: Tensor) -> Tensor:
-    """Exact W1 between samples x (N,) and y (M,), from their quantiles (Peyré and Cuturi 2019, remark 2.30).
+    """Exact W1 between samples x (N,) and y (M,), from their quantiles (Peyré and Cuturi 2019,
+    remark 2.30).
 
-    Both quantile functions are steps. The levels t at which either one steps are multiples of 1 / (N M), kept as whole numbers.
+    Both quantile functions are steps. The levels t at which either one steps are multiples of 1 /
+    (N M), kept as whole numbers.
     """
     x, y = x.sort().values, y.sort().values
     n, m = len(x), len(y)
-    steps = [torch.arange(1, n + 1, device=x.device) * m, torch.arange(1, m + 1, device=x.device) * n]
-    levels = torch.cat(steps).sort().values  # (N + M,) right ends of the intervals, in units of 1 / (N M)
+    steps = [
+        torch.arange(1, n + 1, device=x.device) * m,
+        torch.arange(1, m + 1, device=x.device) * n,
+    ]
+    levels = (
+        torch.cat(steps).sort().values
+    )  # (N + M,) right ends of the intervals, in units of 1 / (N M)
     widths = torch.diff(levels, prepend=levels.new_zeros(1))
     moves = (x[(levels - 1) // m] - y[(levels - 1) // n]).abs()  # (N + M,)
     return (moves * widths).sum() / (n * m)
@@ -87,23 +131,38 @@ def wasserstein_1(x: Tensor, y: Tensor) -> Tensor:
 
 import numpy as np
 
-PUSHES = {"saturating": torch.sigmoid, "non-saturating": lambda u: torch.sigmoid(-u), "Wasserstein": torch.ones_like}
+PUSHES = {
+    "saturating": torch.sigmoid,
+    "non-saturating": lambda u: torch.sigmoid(-u),
+    "Wasserstein": torch.ones_like,
+}
 
 
 def noise_nodes(sigma: float, count: int = 24) -> tuple[Tensor, Tensor]:
-    """Points and weights, so that sum(weights * g(points)) is E g(x) for x ~ N(0, sigma^2) (Gauss-Hermite quadrature)."""
+    """Points and weights, so that sum(weights * g(points)) is E g(x) for x ~ N(0, sigma^2)
+    (Gauss-Hermite quadrature).
+    """
     if sigma == 0:
         return torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     points, weights = np.polynomial.hermite_e.hermegauss(count)
     return sigma * torch.from_numpy(points), torch.from_numpy(weights / weights.sum())
 
 
-def dirac_field(point: Tensor, loss: str = "saturating", gamma: float = 0.0, sigma: float = 0.0, target: float = 0.0) -> Tensor:
-    """Where the players of the Dirac-GAN push: (dtheta, dpsi) (..., 2) at (theta, psi) (..., 2), float64.
+def dirac_field(
+    point: Tensor,
+    loss: str = "saturating",
+    gamma: float = 0.0,
+    sigma: float = 0.0,
+    target: float = 0.0,
+) -> Tensor:
+    """Where the players of the Dirac-GAN push: (dtheta, dpsi) (..., 2) at (theta, psi) (..., 2),
+    float64.
 
     Args:
-        loss: a key of PUSHES. gamma: weight of the penalty gamma/2 (|psi| - target)^2: R1 has target 0, WGAN-GP has 1.
-        sigma: standard deviation of instance noise on both points (Mescheder et al. 2018, sections 2 and 3).
+        loss: a key of PUSHES. gamma: weight of the penalty gamma/2 (|psi| - target)^2: R1 has
+            target 0, WGAN-GP has 1.
+        sigma: standard deviation of instance noise on both points (Mescheder et al. 2018, sections
+            2 and 3).
     """
     theta, psi = point[..., :1], point[..., 1:]  # (..., 1)
     noise, weights = noise_nodes(sigma)  # (n,)
@@ -118,8 +177,12 @@ def dirac_field(point: Tensor, loss: str = "saturating", gamma: float = 0.0, sig
     return pushes - torch.stack([torch.zeros_like(pull), pull], dim=-1)
 
 
-def dirac_update(point: Tensor, h: float, alternating: bool = True, clip: float | None = None, **game) -> Tensor:
-    """One round F_h from (theta, psi) (2,): D's step, then G's. `game` goes to `dirac_field`; `clip` bounds |psi| as in WGAN."""
+def dirac_update(
+    point: Tensor, h: float, alternating: bool = True, clip: float | None = None, **game
+) -> Tensor:
+    """One round F_h from (theta, psi) (2,): D's step, then G's. `game` goes to `dirac_field`;
+    `clip` bounds |psi| as in WGAN.
+    """
     psi = point[1] + h * dirac_field(point, **game)[1]
     if clip is not None:
         psi = psi.clamp(-clip, clip)
@@ -137,12 +200,17 @@ def orbit(rounds: int, h: float = 0.2, start: tuple[float, float] = (1.0, 0.0), 
 
 
 def dirac_eigenvalues(
-    h: float, alternating: bool = True, gamma: float = 0.0, sigma: float = 0.0, loss: str = "saturating"
+    h: float,
+    alternating: bool = True,
+    gamma: float = 0.0,
+    sigma: float = 0.0,
+    loss: str = "saturating",
 ) -> Tensor:
     """Eigenvalues (2,), complex, of the Jacobian of `dirac_update` at the equilibrium.
 
-    Without gamma and sigma: Mescheder et al. 2018, lemmas 2.4 and 2.5. With R1 (lemma 3.3) or instance noise (lemma 3.2) the
-    same computation for a field with the matrix ((0, a), (-a, -damping)).
+    Without gamma and sigma: Mescheder et al. 2018, lemmas 2.4 and 2.5. With R1 (lemma 3.3) or
+    instance noise (lemma 3.2) the same computation for a field with the matrix ((0, a), (-a,
+    -damping)).
     """
     first, second = (1.0, 0.0) if loss == "Wasserstein" else (0.5, -0.25)  # f'(0), f''(0)
     damping = gamma - 2 * second * sigma**2
@@ -159,10 +227,16 @@ def spectral_radius(h: float, **game) -> float:
     return dirac_eigenvalues(h, **game).abs().max().item()
 
 
-def r1_penalty(discriminator: Callable[[Tensor], Tensor], x_real: Tensor, gamma: float = 1.0) -> Tensor:
-    """gamma/2 E |grad D(x)|^2 at real samples x (N, ...), D being the logit (Mescheder et al. 2018, equation 9)."""
+def r1_penalty(
+    discriminator: Callable[[Tensor], Tensor], x_real: Tensor, gamma: float = 1.0
+) -> Tensor:
+    """gamma/2 E |grad D(x)|^2 at real samples x (N, ...), D being the logit (Mescheder et al. 2018,
+    equation 9).
+    """
     x_real = x_real.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(x_real).sum(), x_real, create_graph=True)  # (N, ...)
+    (gradient,) = torch.autograd.grad(
+        discriminator(x_real).sum(), x_real, create_graph=True
+    )  # (N, ...)
     return gamma / 2 * gradient.square().flatten(1).sum(dim=1).mean()
 
 
@@ -180,7 +254,9 @@ def averaging_gain(decay: float, omega: float) -> float:
 
 
 def histogram(x: Tensor, limit: float = 1.7, bins: int = 20) -> Tensor:
-    """Counts (bins^2 + 1,) of points (N, 2) in the square [-limit, limit]^2; the last bin counts all that lie outside."""
+    """Counts (bins^2 + 1,) of points (N, 2) in the square [-limit, limit]^2; the last bin counts
+    all that lie outside.
+    """
     if x.isnan().any():
         raise ValueError("The points hold NaN, which lies in no bin: what made them has diverged.")
     cell = ((x + limit) / (2 * limit) * bins).floor().long()  # (N, 2)
@@ -207,11 +283,18 @@ def segment(n: int, rng: torch.Generator) -> Tensor:
     return torch.rand(n, 1, generator=rng) * torch.tensor([2.0, 1.2]) - torch.tensor([1.0, 0.6])
 
 
-TOYS = {"ring": data.ring(std=0.05).sample, "grid": data.grid(spacing=0.5, std=0.04).sample, "two moons": moons, "line": segment}
+TOYS = {
+    "ring": data.ring(std=0.05).sample,
+    "grid": data.grid(spacing=0.5, std=0.04).sample,
+    "two moons": moons,
+    "line": segment,
+}
 
 
 def wasserstein_value(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """E D(x) - E D(G(z)), which a critic of slope at most 1 raises to W1 (Arjovsky et al. 2017, equation 2)."""
+    """E D(x) - E D(G(z)), which a critic of slope at most 1 raises to W1 (Arjovsky et al. 2017,
+    equation 2).
+    """
     return real_scores.mean() - fake_scores.mean()
 
 
@@ -222,15 +305,26 @@ GAMES["Wasserstein"] = (wasserstein_value, lambda fake_scores: -fake_scores.mean
 class ToyGAN:
     """Two small networks that play for one of TOYS; z is uniform on the square [-1, 1]^2."""
 
-    def __init__(self, dataset: str = "ring", seed: int = 0, batch_size: int = 256, rate: float = 1e-3) -> None:
+    def __init__(
+        self, dataset: str = "ring", seed: int = 0, batch_size: int = 256, rate: float = 1e-3
+    ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.generator, self.discriminator = mlp(2, 2), mlp(2, 1)
-        self.rng, self.sample_real, self.batch_size = torch.Generator().manual_seed(seed), TOYS[dataset], batch_size
+        self.rng, self.sample_real, self.batch_size = (
+            torch.Generator().manual_seed(seed),
+            TOYS[dataset],
+            batch_size,
+        )
         adam = partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.99))
-        self.optimiser_g, self.optimiser_d = adam(self.generator.parameters()), adam(self.discriminator.parameters())
+        self.optimiser_g, self.optimiser_d = (
+            adam(self.generator.parameters()),
+            adam(self.discriminator.parameters()),
+        )
         self.real = self.sample_real(4000, self.rng)  # (4000, 2), to compare with
-        self.floor = jensen_shannon(histogram(self.real), histogram(self.sample_real(4000, self.rng))).item()
+        self.floor = jensen_shannon(
+            histogram(self.real), histogram(self.sample_real(4000, self.rng))
+        ).item()
         self.steps, self.history = 0, []
         self.measure()
 
@@ -238,13 +332,24 @@ class ToyGAN:
         """Generated points (n, 2), with their gradient."""
         return self.generator(2 * torch.rand(n, 2, generator=self.rng) - 1)
 
-    def train(self, steps: int, loss: str = "non-saturating", gamma: float = 0.1, freeze: bool = False) -> None:
-        """Rounds of both players, or of D alone with `freeze`; `gamma` is the strength of R1, 0 for none."""
+    def train(
+        self, steps: int, loss: str = "non-saturating", gamma: float = 0.1, freeze: bool = False
+    ) -> None:
+        """Rounds of both players, or of D alone with `freeze`; `gamma` is the strength of R1, 0 for
+        none.
+        """
         game, generator_loss = GAMES[loss]
         penalty = partial(r1_penalty, gamma=gamma) if gamma else None
         for _ in range(steps):
             x_fake = self.sample(self.batch_size)
-            discriminator_step(self.discriminator, self.optimiser_d, self.sample_real(self.batch_size, self.rng), x_fake, game, penalty)
+            discriminator_step(
+                self.discriminator,
+                self.optimiser_d,
+                self.sample_real(self.batch_size, self.rng),
+                x_fake,
+                game,
+                penalty,
+            )
             if not freeze:
                 generator_step(self.discriminator, self.optimiser_g, x_fake, generator_loss)
         self.steps += steps
@@ -259,7 +364,9 @@ class ToyGAN:
         self.history.append((self.steps, jsd))
 
 
-def draw_plane(axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1.7, shown: int = 250) -> None:
+def draw_plane(
+    axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1.7, shown: int = 250
+) -> None:
     """D as a map, samples, the generator's sheet, and where its loss pushes the samples."""
     ticks = torch.linspace(-limit, limit, 60)
     with torch.no_grad():
@@ -270,7 +377,16 @@ def draw_plane(axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1
             belief = scores.tanh()  # the logit, squeezed into -1 to 1
         lines = torch.linspace(-1, 1, 16)
         sheet = gan.generator(torch.cartesian_prod(lines, lines)).reshape(16, 16, 2)
-    axis.imshow(belief, extent=(-limit, limit) * 2, origin="lower", cmap=plots.DIVERGING, vmin=-1, vmax=1, alpha=0.8, interpolation="bilinear")
+    axis.imshow(
+        belief,
+        extent=(-limit, limit) * 2,
+        origin="lower",
+        cmap=plots.DIVERGING,
+        vmin=-1,
+        vmax=1,
+        alpha=0.8,
+        interpolation="bilinear",
+    )
     for curve in (*sheet, *sheet.transpose(0, 1)):
         axis.plot(*curve.T, color="0.35", linewidth=0.4)
     axis.scatter(*gan.real[:shown].T, s=3, color=plots.GREEN, label="real")
@@ -279,30 +395,54 @@ def draw_plane(axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1
     x_fake, push = x_fake.detach(), -1.5 * slope  # (shown, 2); no arrow is drawn longer than 0.5
     push = push * (0.5 / push.norm(dim=1, keepdim=True).clamp(min=0.5))
     axis.scatter(*x_fake.T, s=3, color=plots.BLACK, label="generated")
-    axis.quiver(*x_fake[::4].T, *push[::4].T, angles="xy", scale_units="xy", scale=1, color=plots.BLUE, width=0.008, zorder=3)
+    axis.quiver(
+        *x_fake[::4].T,
+        *push[::4].T,
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        color=plots.BLUE,
+        width=0.008,
+        zorder=3,
+    )
     axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
     axis.grid(False)
 
 
 def draw_gan(gan: ToyGAN, loss: str = "non-saturating", **_) -> plots.Picture:
     """One frame of the display: the plane, and the divergence so far."""
-    figure, (left, right) = plots.subplots(1, 2, figsize=(9, 4.4), width_ratios=(1.1, 1))
+    figure, (left, right) = plots.subplots(1, 2, figsize=(8.3, 4.4), width_ratios=(1.1, 1))
     draw_plane(left, gan, loss)
     left.set_title(f"step {gan.steps}")
     left.legend(loc="upper right", fontsize=8, markerscale=2, frameon=True)
     right.plot(*zip(*gan.history), color=plots.BLUE, marker="o", markersize=3)
     right.axhline(math.log(2), color=plots.VERMILION, linestyle="--", label="log 2: no overlap")
     right.axhline(gan.floor, color=plots.GREEN, linestyle=":", label="floor: real against real")
-    right.set(xlabel="step", ylabel="JSD (nats)", ylim=(0, 0.75), title=f"JSD now {gan.history[-1][1]:.2f}")
-    right.legend(fontsize=8)
-    return plots.render(figure, f"Step {gan.steps}: discriminator map, samples with arrows and the generator's sheet; the JSD is {gan.history[-1][1]:.2f}.")
+    right.set(
+        xlabel="step",
+        ylabel="JSD (nats)",
+        ylim=(0, 0.75),
+        title=f"JSD now {gan.history[-1][1]:.2f}",
+    )
+    right.legend()
+    return plots.render(
+        figure,
+        (
+            f"Step {gan.steps}: discriminator map, samples with arrows and the generator's "
+            f"sheet; the JSD is {gan.history[-1][1]:.2f}."
+        ),
+    )
 
 
 def gan_lab(still: plots.Picture | None = None, seed: int = 0):
-    """The GAN in the plane with its controls (a widget); `still` is what viewers without widgets show."""
+    """The GAN in the plane with its controls (a widget); `still` is what viewers without widgets
+    show.
+    """
     return widgets.play(
         lambda dataset, **_: ToyGAN(dataset, seed),
-        lambda gan, loss, r1, freeze, speed, **_: gan.train(speed, loss, 0.1 if r1 else 0.0, freeze),
+        lambda gan, loss, r1, freeze, speed, **_: gan.train(
+            speed, loss, 0.1 if r1 else 0.0, freeze
+        ),
         draw_gan,
         still=still,
         restart_on=["dataset"],

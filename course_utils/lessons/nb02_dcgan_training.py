@@ -2,14 +2,18 @@
 """What notebook 02 (DCGAN training) builds, for later notebooks to import."""
 
 
+import copy
 import math
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils import data, training
+from course_utils import data, metrics, plots, runtime, training, widgets
+from course_utils.checks import nb02 as checks
+from course_utils.claims import claim
 from course_utils.runtime import Runtime
 
 
@@ -19,12 +23,16 @@ def conv_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
 
 
 def conv_transpose_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
-    """Side in pixels after a transposed convolution without output padding (Dumoulin and Visin 2016, relationship 13)."""
+    """Side in pixels after a transposed convolution without output padding (Dumoulin and Visin
+    2016, relationship 13).
+    """
     return stride * (size - 1) + kernel - 2 * padding
 
 
 class Generator(nn.Module):
-    """Latents (N, latent_dim, 1, 1) to pictures (N, 1, 28, 28) in [-1, 1] (Radford et al. 2016, section 3)."""
+    """Latents (N, latent_dim, 1, 1) to pictures (N, 1, 28, 28) in [-1, 1] (Radford et al. 2016,
+    section 3).
+    """
 
     def __init__(self, latent_dim: int = 64, width: int = 16) -> None:
         super().__init__()
@@ -42,12 +50,16 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         if z.ndim != 4 or z.shape[1:] != (self.latent_dim, 1, 1):
-            raise ValueError(f"Latents of shape (N, {self.latent_dim}, 1, 1) are wanted, not {tuple(z.shape)}.")
+            raise ValueError(
+                f"Latents of shape (N, {self.latent_dim}, 1, 1) are wanted, not {tuple(z.shape)}."
+            )
         return self.net(z)
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, 1, 28, 28) to one logit each, (N,): positive means "real" (after Radford et al. 2016)."""
+    """Pictures (N, 1, 28, 28) to one logit each, (N,): positive means "real" (after Radford et al.
+    2016).
+    """
 
     def __init__(self, channels: tuple[int, int, int] = (24, 48, 128), hidden: int = 256) -> None:
         super().__init__()
@@ -77,7 +89,9 @@ class Discriminator(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """DCGAN's initialisation, for `network.apply` (Radford et al. 2016, section 4, and the authors' code)."""
+    """DCGAN's initialisation, for `network.apply` (Radford et al. 2016, section 4, and the authors'
+    code).
+    """
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -94,7 +108,9 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: floa
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
-    """-E log D(G(z)), the non-saturating loss, on logits (N,) (Goodfellow et al. 2014, section 3)."""
+    """-E log D(G(z)), the non-saturating loss, on logits (N,) (Goodfellow et al. 2014, section
+    3).
+    """
     return F.binary_cross_entropy_with_logits(fake_logits, torch.ones_like(fake_logits))
 
 
@@ -109,14 +125,23 @@ CURVES = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after", "spread
 
 
 def train(
-    generator: nn.Module, discriminator: nn.Module, pictures: Tensor, run: Runtime, *, steps: int,
-    batch_size: int = 64, rate_g: float = 2e-3, rate_d: float = 1e-3, smoothing: float = 0.0,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    pictures: Tensor,
+    run: Runtime,
+    *,
+    steps: int,
+    batch_size: int = 64,
+    rate_g: float = 2e-3,
+    rate_d: float = 1e-3,
+    smoothing: float = 0.0,
     watch: Callable[[int, nn.Module, nn.Module], None] | None = None,
 ) -> tuple[training.EMA, dict[str, list[float]]]:
-    """Train in place on `pictures` (N, 1, 28, 28); returns the averaged generator and a curve for each of CURVES.
+    """Train in place on `pictures` (N, 1, 28, 28); returns the averaged generator and a curve for
+    each of CURVES.
 
-    `watch(step, generator, ema)` is called before each step and once at the end. Adam with beta1 = 0.5 as in
-    Radford et al. 2016, section 4. Raises ValueError for pictures in another range.
+    `watch(step, generator, ema)` is called before each step and once at the end. Adam with beta1 =
+    0.5 as in Radford et al. 2016, section 4. Raises ValueError for pictures in another range.
     """
     data.check_pixels(pictures.nan_to_num(), "Pictures")  # NaN shows in the curves
     optimiser_g = torch.optim.Adam(generator.parameters(), lr=rate_g, betas=(0.5, 0.999))
@@ -126,7 +151,9 @@ def train(
     for step in training.progress(steps):
         if watch:
             watch(step, generator, ema)
-        x_real = pictures[torch.randint(len(pictures), (batch_size,), device=pictures.device)]  # (B, 1, 28, 28)
+        x_real = pictures[
+            torch.randint(len(pictures), (batch_size,), device=pictures.device)
+        ]  # (B, 1, 28, 28)
         z = torch.randn(batch_size, generator.latent_dim, 1, 1, device=run.device)
         with run.autocast():
             x_fake = generator(z)
@@ -141,8 +168,12 @@ def train(
         discriminator.requires_grad_(True)
         scaler.update()
         ema.update_parameters(generator)
-        outputs = [logits.float().sigmoid().mean() for logits in (real_logits, fake_logits, new_logits)]
-        for name, value in zip(CURVES, (loss_d, loss_g, *outputs, x_fake.float().std(dim=0).mean())):
+        outputs = [
+            logits.float().sigmoid().mean() for logits in (real_logits, fake_logits, new_logits)
+        ]
+        for name, value in zip(
+            CURVES, (loss_d, loss_g, *outputs, x_fake.float().std(dim=0).mean())
+        ):
             curves[name].append(value.item())
         training.note(loss_d=curves["loss_d"][-1], loss_g=curves["loss_g"][-1])
     if watch:
@@ -151,12 +182,17 @@ def train(
 
 
 def diagnose(curves: dict[str, list[float]], real_spread: float) -> str:
-    """Name the state of a run by the last fifth of the curves of `train`; `real_spread` is that of real pictures."""
+    """Name the state of a run by the last fifth of the curves of `train`; `real_spread` is that of
+    real pictures.
+    """
     if not curves["loss_d"]:
         return "not trained: no step was taken"
     if not all(math.isfinite(value) for values in curves.values() for value in values):
         return "diverged: NaN"
-    tail = {name: torch.tensor(values[-max(1, len(values) // 5) :]).mean().item() for name, values in curves.items()}
+    tail = {
+        name: torch.tensor(values[-max(1, len(values) // 5) :]).mean().item()
+        for name, values in curves.items()
+    }
     if tail["d_real"] - tail["d_fake_after"] > 0.8:
         return "discriminator too strong"
     if tail["spread"] < 0.5 * real_spread:

@@ -3,21 +3,35 @@
 
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from course_utils import metrics, training
+from course_utils import data, metrics, plots, runtime, training, widgets
+from course_utils.checks import nb03 as checks
+from course_utils.claims import claim
 from course_utils.data import GaussianMixture
-from course_utils.lessons.nb02_dcgan_training import Generator, discriminator_loss, generator_loss, init_weights
+from course_utils.lessons.nb01_gan_theory import wasserstein_1
+from course_utils.lessons.nb02_dcgan_training import (
+    Generator,
+    discriminator_loss,
+    generator_loss,
+    init_weights,
+)
 
 
 def unit_size(mixture: GaussianMixture) -> GaussianMixture:
-    """The mixture scaled so that a coordinate of its centres has mean square 1: what networks like as input."""
+    """The mixture scaled so that a coordinate of its centres has mean square 1: what networks like
+    as input.
+    """
     scale = mixture.centers.square().mean().sqrt().item()
     return GaussianMixture(mixture.centers / scale, mixture.std / scale)
 
@@ -30,7 +44,9 @@ class StackedLinear(nn.Module):
         bound = n_in**-0.5  # nn.Linear's
         self.weight = nn.Parameter(torch.empty(stack, n_in, n_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(stack, 1, n_out).uniform_(-bound, bound))
-        self.register_buffer("u", F.normalize(torch.randn(stack, n_out), dim=1) if spectral else None)
+        self.register_buffer(
+            "u", F.normalize(torch.randn(stack, n_out), dim=1) if spectral else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
@@ -48,7 +64,9 @@ def point_latents(stack: int, n: int, device: torch.device | str = "cpu") -> Ten
 
 
 def fourier_features(x: Tensor, octaves: int) -> Tensor:
-    """(..., d) to (..., d (1 + 2 octaves)): each coordinate, and its sines and cosines at doubling frequencies."""
+    """(..., d) to (..., d (1 + 2 octaves)): each coordinate, and its sines and cosines at doubling
+    frequencies.
+    """
     frequency = math.pi / 2 * 2.0 ** torch.arange(octaves, device=x.device)
     angle = (x.unsqueeze(-1) * frequency).flatten(-2)
     return torch.cat([x, angle.sin(), angle.cos()], dim=-1)
@@ -60,33 +78,48 @@ class PointGenerator(nn.Module):
     def __init__(self, stack: int, width: int = 64) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            StackedLinear(stack, LATENT_DIM, width), nn.LeakyReLU(),
-            StackedLinear(stack, width, width), nn.LeakyReLU(),
-            StackedLinear(stack, width, width), nn.LeakyReLU(),
+            StackedLinear(stack, LATENT_DIM, width),
+            nn.LeakyReLU(),
+            StackedLinear(stack, width, width),
+            nn.LeakyReLU(),
+            StackedLinear(stack, width, width),
+            nn.LeakyReLU(),
             StackedLinear(stack, width, 2),
-        )  # fmt: skip
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         return self.net(z)
 
 
 class PointCritic(nn.Module):
-    """`stack` critics: points (stack, N, 2) to scores (stack, N / pack). Options as in the sections below."""
+    """`stack` critics: points (stack, N, 2) to scores (stack, N / pack). Options as in the sections
+    below.
+    """
 
     def __init__(
-        self, stack: int, width: int = 64, octaves: int = 5,
-        batch_statistic: str = "none", pack: int = 1, spectral: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        stack: int,
+        width: int = 64,
+        octaves: int = 5,
+        batch_statistic: str = "none",
+        pack: int = 1,
+        spectral: bool = False,
+    ) -> None:
         super().__init__()
         if batch_statistic not in ("none", "discrimination", "std"):
-            raise ValueError(f"batch_statistic is 'none', 'discrimination' or 'std', not {batch_statistic!r}.")
+            raise ValueError(
+                f"batch_statistic is 'none', 'discrimination' or 'std', not {batch_statistic!r}."
+            )
         self.octaves, self.pack, self.batch_statistic = octaves, pack, batch_statistic
         n_in = 2 * (1 + 2 * octaves) * pack
         self.net = nn.Sequential(
-            StackedLinear(stack, n_in, width, spectral), nn.LeakyReLU(0.2),
-            StackedLinear(stack, width, width, spectral), nn.LeakyReLU(0.2),
-            StackedLinear(stack, width, width, spectral), nn.LeakyReLU(0.2),
-        )  # fmt: skip
+            StackedLinear(stack, n_in, width, spectral),
+            nn.LeakyReLU(0.2),
+            StackedLinear(stack, width, width, spectral),
+            nn.LeakyReLU(0.2),
+            StackedLinear(stack, width, width, spectral),
+            nn.LeakyReLU(0.2),
+        )
         extra = {"none": 0, "discrimination": 5, "std": 1}[batch_statistic]
         self.head = StackedLinear(stack, width + extra, 1, spectral)
         if batch_statistic == "discrimination":
@@ -95,32 +128,44 @@ class PointCritic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.net(pack_samples(fourier_features(x, self.octaves), self.pack))
         if self.batch_statistic == "discrimination":
-            pieces = features.unflatten(-2, (-1, 64))  # all pairs of 64 samples: of the whole batch they cost too much
-            features = torch.cat([features, minibatch_discrimination(pieces, self.T).flatten(-3, -2)], dim=-1)
+            pieces = features.unflatten(
+                -2, (-1, 64)
+            )  # all pairs of 64 samples: of the whole batch they cost too much
+            features = torch.cat(
+                [features, minibatch_discrimination(pieces, self.T).flatten(-3, -2)], dim=-1
+            )
         elif self.batch_statistic == "std":
             features = torch.cat([features, minibatch_std(features)], dim=-1)
         return self.head(features).squeeze(-1)
 
 
 def minibatch_discrimination(features: Tensor, T: Tensor) -> Tensor:
-    """o(x_i)_b = sum_j exp(-|M_ib - M_jb|_1): (..., N, A) and (..., A, B, C) to (..., N, B) (Salimans et al. 2016)."""
+    """o(x_i)_b = sum_j exp(-|M_ib - M_jb|_1): (..., N, A) and (..., A, B, C) to (..., N, B)
+    (Salimans et al. 2016).
+    """
     M = torch.einsum("...na,...abc->...bnc", features, T)
     return torch.cdist(M, M, p=1).neg().exp().sum(dim=-1).mT
 
 
 def minibatch_std(features: Tensor) -> Tensor:
-    """Mean over features of the standard deviation over the batch: (..., N, A) to (..., N, 1) (Karras et al. 2018)."""
+    """Mean over features of the standard deviation over the batch: (..., N, A) to (..., N, 1)
+    (Karras et al. 2018).
+    """
     spread = (features.var(dim=-2, unbiased=False) + 1e-8).sqrt().mean(dim=-1)
     return spread[..., None, None].expand(*features.shape[:-1], 1)
 
 
 def pack_samples(x: Tensor, pack: int) -> Tensor:
-    """`pack` neighbours of the batch side by side: (..., N, d) to (..., N / pack, pack d) (Lin et al. 2018)."""
+    """`pack` neighbours of the batch side by side: (..., N, d) to (..., N / pack, pack d) (Lin et
+    al. 2018).
+    """
     return x.reshape(*x.shape[:-2], x.shape[-2] // pack, pack * x.shape[-1])
 
 
 def mode_seeking_loss(x: Tensor, z: Tensor) -> Tensor:
-    """1 / E(|x_1 - x_2|_1 / |z_1 - z_2|_1), halves of a batch (..., N, d) against each other (Mao et al. 2019, section 3.2)."""
+    """1 / E(|x_1 - x_2|_1 / |z_1 - z_2|_1), halves of a batch (..., N, d) against each other (Mao
+    et al. 2019, section 3.2).
+    """
     (x_1, x_2), (z_1, z_2) = x.chunk(2, dim=-2), z.chunk(2, dim=-2)
     ratio = (x_1 - x_2).abs().mean(dim=-1) / ((z_1 - z_2).abs().mean(dim=-1) + 1e-8)
     return (1 / (ratio.mean(dim=-1) + 1e-5)).mean()
@@ -149,7 +194,9 @@ def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 
 
 def gradient_norms(x: Tensor, scores: Tensor) -> Tensor:
-    """|grad D(x_i)| for each sample, shaped like `scores`; the other axes of `x` make one sample. Differentiable."""
+    """|grad D(x_i)| for each sample, shaped like `scores`; the other axes of `x` make one sample.
+    Differentiable.
+    """
     (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
     return gradient.flatten(scores.ndim).norm(dim=-1)
 
@@ -162,7 +209,8 @@ def clip_weights(critic: nn.Module, limit: float) -> None:
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, sample_axes: int = 1) -> Tensor:
-    """E (|grad D(x_hat)| - 1)^2 at random points between pairs (Gulrajani et al. 2017, equation 3), without lambda.
+    """E (|grad D(x_hat)| - 1)^2 at random points between pairs (Gulrajani et al. 2017, equation 3),
+    without lambda.
 
     The first `sample_axes` axes number the samples; all others make one sample.
     """
@@ -173,7 +221,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, sample_axes:
 
 
 def spectral_normalise(weight: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """`weight` (..., n_in, n_out) over its largest singular value, by one round of power iteration from `u` (..., n_out).
+    """`weight` (..., n_in, n_out) over its largest singular value, by one round of power iteration
+    from `u` (..., n_out).
 
     Returns the weight and the new `u` (Miyato et al. 2018, algorithm 1).
     """
@@ -185,12 +234,16 @@ def spectral_normalise(weight: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def relativistic_loss(winner: Tensor, loser: Tensor) -> Tensor:
-    """E log(1 + exp(loser - winner)): the discriminator passes (real, fake), the generator (fake, real)."""
+    """E log(1 + exp(loser - winner)): the discriminator passes (real, fake), the generator (fake,
+    real).
+    """
     return F.softplus(loser - winner).mean()
 
 
 def zero_centred_penalty(x: Tensor, scores: Tensor) -> Tensor:
-    """E |grad D(x)|^2: R1 at real samples, R2 at generated ones (Mescheder et al. 2018, equation 9)."""
+    """E |grad D(x)|^2: R1 at real samples, R2 at generated ones (Mescheder et al. 2018, equation
+    9).
+    """
     return gradient_norms(x, scores).square().mean()
 
 
@@ -205,7 +258,9 @@ class Recipe:
     clip: float | None = None
     rate_d: float = 5e-3
     rate_g: float = 1e-2
-    rate_floor: float = 0.0  # the share of both rates that is left at the end: 1 keeps them constant
+    rate_floor: float = (
+        0.0  # the share of both rates that is left at the end: 1 keeps them constant
+    )
 
 
 def gan_d(critic, real, fake, progress):
@@ -247,19 +302,31 @@ def r3_g(critic, real, fake, z):
 
 
 def train(
-    recipe: Recipe, generator: nn.Module, critic: nn.Module, real_batch: Callable[[], Tensor], latents: Callable[[], Tensor],
-    *, steps: int, networks: int = 1, watch: Callable[[int, nn.Module], None] | None = None,
+    recipe: Recipe,
+    generator: nn.Module,
+    critic: nn.Module,
+    real_batch: Callable[[], Tensor],
+    latents: Callable[[], Tensor],
+    *,
+    steps: int,
+    networks: int = 1,
+    watch: Callable[[int, nn.Module], None] | None = None,
 ) -> training.EMA:
     """Train in place; returns the averaged generator.
 
-    `networks` is how many the stack holds: losses are means over all of it, and their sum is what each would get
-    alone. `watch(step, ema)` is called before each step and at the end.
+    `networks` is how many the stack holds: losses are means over all of it, and their sum is what
+    each would get alone. `watch(step, ema)` is called before each step and at the end.
     """
     players = {"d": critic, "g": generator}
     rates = {"d": recipe.rate_d, "g": recipe.rate_g}
-    optimisers = {k: torch.optim.Adam(p.parameters(), lr=rates[k], betas=(0.0, 0.99), fused=True) for k, p in players.items()}
+    optimisers = {
+        k: torch.optim.Adam(p.parameters(), lr=rates[k], betas=(0.0, 0.99), fused=True)
+        for k, p in players.items()
+    }
     schedulers = [
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimisers[k], steps, eta_min=recipe.rate_floor * rates[k])
+        torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimisers[k], steps, eta_min=recipe.rate_floor * rates[k]
+        )
         for k in players
     ]
     ema = training.EMA(generator, decay=0.999)
@@ -297,15 +364,24 @@ def stack_digits(pictures: Tensor, n: int) -> Tensor:
 
 
 def digit_networks(width: int, latent_dim: int, batch_norm: bool) -> tuple[nn.Module, nn.Module]:
-    """Notebook 02's generator with three colours, and a critic of (N, 3, 28, 28) with or without BatchNorm."""
+    """Notebook 02's generator with three colours, and a critic of (N, 3, 28, 28) with or without
+    BatchNorm.
+    """
     generator = Generator(latent_dim, width)
     generator.net[-2] = nn.ConvTranspose2d(2 * width, 3, 4, 2, 1)
     critic = nn.Sequential(
-        nn.Conv2d(3, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2),  # 28 -> 14
-        nn.Conv2d(2 * width, 4 * width, 4, 2, 1), nn.BatchNorm2d(4 * width), nn.LeakyReLU(0.2),  # 14 -> 7
-        nn.Flatten(), nn.Linear(4 * width * 49, 8 * width), nn.BatchNorm1d(8 * width), nn.LeakyReLU(0.2),
-        nn.Linear(8 * width, 1), nn.Flatten(0),
-    )  # fmt: skip
+        nn.Conv2d(3, 2 * width, 4, 2, 1),
+        nn.LeakyReLU(0.2),  # 28 -> 14
+        nn.Conv2d(2 * width, 4 * width, 4, 2, 1),
+        nn.BatchNorm2d(4 * width),
+        nn.LeakyReLU(0.2),  # 14 -> 7
+        nn.Flatten(),
+        nn.Linear(4 * width * 49, 8 * width),
+        nn.BatchNorm1d(8 * width),
+        nn.LeakyReLU(0.2),
+        nn.Linear(8 * width, 1),
+        nn.Flatten(0),
+    )
     if batch_norm:
         critic.apply(init_weights)
     else:  # DCGAN's small weights count on BatchNorm to bring signals back to size: keep torch's own
@@ -321,7 +397,9 @@ def triples(pictures: Tensor) -> Tensor:
 
 
 def modes_and_kl(numbers: Tensor, true_share: Tensor) -> tuple[int, float]:
-    """How many of the 1000 triples occur, and KL(their frequencies || `true_share` (1000,)) in nats."""
+    """How many of the 1000 triples occur, and KL(their frequencies || `true_share` (1000,)) in
+    nats.
+    """
     if len(numbers) == 0:
         raise ValueError("There is no picture to count: at least one is wanted.")
     share = numbers.bincount(minlength=1000).double() / len(numbers)

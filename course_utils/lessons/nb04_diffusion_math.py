@@ -2,7 +2,6 @@
 """What notebook 04 (Diffusion mathematics) builds, for later notebooks to import."""
 
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,9 +13,11 @@ from course_utils.data import GaussianMixture
 
 
 class Level(NamedTuple):
-    """A noise level: x = alpha x0 + sigma eps. Floats, or float64 tensors (N,) with one level for each sample.
+    """A noise level: x = alpha x0 + sigma eps. Floats, or float64 tensors (N,) with one level for
+    each sample.
 
-    sigma / alpha grows with the noise; Level(1, 0) is clean. (Kingma et al. 2021, Variational Diffusion Models, equation 1.)
+    sigma / alpha grows with the noise; Level(1, 0) is clean. (Kingma et al. 2021, Variational
+    Diffusion Models, equation 1.)
     """
 
     alpha: float | Tensor
@@ -24,13 +25,17 @@ class Level(NamedTuple):
 
     @property
     def half_log_snr(self) -> Tensor:
-        """lambda = log(alpha / sigma), half the log of the signal-to-noise ratio; +inf when clean."""
+        """lambda = log(alpha / sigma), half the log of the signal-to-noise ratio; +inf when
+        clean.
+        """
         alpha, sigma = (torch.as_tensor(value, dtype=torch.float64) for value in self)
         return alpha.log() - sigma.log()
 
     @property
     def angle(self) -> Tensor:
-        """phi = atan(sigma / alpha), from 0 (clean) to pi/2 (noise); alpha = cos phi and sigma = sin phi if variance preserving."""
+        """phi = atan(sigma / alpha), from 0 (clean) to pi/2 (noise); alpha = cos phi and sigma =
+        sin phi if variance preserving.
+        """
         alpha, sigma = (torch.as_tensor(value, dtype=torch.float64) for value in self)
         return torch.atan2(sigma, alpha)
 
@@ -39,21 +44,30 @@ CLEAN = Level(1.0, 0.0)
 
 
 def like(value: float | Tensor, x: Tensor) -> Tensor:
-    """A coefficient, a float or (N,), in the type of x (N, ...) and with its number of axes, so that they multiply sample by sample."""
-    value = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)  # a plain float would become float32
+    """A coefficient, a float or (N,), in the type of x (N, ...) and with its number of axes, so
+    that they multiply sample by sample.
+    """
+    value = (
+        value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    )  # a plain float would become float32
     value = value.to(x.dtype).to(x.device)
     if value.shape != x.shape[: value.ndim]:
-        raise ValueError(f"{tuple(value.shape)} levels do not fit {tuple(x.shape)}: give one for each.")
+        raise ValueError(
+            f"{tuple(value.shape)} levels do not fit {tuple(x.shape)}: give one for each."
+        )
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 
 def same_shape(**tensors: Tensor) -> None:
-    """ValueError unless all have the shape of the first; a smaller one would be repeated in silence."""
+    """ValueError unless all have the shape of the first; a smaller one would be repeated in
+    silence.
+    """
     (first, wanted), *others = ((name, tuple(tensor.shape)) for name, tensor in tensors.items())
     for name, shape in others:
         if shape != wanted:
             raise ValueError(
-                f"{name.capitalize()} {shape} does not fit {first} {wanted}: both must have the same shape."
+                f"{name.capitalize()} {shape} does not fit {first} {wanted}: both must "
+                "have the same shape."
             )
 
 
@@ -69,17 +83,25 @@ def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
 
 
 def linear_betas(T: int) -> Tensor:
-    """1e-4 to 0.02 in even steps, times 1000/T, at most 0.999; float64 (T,) (Ho et al. 2020, section 4)."""
+    """1e-4 to 0.02 in even steps, times 1000/T, at most 0.999; float64 (T,) (Ho et al. 2020,
+    section 4).
+    """
     return (torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * (1000 / T)).clamp(max=0.999)
 
 
 def scaled_linear_betas(T: int) -> Tensor:
-    """0.00085 to 0.012, even steps of the root, times 1000/T, at most 0.999; float64 (T,) (Rombach et al. 2022, their code)."""
-    return (torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64) ** 2 * (1000 / T)).clamp(max=0.999)
+    """0.00085 to 0.012, even steps of the root, times 1000/T, at most 0.999; float64 (T,) (Rombach
+    et al. 2022, their code).
+    """
+    return (
+        torch.linspace(0.00085**0.5, 0.012**0.5, T, dtype=torch.float64) ** 2 * (1000 / T)
+    ).clamp(max=0.999)
 
 
 def cosine_betas(T: int) -> Tensor:
-    """alpha_bar falls as cos^2((t/T + s) / (1 + s) pi/2), s = 0.008; beta at most 0.999; float64 (T,) (Nichol and Dhariwal 2021, equation 17)."""
+    """alpha_bar falls as cos^2((t/T + s) / (1 + s) pi/2), s = 0.008; beta at most 0.999; float64
+    (T,) (Nichol and Dhariwal 2021, equation 17).
+    """
     time = torch.arange(T + 1, dtype=torch.float64) / T
     alphas_bar = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2  # (T + 1,)
     return (1 - alphas_bar[1:] / alphas_bar[:-1]).clamp(max=0.999)
@@ -94,11 +116,17 @@ def sigmoid_betas(T: int) -> Tensor:
     return ((1e-4 + rise * (0.02 - 1e-4)) * (1000 / T)).clamp(max=0.999)
 
 
-BETAS = {"linear": linear_betas, "scaled linear": scaled_linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
+BETAS = {
+    "linear": linear_betas,
+    "scaled linear": scaled_linear_betas,
+    "cosine": cosine_betas,
+    "sigmoid": sigmoid_betas,
+}
 
 
 def respaced(T: int, steps: int) -> list[int]:
-    """`steps` timesteps from T - 1 downwards; all steps are equally long (rounded), the last one, to -1 (clean), among them.
+    """`steps` timesteps from T - 1 downwards; all steps are equally long (rounded), the last one,
+    to -1 (clean), among them.
 
     ValueError unless 1 <= steps <= T. (Lin et al. 2024, section 3.3; "trailing" in diffusers.)
     """
@@ -108,11 +136,17 @@ def respaced(T: int, steps: int) -> list[int]:
 
 
 class Schedule:
-    """The levels of a chain of T steps, from its betas (T,) in (0, 1); t runs from 0 (almost clean) to T - 1 (noise), -1 is clean."""
+    """The levels of a chain of T steps, from its betas (T,) in (0, 1); t runs from 0 (almost clean)
+    to T - 1 (noise), -1 is clean.
+    """
 
     def __init__(self, betas: Tensor) -> None:
         self.betas = torch.as_tensor(betas, dtype=torch.float64)
-        if self.betas.ndim != 1 or len(self.betas) == 0 or not ((self.betas > 0) & (self.betas < 1)).all():
+        if (
+            self.betas.ndim != 1
+            or len(self.betas) == 0
+            or not ((self.betas > 0) & (self.betas < 1)).all()
+        ):
             raise ValueError("Betas are a tensor of shape (T,) with values between 0 and 1.")
         self.T = len(self.betas)
         self.alphas_bar = (1 - self.betas).cumprod(0)  # (T,)
@@ -132,38 +166,58 @@ class Schedule:
         return self.alphas_bar.log() - (-self.alphas_bar).log1p()
 
     def level(self, t: int | Tensor) -> Level:
-        """The level of timestep t: floats for a whole number from -1 to T - 1, tensors (N,) for a tensor (N,) of them."""
+        """The level of timestep t: floats for a whole number from -1 to T - 1, tensors (N,) for a
+        tensor (N,) of them.
+        """
         index = torch.as_tensor(t).cpu()
         if index.is_floating_point() or not ((index >= -1) & (index < self.T)).all():
-            raise ValueError(f"Timesteps are whole numbers from -1 (clean) to {self.T - 1}, not {t}.")
+            raise ValueError(
+                f"Timesteps are whole numbers from -1 (clean) to {self.T - 1}, not {t}."
+            )
         alpha_bar = torch.where(index < 0, 1.0, self.alphas_bar[index.clamp(min=0)])
         level = Level(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
-        return level if isinstance(t, Tensor) and t.ndim else Level(level.alpha.item(), level.sigma.item())
+        return (
+            level
+            if isinstance(t, Tensor) and t.ndim
+            else Level(level.alpha.item(), level.sigma.item())
+        )
 
     def levels(self, steps: int | None = None) -> list[Level]:
-        """The levels that a sampler visits in `steps` steps (all T without it), from noise to clean: steps + 1 of them."""
+        """The levels that a sampler visits in `steps` steps (all T without it), from noise to
+        clean: steps + 1 of them.
+        """
         return [self.level(t) for t in [*respaced(self.T, self.T if steps is None else steps), -1]]
 
 
 def terminal_snr(schedule: Schedule) -> float:
-    """alpha^2 / sigma^2 at the last level: it should be near 0 where sampling starts from pure noise (Lin et al. 2024, section 3.1)."""
+    """alpha^2 / sigma^2 at the last level: it should be near 0 where sampling starts from pure
+    noise (Lin et al. 2024, section 3.1).
+    """
     return schedule.log_snr[-1].exp().item()
 
 
 class MixtureMarginals:
-    """A Gaussian mixture seen at any noise level: exact log density, score and denoiser at points (..., D), float64.
+    """A Gaussian mixture seen at any noise level: exact log density, score and denoiser at points
+    (..., D), float64.
 
     Levels are floats, or tensors whose axes match the first axes of the points.
     """
 
     def __init__(self, mixture: GaussianMixture) -> None:
-        self.mixture, self.centers, self.std = mixture, mixture.centers.double(), float(mixture.std)  # (M, D)
+        self.mixture, self.centers, self.std = (
+            mixture,
+            mixture.centers.double(),
+            float(mixture.std),
+        )  # (M, D)
 
     def _parts(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Offsets x - alpha c_k (..., M, D), their common variance and alpha (..., 1, 1), log-likelihoods of the components (..., M)."""
+        """Offsets x - alpha c_k (..., M, D), their common variance and alpha (..., 1, 1),
+        log-likelihoods of the components (..., M).
+        """
         if x.shape[-1] != self.centers.shape[-1]:
             raise ValueError(
-                f"Points of this mixture have {self.centers.shape[-1]} coordinates, not {x.shape[-1]}."
+                f"Points of this mixture have {self.centers.shape[-1]} coordinates, not "
+                f"{x.shape[-1]}."
             )
         points = x[..., None, :]
         alpha, sigma = like(level.alpha, points), like(level.sigma, points)
@@ -187,21 +241,27 @@ class MixtureMarginals:
         return (log_each.softmax(-1)[..., None] * guesses).sum(-2)
 
     def spread(self, x: Tensor, level: Level) -> Tensor:
-        """The variance of x0 given x, summed over the D coordinates, (...,): what even the best denoiser cannot know."""
+        """The variance of x0 given x, summed over the D coordinates, (...,): what even the best
+        denoiser cannot know.
+        """
         offsets, variance, alpha, log_each = self._parts(x, level)
         sigma, weights = like(level.sigma, x[..., None, :]), log_each.softmax(-1)[..., None]
         guesses = self.centers + alpha * self.std**2 / variance * offsets
         within = (self.std**2 * sigma**2 / variance)[..., 0, 0] * x.shape[-1]
-        return within + (weights * (guesses - (weights * guesses).sum(-2, keepdim=True)) ** 2).sum((-1, -2))
+        return within + (weights * (guesses - (weights * guesses).sum(-2, keepdim=True)) ** 2).sum(
+            (-1, -2)
+        )
 
 
 KINDS = ("epsilon", "x0", "v", "score", "velocity")
 
 
 def x0_from(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
-    """The clean point that a prediction `output` of this kind (one of KINDS) stands for at x; all (N, ...); alpha > 0, or kind "v" or "velocity".
+    """The clean point that a prediction `output` of this kind (one of KINDS) stands for at x; all
+    (N, ...); alpha > 0, or kind "v" or "velocity".
 
-    Ho et al. 2020, equation 15 (epsilon); Salimans and Ho 2022, section 4 (v); Efron 2011, equation 1.4 (score).
+    Ho et al. 2020, equation 15 (epsilon); Salimans and Ho 2022, section 4 (v); Efron 2011, equation
+    1.4 (score).
     """
     same_shape(x=x, output=output)
     alpha, sigma = like(level.alpha, x), like(level.sigma, x)
@@ -220,7 +280,9 @@ def x0_from(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
 
 
 def output_from(kind: str, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
-    """What a network of this kind (one of KINDS) should put out for x = alpha x0 + sigma noise: the training target, (N, ...)."""
+    """What a network of this kind (one of KINDS) should put out for x = alpha x0 + sigma noise: the
+    training target, (N, ...).
+    """
     same_shape(x0=x0, noise=noise)
     alpha, sigma = like(level.alpha, x0), like(level.sigma, x0)
     match kind:
@@ -244,13 +306,17 @@ def eps_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
 
 
 def score_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
-    """The score at x (N, ...) by Tweedie's formula, if x0 = E[x0 | x]; sigma > 0 (Efron 2011, equation 1.4)."""
+    """The score at x (N, ...) by Tweedie's formula, if x0 = E[x0 | x]; sigma > 0 (Efron 2011,
+    equation 1.4).
+    """
     same_shape(x=x, x0=x0)
     return (like(level.alpha, x) * x0 - x) / like(level.sigma, x) ** 2
 
 
 def transition(now: Level, then: Level) -> tuple[float | Tensor, float | Tensor]:
-    """q(x_now | x_then) = N(a x_then, b I): the pair (a, b); for neighbours a^2 = 1 - beta and b = beta (Kingma et al. 2021, appendix A.1)."""
+    """q(x_now | x_then) = N(a x_then, b I): the pair (a, b); for neighbours a^2 = 1 - beta and b =
+    beta (Kingma et al. 2021, appendix A.1).
+    """
     a = now.alpha / then.alpha
     b = now.sigma**2 - a**2 * then.sigma**2
     if (torch.as_tensor(b) < -1e-12).any():  # rounding aside
@@ -259,25 +325,35 @@ def transition(now: Level, then: Level) -> tuple[float | Tensor, float | Tensor]
 
 
 def posterior(x0: Tensor, x: Tensor, now: Level, then: Level) -> tuple[Tensor, Tensor]:
-    """Mean (N, ...) and variance of q(x_then | x_now = x, x0); `then` has less noise, and need not be the next level.
+    """Mean (N, ...) and variance of q(x_then | x_now = x, x0); `then` has less noise, and need not
+    be the next level.
 
-    Ho et al. 2020, equations 6 and 7, for neighbours; Kingma et al. 2021, appendix A.2, for any two levels.
+    Ho et al. 2020, equations 6 and 7, for neighbours; Kingma et al. 2021, appendix A.2, for any two
+    levels.
     """
     same_shape(x=x, x0=x0)
     a, b = transition(now, then)
-    mean = like(a * then.sigma**2 / now.sigma**2, x) * x + like(then.alpha * b / now.sigma**2, x) * x0
+    mean = (
+        like(a * then.sigma**2 / now.sigma**2, x) * x + like(then.alpha * b / now.sigma**2, x) * x0
+    )
     return mean, like(b * then.sigma**2 / now.sigma**2, x)
 
 
-def squared_error(marginals: MixtureMarginals, denoise: Callable, level: Level, grid: Tensor) -> float:
+def squared_error(
+    marginals: MixtureMarginals, denoise: Callable, level: Level, grid: Tensor
+) -> float:
     """E |x0 - denoise(x)|^2 for data on the line, integrated over an even grid (G,)."""
     x = grid[:, None]
     missed = (marginals.denoise(x, level) - denoise(x, level)).square().sum(-1)
-    return torch.trapezoid(marginals.log_density(x, level).exp() * (marginals.spread(x, level) + missed), grid).item()
+    return torch.trapezoid(
+        marginals.log_density(x, level).exp() * (marginals.spread(x, level) + missed), grid
+    ).item()
 
 
 class Bound(NamedTuple):
-    """The three kinds of terms, in nats, averaged over the data; `middle` lists L_{t-1} from noise to data."""
+    """The three kinds of terms, in nats, averaged over the data; `middle` lists L_{t-1} from noise
+    to data.
+    """
 
     prior: float
     middle: list[float]
@@ -289,8 +365,12 @@ class Bound(NamedTuple):
         return -(self.prior + sum(self.middle) + self.last)
 
 
-def evidence_bound(marginals: MixtureMarginals, denoise: Callable, levels: Sequence[Level], grid: Tensor) -> Bound:
-    """All terms of the bound for data on the line; levels run from noise to clean (Ho et al. 2020, equation 5)."""
+def evidence_bound(
+    marginals: MixtureMarginals, denoise: Callable, levels: Sequence[Level], grid: Tensor
+) -> Bound:
+    """All terms of the bound for data on the line; levels run from noise to clean (Ho et al. 2020,
+    equation 5).
+    """
     errors = [squared_error(marginals, denoise, level, grid) for level in levels[:-1]]
     snr = [(level.alpha / level.sigma) ** 2 for level in levels[:-1]]
     middle = [(after - before) / 2 * error for before, after, error in zip(snr, snr[1:], errors)]
@@ -302,7 +382,9 @@ def evidence_bound(marginals: MixtureMarginals, denoise: Callable, levels: Seque
 
 
 def chain_density(denoise: Callable, levels: Sequence[Level], grid: Tensor) -> Tensor:
-    """The density (G,) on an even grid (G,) that the chain of Gaussians ends with: small variance, and the large one for the last step."""
+    """The density (G,) on an even grid (G,) that the chain of Gaussians ends with: small variance,
+    and the large one for the last step.
+    """
     width, x = (grid[1] - grid[0]).item(), grid[:, None]
     density = torch.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
     for now, then in zip(levels, levels[1:]):
@@ -310,29 +392,42 @@ def chain_density(denoise: Callable, levels: Sequence[Level], grid: Tensor) -> T
         mean, variance = posterior(x0, x, now, then)
         if is_clean(then):
             variance = like(transition(now, then)[1], x)
-        kernel = ((grid - mean) / variance.sqrt()).square_().mul_(-0.5).exp_()  # (from, to), not normalised
+        kernel = (
+            ((grid - mean) / variance.sqrt()).square_().mul_(-0.5).exp_()
+        )  # (from, to), not normalised
         density = (width * density / (2 * math.pi * variance[..., 0]).sqrt()) @ kernel
     return density
 
 
 def even_levels(steps: int, first: float = -3.0, last: float = 3.0) -> list[Level]:
-    """steps + 1 variance-preserving levels, evenly spaced in lambda = log(alpha / sigma), from noise to data."""
+    """steps + 1 variance-preserving levels, evenly spaced in lambda = log(alpha / sigma), from
+    noise to data.
+    """
     if steps < 1:
         raise ValueError(f"At least one step is wanted, not {steps}.")
     lambdas = torch.linspace(first, last, steps + 1, dtype=torch.float64)
-    return [Level(torch.sigmoid(2 * v).sqrt().item(), torch.sigmoid(-2 * v).sqrt().item()) for v in lambdas]
+    return [
+        Level(torch.sigmoid(2 * v).sqrt().item(), torch.sigmoid(-2 * v).sqrt().item())
+        for v in lambdas
+    ]
 
 
 def epsilon_weights(schedule: Schedule) -> Tensor:
-    """The factor (T - 1,) before E|eps - eps_hat|^2 in L_{t-1}, for t from 1 to T - 1 in code (Ho et al. 2020, equation 12, small variance)."""
+    """The factor (T - 1,) before E|eps - eps_hat|^2 in L_{t-1}, for t from 1 to T - 1 in code (Ho
+    et al. 2020, equation 12, small variance).
+    """
     return torch.expm1(schedule.log_snr[:-1] - schedule.log_snr[1:]) / 2
 
 
-def ancestral_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor, variance: str = "small") -> Tensor:
-    """One step of DDPM from the guess x0 at x, all (N, ...); no noise is added on the way to a clean level.
+def ancestral_step(
+    x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor, variance: str = "small"
+) -> Tensor:
+    """One step of DDPM from the guess x0 at x, all (N, ...); no noise is added on the way to a
+    clean level.
 
     Args:
-        variance: "small", that of the posterior, or "large", beta (Ho et al. 2020, section 3.2 and algorithm 2).
+        variance: "small", that of the posterior, or "large", beta (Ho et al. 2020, section 3.2 and
+            algorithm 2).
     """
     if variance not in ("small", "large"):
         raise ValueError(f"The variance is 'small' or 'large', not {variance!r}.")
@@ -343,11 +438,15 @@ def ancestral_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor
     return mean if is_clean(then) else mean + spread.sqrt() * noise
 
 
-def ddim_step(x: Tensor, x0: Tensor, now: Level, then: Level, eta: float = 0.0, noise: Tensor | None = None) -> Tensor:
-    """One step of DDIM from the guess x0 at x, all (N, ...); `noise` is needed for eta > 0 only (Song, Meng, Ermon 2021, equations 12 and 16).
+def ddim_step(
+    x: Tensor, x0: Tensor, now: Level, then: Level, eta: float = 0.0, noise: Tensor | None = None
+) -> Tensor:
+    """One step of DDIM from the guess x0 at x, all (N, ...); `noise` is needed for eta > 0 only
+    (Song, Meng, Ermon 2021, equations 12 and 16).
 
     Raises:
-        ValueError: eta asks for more new noise than the next level holds, or is above 0 without `noise`.
+        ValueError: eta asks for more new noise than the next level holds, or is above 0 without
+            `noise`.
     """
     kept = then.sigma**2
     if eta:
@@ -359,57 +458,97 @@ def ddim_step(x: Tensor, x0: Tensor, now: Level, then: Level, eta: float = 0.0, 
         fresh = eta**2 * transition(now, then)[1] * then.sigma**2 / now.sigma**2
         kept = kept - fresh
         if (torch.as_tensor(kept) < 0).any():
-            raise ValueError(f"eta = {eta} asks for more noise than the next level holds: keep it between 0 and 1.")
+            raise ValueError(
+                f"eta = {eta} asks for more noise than the next level holds: keep it "
+                "between 0 and 1."
+            )
     x_then = like(then.alpha, x) * x0 + like(kept**0.5, x) * eps_from_x0(x0, x, now)
     return x_then + like(fresh**0.5, x) * noise if eta else x_then
 
 
+NEEDS = ("nothing", "noise", "previous", "denoise")
+
+
+class Solver(NamedTuple):
+    """A step of a sampler, and what it needs beside (x, x0, now, then).
+
+    Attributes:
+        step: called as step(x, x0, now, then), and with the keyword that `needs` names. Options go
+            in by functools.partial: Solver(partial(ddim_step, eta=1.0), "noise").
+        needs: "nothing"; "noise", fresh and like x; "previous", the last prediction and its level
+            (None at first); or "denoise", the denoiser itself.
+    """
+
+    step: Callable[..., Tensor]
+    needs: str = "nothing"
+
+
+ANCESTRAL = Solver(ancestral_step, "noise")
+DDIM = Solver(ddim_step)
+
+
 @torch.no_grad()
 def sample(
-    denoise: Callable[[Tensor, Level], Tensor], x: Tensor, levels: Sequence[Level], step: Callable[..., Tensor] = ddim_step,
-    generator: torch.Generator | None = None, watch: Callable[[Tensor, Tensor, Level], None] | None = None,
+    denoise: Callable[[Tensor, Level], Tensor],
+    x: Tensor,
+    levels: Sequence[Level],
+    solver: Solver = DDIM,
+    rng: torch.Generator | None = None,
+    observe: Callable[[Tensor, Tensor, Level], None] | None = None,
 ) -> Tensor:
-    """Take x (N, ...) from levels[0] to levels[-1], one `step` for each pair of neighbours.
+    """Take x (N, ...) from levels[0] to levels[-1], one step for each pair of neighbours.
 
     Args:
-        denoise: (x, level) to the guess x0, of the shape of x. No gradients are kept.
+        denoise: (x, level) to the prediction x0, of the shape of x. No gradients are kept.
         levels: from noise to data; the last may be clean.
-        step: called as step(x, x0, now, then), and with `noise`, `previous` (the last guess and its level) or `denoise` where its signature names them.
-            Use functools.partial for its options: partial(ddim_step, eta=1.0).
-        generator: where `noise` is drawn; the global one without it.
-        watch: called after each step with the new x, the guess that led there, and the new level.
+        solver: the step. One that needs no noise leaves `rng` untouched.
+        rng: draws the noise; the global generator without it.
+        observe: called after each step with the new x, the prediction that led there, and the new
+            level.
     """
+    if not isinstance(solver, Solver) or solver.needs not in NEEDS:
+        raise TypeError(f"A Solver is wanted, such as Solver(my_step, 'noise'), not {solver!r}.")
     if len(levels) < 2:
-        raise ValueError(f"Sampling goes from one level to another, so two are needed at least, not {len(levels)}.")
+        raise ValueError(
+            f"Sampling goes from one level to another: two at least, not {len(levels)}."
+        )
     if any(is_clean(level) for level in levels[:-1]):
         raise ValueError("Only the last level may be clean: from there no sampler can go on.")
-    wanted, previous = inspect.signature(step).parameters, None
-    device = generator.device if generator else x.device
+    previous = None
     for now, then in zip(levels, levels[1:]):
         x0 = denoise(x, now)
         extra = {}
-        if "noise" in wanted:
-            extra["noise"] = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
-        if "previous" in wanted:
-            extra["previous"] = previous
-        if "denoise" in wanted:
-            extra["denoise"] = denoise
-        x, previous = step(x, x0, now, then, **extra), (x0, now)
-        if watch:
-            watch(x, x0, then)
+        if solver.needs == "noise":
+            device = rng.device if rng else x.device
+            noise = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=device)
+            extra = {"noise": noise.to(x.device)}
+        elif solver.needs == "previous":
+            extra = {"previous": previous}
+        elif solver.needs == "denoise":
+            extra = {"denoise": denoise}
+        x, previous = solver.step(x, x0, now, then, **extra), (x0, now)
+        if observe:
+            observe(x, x0, then)
     return x
 
 
 def euler_maruyama_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor) -> Tensor:
-    """One step of the reverse SDE, x (N, ...); no noise on the way to a clean level; alpha > 0 (Song et al. 2021, score-based SDEs, equation 6)."""
+    """One step of the reverse SDE, x (N, ...); no noise on the way to a clean level; alpha > 0
+    (Song et al. 2021, score-based SDEs, equation 6).
+    """
     same_shape(x=x, noise=noise)
     beta = like(2 * torch.log(torch.as_tensor(then.alpha / now.alpha, dtype=torch.float64)), x)
     drift = x / 2 + score_from_x0(x0, x, now)
     return x + beta * drift if is_clean(then) else x + beta * drift + beta.sqrt() * noise
 
 
+EULER_MARUYAMA = Solver(euler_maruyama_step, "noise")
+
+
 def angular_velocity(x: Tensor, x0: Tensor, level: Level) -> Tensor:
-    """v = alpha eps - sigma x0, with x0 = E[x0 | x] the speed dx/dphi of the probability-flow ODE, (N, ...); variance preserving, sigma > 0 (Salimans and Ho 2022, appendix D)."""
+    """v = alpha eps - sigma x0, with x0 = E[x0 | x] the speed dx/dphi of the probability-flow ODE,
+    (N, ...); variance preserving, sigma > 0 (Salimans and Ho 2022, appendix D).
+    """
     return output_from("v", x0, eps_from_x0(x0, x, level), level)
 
 
@@ -418,8 +557,12 @@ def euler_step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
     return x + like(then.angle - now.angle, x) * angular_velocity(x, x0, now)
 
 
-def heun_step(x: Tensor, x0: Tensor, now: Level, then: Level, denoise: Callable[[Tensor, Level], Tensor]) -> Tensor:
-    """Heun's step of the ODE in the angle phi, x (N, ...), with a second call of `denoise`; to a clean level it is DDIM's step."""
+def heun_step(
+    x: Tensor, x0: Tensor, now: Level, then: Level, denoise: Callable[[Tensor, Level], Tensor]
+) -> Tensor:
+    """Heun's step of the ODE in the angle phi, x (N, ...), with a second call of `denoise`; to a
+    clean level it is DDIM's step.
+    """
     if is_clean(then):
         return ddim_step(x, x0, now, then)
     guess = euler_step(x, x0, now, then)
@@ -430,10 +573,12 @@ def heun_step(x: Tensor, x0: Tensor, now: Level, then: Level, denoise: Callable[
 def dpmpp_2m_step(
     x: Tensor, x0: Tensor, now: Level, then: Level, previous: tuple[Tensor, Level] | None = None
 ) -> Tensor:
-    """One step of DPM-Solver++(2M), midpoint form, x (N, ...) (Lu et al. 2022, DPM-Solver++, algorithm 2).
+    """One step of DPM-Solver++(2M), midpoint form, x (N, ...) (Lu et al. 2022, DPM-Solver++,
+    algorithm 2).
 
     Args:
-        previous: the guess before x0 and its level. Without it, and on the way to a clean level, the step is DDIM's.
+        previous: the guess before x0 and its level. Without it, and on the way to a clean level,
+            the step is DDIM's.
     """
     if previous is None or is_clean(then):
         return ddim_step(x, x0, now, then)
@@ -443,14 +588,22 @@ def dpmpp_2m_step(
     return ddim_step(x, x0 + like(step / (2 * last_step), x) * (x0 - x0_before), now, then)
 
 
+HEUN = Solver(heun_step, "denoise")
+DPMPP_2M = Solver(dpmpp_2m_step, "previous")
+
+
 def cdf(marginals: MixtureMarginals, x: Tensor, level: Level) -> Tensor:
     """The share of the mixture on the line below x (N, 1), as (N, 1), at a level with floats."""
     std = math.sqrt((level.alpha * marginals.std) ** 2 + level.sigma**2)
-    return torch.special.ndtr((x - level.alpha * marginals.centers[:, 0]) / std).mean(-1, keepdim=True)
+    return torch.special.ndtr((x - level.alpha * marginals.centers[:, 0]) / std).mean(
+        -1, keepdim=True
+    )
 
 
 def exact_flow(marginals: MixtureMarginals, x: Tensor, now: Level, then: Level) -> Tensor:
-    """Where the probability-flow ODE takes x (N, 1) from one level to another: the point with the same quantile, by bisection."""
+    """Where the probability-flow ODE takes x (N, 1) from one level to another: the point with the
+    same quantile, by bisection.
+    """
     u = cdf(marginals, x, now)
     low, high = torch.full_like(x, -20.0), torch.full_like(x, 20.0)
     for _ in range(60):
@@ -461,24 +614,36 @@ def exact_flow(marginals: MixtureMarginals, x: Tensor, now: Level, then: Level) 
 
 
 def flow_level(level: Level) -> Level:
-    """The level (1 - s, s) with the same signal-to-noise ratio, on the straight path of flow matching."""
+    """The level (1 - s, s) with the same signal-to-noise ratio, on the straight path of flow
+    matching.
+    """
     total = level.alpha + level.sigma
     return Level(level.alpha / total, level.sigma / total)
 
 
 def flow_euler_step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
-    """Euler's step along the velocity u = eps - x0, x (N, ...), for levels with alpha + sigma = 1 (Liu et al. 2023, section 2.1)."""
-    return x + like(then.sigma - now.sigma, x) * output_from("velocity", x0, eps_from_x0(x0, x, now), now)
+    """Euler's step along the velocity u = eps - x0, x (N, ...), for levels with alpha + sigma = 1
+    (Liu et al. 2023, section 2.1).
+    """
+    return x + like(then.sigma - now.sigma, x) * output_from(
+        "velocity", x0, eps_from_x0(x0, x, now), now
+    )
 
 
 SAMPLERS = {
-    "DDIM": ddim_step, "DPM-Solver++(2M)": dpmpp_2m_step, "Heun": heun_step, "Euler": euler_step,
-    "ancestral": ancestral_step, "Euler-Maruyama": euler_maruyama_step,
+    "DDIM": DDIM,
+    "DPM-Solver++(2M)": DPMPP_2M,
+    "Heun": HEUN,
+    "Euler": Solver(euler_step),
+    "ancestral": ANCESTRAL,
+    "Euler-Maruyama": EULER_MARUYAMA,
 }
 
 
-def record(marginals: MixtureMarginals, x: Tensor, levels: Sequence[Level], step: Callable[..., Tensor], seed: int = 0) -> Tensor:
-    """All points (len(levels), N, D) that a sampler visits from x (N, D)."""
+def record(
+    marginals: MixtureMarginals, x: Tensor, levels: Sequence[Level], solver: Solver, seed: int = 0
+) -> Tensor:
+    """All points (len(levels), N, D) that a solver visits from x (N, D)."""
     film, rng = [x], torch.Generator().manual_seed(seed)
-    sample(marginals.denoise, x, levels, step, rng, watch=lambda x, x0, level: film.append(x))
+    sample(marginals.denoise, x, levels, solver, rng, observe=lambda x, x0, level: film.append(x))
     return torch.stack(film)

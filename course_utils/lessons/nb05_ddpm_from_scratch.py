@@ -2,34 +2,66 @@
 """What notebook 05 (DDPM from scratch) builds, for later notebooks to import."""
 
 
+import copy
+import json
 import math
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils import data, training
+from course_utils import data, metrics, plots, runtime, training, widgets
+from course_utils.checks import nb05 as checks
+from course_utils.claims import claim
+from course_utils.lessons.nb02_dcgan_training import Generator
 from course_utils.lessons.nb04_diffusion_math import (
-    KINDS, Level, Schedule, add_noise, ancestral_step, dpmpp_2m_step, like, output_from, same_shape, sample, transition, x0_from,
-)  # fmt: skip
+    ANCESTRAL,
+    CLEAN,
+    DDIM,
+    DPMPP_2M,
+    HEUN,
+    KINDS,
+    Level,
+    Schedule,
+    Solver,
+    add_noise,
+    ancestral_step,
+    like,
+    output_from,
+    respaced,
+    same_shape,
+    sample,
+    transition,
+    x0_from,
+)
 
 
-T, N_CLASSES, NULL = 1000, 10, 10  # timesteps of training; classes 0 to 9; the label that stands for "no class given"
+T = 1000  # timesteps of training
+N_CLASSES, NULL = 10, 10  # classes 0 to 9; the label that stands for "no class given"
 
 
 def one_each(x: Tensor, **lists: Tensor) -> None:
-    """ValueError unless every list has shape (N,) for x (N, ...); one of length 1 would be repeated in silence."""
+    """ValueError unless every list has shape (N,) for x (N, ...); one of length 1 would be repeated
+    in silence.
+    """
     for name, values in lists.items():
         if values.shape != x.shape[:1]:
-            raise ValueError(f"{len(x)} pictures want as many {name}, shape ({len(x)},), not {tuple(values.shape)}.")
+            raise ValueError(
+                f"{len(x)} pictures want as many {name}, shape ({len(x)},), not "
+                f"{tuple(values.shape)}."
+            )
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sines, then cosines, of whole timesteps t (N,) at dim / 2 frequencies from 1 down to almost 1/10000: (N, dim).
+    """Sines, then cosines, of whole timesteps t (N,) at dim / 2 frequencies from 1 down to almost
+    1/10000: (N, dim).
 
     Vaswani et al. 2017, section 3.5, where sines and cosines interleave.
     """
@@ -47,7 +79,10 @@ class ResBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int, emb: int, groups: int = 8) -> None:
         super().__init__()
         self.norm_1, self.conv_1 = nn.GroupNorm(groups, n_in), nn.Conv2d(n_in, n_out, 3, padding=1)
-        self.norm_2, self.conv_2 = nn.GroupNorm(groups, n_out, affine=False), nn.Conv2d(n_out, n_out, 3, padding=1)
+        self.norm_2, self.conv_2 = (
+            nn.GroupNorm(groups, n_out, affine=False),
+            nn.Conv2d(n_out, n_out, 3, padding=1),
+        )
         self.scale_shift = nn.Linear(emb, 2 * n_out)
         self.shortcut = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
         for layer in (self.conv_2, self.scale_shift):
@@ -61,7 +96,9 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the H W places of (N, channels, H, W), with a shortcut (Vaswani et al. 2017, equation 1)."""
+    """Self-attention over the H W places of (N, channels, H, W), with a shortcut (Vaswani et al.
+    2017, equation 1).
+    """
 
     def __init__(self, channels: int, heads: int = 4, groups: int = 8) -> None:
         super().__init__()
@@ -81,11 +118,20 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """(N, n_in, 28, 28), timesteps (N,) and labels (N,) from 0 to NULL, to (N, 1, 28, 28)."""
 
-    def __init__(self, widths: tuple[int, int] = (32, 64), blocks: tuple[int, int] = (1, 2), emb: int = 128, n_in: int = 1) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, int] = (32, 64),
+        blocks: tuple[int, int] = (1, 2),
+        emb: int = 128,
+        n_in: int = 1,
+    ) -> None:
         super().__init__()
         fine, coarse = widths
         self.emb = emb
-        self.time, self.label = nn.Sequential(nn.Linear(emb, emb), nn.SiLU(), nn.Linear(emb, emb)), nn.Embedding(NULL + 1, emb)
+        self.time, self.label = (
+            nn.Sequential(nn.Linear(emb, emb), nn.SiLU(), nn.Linear(emb, emb)),
+            nn.Embedding(NULL + 1, emb),
+        )
         self.stem = nn.Conv2d(4 * n_in, fine, 3, padding=1)  # 14 x 14
         self.down_fine = nn.ModuleList(ResBlock(fine, fine, emb) for _ in range(blocks[0]))
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)  # 7 x 7
@@ -117,9 +163,13 @@ class UNet(nn.Module):
 
 
 def k_means(x: Tensor, k: int, rounds: int = 10) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from k random rows of x (N, D): centres (k, D) and the index of each row's nearest (N,)."""
+    """Lloyd's algorithm from k random rows of x (N, D): centres (k, D) and the index of each row's
+    nearest (N,).
+    """
     if not 1 <= k <= len(x):
-        raise ValueError(f"{len(x)} rows cannot make {k} clusters: take fewer clusters or more pictures.")
+        raise ValueError(
+            f"{len(x)} rows cannot make {k} clusters: take fewer clusters or more pictures."
+        )
     centres = x[torch.randperm(len(x))[:k]].clone()
     for _ in range(rounds):
         nearest = torch.cdist(x, centres).argmin(dim=1)
@@ -130,9 +180,11 @@ def k_means(x: Tensor, k: int, rounds: int = 10) -> tuple[Tensor, Tensor]:
 
 
 class MixtureDenoiser(nn.Module):
-    """The exact denoiser of a Gaussian mixture that is fitted to pictures x (N, C, H, W) with labels y (N,).
+    """The exact denoiser of a Gaussian mixture that is fitted to pictures x (N, C, H, W) with
+    labels y (N,).
 
-    Each class has `clusters` means, found by k-means; all share one covariance. NULL stands for all classes at once.
+    Each class has `clusters` means, found by k-means; all share one covariance. NULL stands for all
+    classes at once.
     """
 
     def __init__(self, x: Tensor, y: Tensor, clusters: int = 64) -> None:
@@ -144,24 +196,36 @@ class MixtureDenoiser(nn.Module):
             rows = flat[y == c]
             centres, nearest = k_means(rows, clusters)
             means.append(centres)
-            log_weights.append((nearest.bincount(minlength=clusters).clamp(min=1) / len(rows)).log())
+            log_weights.append(
+                (nearest.bincount(minlength=clusters).clamp(min=1) / len(rows)).log()
+            )
             within[y == c], around_class[y == c] = rows - centres[nearest], rows - rows.mean(0)
         variances, directions = torch.linalg.eigh((within.T @ within / len(x)).double())
         directions = directions.float()
         self.register_buffer("directions", directions)  # U (D, D), one a column
         self.register_buffer("variances", variances.float().clamp(min=1e-6))  # l (D,)
-        self.register_buffer("class_variances", (around_class @ directions).square().mean(0))  # (D,)
-        self.register_buffer("means", torch.cat(means) @ directions)  # (10 clusters, D), in the basis U
+        self.register_buffer(
+            "class_variances", (around_class @ directions).square().mean(0)
+        )  # (D,)
+        self.register_buffer(
+            "means", torch.cat(means) @ directions
+        )  # (10 clusters, D), in the basis U
         self.register_buffer("log_weights", torch.cat(log_weights))
         self.register_buffer("owner", torch.arange(N_CLASSES).repeat_interleave(clusters))
 
     def forward(self, x: Tensor, level: Level, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The guess E[x0 | x] like x, and the error that one Gaussian for each class would make (for NULL too), root mean square, with 4 axes."""
+        """The guess E[x0 | x] like x, and the error that one Gaussian for each class would make
+        (for NULL too), root mean square, with 4 axes.
+        """
         one_each(x, labels=y)
         in_basis = x.flatten(1) @ self.directions
         alpha, sigma = like(level.alpha, in_basis), like(level.sigma, in_basis)
         variance = alpha**2 * self.variances + sigma**2  # of x, in each direction
-        log_p = (alpha * in_basis / variance) @ self.means.T - (alpha**2 / variance) @ self.means.square().T / 2 + self.log_weights
+        log_p = (
+            (alpha * in_basis / variance) @ self.means.T
+            - (alpha**2 / variance) @ self.means.square().T / 2
+            + self.log_weights
+        )
         log_p = log_p.masked_fill((self.owner != y[:, None]) & (y[:, None] != NULL), -torch.inf)
         mean = log_p.softmax(dim=1) @ self.means
         gain = alpha * self.variances / variance
@@ -171,7 +235,9 @@ class MixtureDenoiser(nn.Module):
 
 
 class HeadStart(nn.Module):
-    """A U-Net of 2 input channels that corrects the mixture's guess; puts out v (N, 1, 28, 28), so that its kind is "v"."""
+    """A U-Net of 2 input channels that corrects the mixture's guess; puts out v (N, 1, 28, 28), so
+    that its kind is "v".
+    """
 
     def __init__(self, unet: UNet, mixture: MixtureDenoiser, schedule: Schedule) -> None:
         super().__init__()
@@ -192,7 +258,9 @@ def uniform_timesteps(n: int, T: int) -> Tensor:
 def check_labels(y: Tensor) -> None:
     """ValueError unless y (N,) holds classes, 0 to NULL."""
     if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= NULL)).all()):
-        raise ValueError(f"Labels are a tensor (N,) of class numbers from 0 to {NULL}, which stands for none.")
+        raise ValueError(
+            f"Labels are a tensor (N,) of class numbers from 0 to {NULL}, which stands for none."
+        )
 
 
 def check_guidance(guidance: float) -> None:
@@ -201,10 +269,20 @@ def check_guidance(guidance: float) -> None:
         raise ValueError(f"Guidance is a finite number, not {guidance}.")
 
 
-def diffusion_loss(net: nn.Module, x0: Tensor, y: Tensor, t: Tensor, noise: Tensor, schedule: Schedule, kind: str = "v") -> Tensor:
-    """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C, H, W) and labels (N,).
+def diffusion_loss(
+    net: nn.Module,
+    x0: Tensor,
+    y: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    schedule: Schedule,
+    kind: str = "v",
+) -> Tensor:
+    """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C,
+    H, W) and labels (N,).
 
-    `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v" (Salimans and Ho 2022, section 4).
+    `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v"
+    (Salimans and Ho 2022, section 4).
     """
     one_each(x0, timesteps=t, labels=y)
     level = schedule.level(t)
@@ -213,7 +291,9 @@ def diffusion_loss(net: nn.Module, x0: Tensor, y: Tensor, t: Tensor, noise: Tens
 
 
 def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) -> Tensor:
-    """How often to train each timestep (T,), sum 1: log(alpha / sigma) is then Gaussian with this mean and standard deviation."""
+    """How often to train each timestep (T,), sum 1: log(alpha / sigma) is then Gaussian with this
+    mean and standard deviation.
+    """
     if not std > 0:
         raise ValueError(f"A standard deviation lies above 0: {std} does not.")
     half_log_snr = schedule.log_snr / 2
@@ -222,16 +302,22 @@ def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) ->
     return density / density.sum()
 
 
-def draw_timesteps(weights: Tensor, n: int) -> Tensor:
-    """n timesteps (n,) with these frequencies (T,), one from each of n equal slices of the distribution."""
+def sample_timesteps(weights: Tensor, n: int) -> Tensor:
+    """n timesteps (n,) with these frequencies (T,), one from each of n equal slices of the
+    distribution.
+    """
     if weights.ndim != 1 or not (weights >= 0).all() or abs(weights.sum().item() - 1) > 1e-3:
-        raise ValueError("Weights of timesteps are a tensor (T,) of shares from 0 that add up to 1.")
+        raise ValueError(
+            "Weights of timesteps are a tensor (T,) of shares from 0 that add up to 1."
+        )
     u = (torch.arange(n) + torch.rand(n, dtype=torch.float64)) / n
     return torch.searchsorted(weights.cumsum(0), u).clamp(max=len(weights) - 1)
 
 
 def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
-    """The guess without a class, moved `guidance` times as far as the class moves it (Ho and Salimans 2022, equation 6, whose w is ours - 1)."""
+    """The guess without a class, moved `guidance` times as far as the class moves it (Ho and
+    Salimans 2022, equation 6, whose w is ours - 1).
+    """
     same_shape(without=without, with_class=with_class)
     return without + guidance * (with_class - without)
 
@@ -244,87 +330,127 @@ def drop_labels(y: Tensor, p: float) -> Tensor:
 
 
 def orthogonalise(X: Tensor, rounds: int = 5) -> Tensor:
-    """Matrices (G, m, n) with all singular values moved towards 1, roughly 0.7 to 1.2 (Jordan et al. 2024, Newton-Schulz iteration)."""
+    """Matrices (G, m, n) with all singular values moved towards 1, roughly 0.7 to 1.2 (Jordan et
+    al. 2024, Newton-Schulz iteration).
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     X = X / (X.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
     tall = X.shape[1] > X.shape[2]
     X = X.mT if tall else X
     for _ in range(rounds):
         A = X @ X.mT
-        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)  # a X + (b A + c A A) X
+        X = torch.baddbmm(
+            X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a
+        )  # a X + (b A + c A A) X
     return X.mT if tall else X
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for weights of two axes or more, all axes after the first taken as one; weights of one shape are done together."""
+    """Muon (Jordan et al. 2024) for weights of two axes or more, all axes after the first taken as
+    one; weights of one shape are done together.
+    """
 
-    def __init__(self, parameters: list[nn.Parameter], lr: float = 0.02, momentum: float = 0.95) -> None:
+    def __init__(
+        self, parameters: list[nn.Parameter], lr: float = 0.02, momentum: float = 0.95
+    ) -> None:
         by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for p in parameters:
             by_shape.setdefault(p.flatten(1).shape, []).append(p)
-        super().__init__([{"params": same} for same in by_shape.values()], {"lr": lr, "momentum": momentum})
+        super().__init__(
+            [{"params": same} for same in by_shape.values()], {"lr": lr, "momentum": momentum}
+        )
 
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
             same, state = group["params"], self.state[group["params"][0]]
             gradient = torch.stack([p.grad.flatten(1) for p in same])  # (G, m, n)
-            average = state.setdefault("average", torch.zeros_like(gradient)).lerp_(gradient, 1 - group["momentum"])
+            average = state.setdefault("average", torch.zeros_like(gradient)).lerp_(
+                gradient, 1 - group["momentum"]
+            )
             update = orthogonalise(gradient.lerp(average, group["momentum"]))  # Nesterov's momentum
             size = max(1, update.shape[1] / update.shape[2]) ** 0.5
             for p, change in zip(same, update):
                 p.add_(change.view_as(p), alpha=-group["lr"] * size)
 
 
-def optimisers(
-    net: nn.Module, rate: float = 2e-3, muon_rate: float = 0.02, ends: Collection[str] = ("time", "label", "stem", "scale_shift", "out"),
+def make_optimisers(
+    net: nn.Module,
+    lr: float = 2e-3,
+    muon_lr: float = 0.02,
+    ends: Collection[str] = ("time", "label", "stem", "scale_shift", "out"),
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between the first and the last layer, AdamW for the layers named in `ends` and for norms and biases."""
-    hidden = [p for name, p in net.named_parameters() if p.ndim >= 2 and not set(ends) & set(name.split("."))]
+    """Muon for the matrices between the first and the last layer, AdamW for the layers named in
+    `ends` and for norms and biases.
+    """
+    hidden = [
+        p
+        for name, p in net.named_parameters()
+        if p.ndim >= 2 and not set(ends) & set(name.split("."))
+    ]
     rest = [p for p in net.parameters() if all(p is not q for q in hidden)]
-    return [Muon(hidden, muon_rate), torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)]
+    return [
+        Muon(hidden, muon_lr),
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+    ]
 
 
 def train(
-    net: nn.Module, x: Tensor, y: Tensor, schedule: Schedule, *, steps: int, batch: int,
-    kind: str = "v", weights: Tensor | None = None, drop: float = 0.1, decay: float = 0.999,
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    schedule: Schedule,
+    *,
+    num_steps: int,
+    batch_size: int,
+    kind: str = "v",
+    weights: Tensor | None = None,
+    label_dropout: float = 0.1,
+    ema_decay: float = 0.999,
     watch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> training.EMA:
     """Train in place on pictures x (N, C, H, W) and labels y (N,); returns the averaged network.
 
     Args:
         weights: how often to train each timestep (T,); equally often without it.
-        drop: the share of pictures that are trained without their class.
-        watch: called as watch(step, loss, ema) after every step.
+        label_dropout: the share of pictures that are trained without their class.
+        watch: called as watch(step, loss, ema) after every step, the first being step 1.
 
     Raises:
         ValueError: no step, no picture in a batch, pictures and labels that do not fit together.
     """
-    if min(steps, batch) < 1:
-        raise ValueError(f"At least one step of one picture is wanted, not {steps} steps of {batch}.")
+    if min(num_steps, batch_size) < 1:
+        raise ValueError(
+            f"At least one step of one picture is wanted, not {num_steps} steps of {batch_size}."
+        )
     one_each(x, labels=y)
-    check_labels(y), data.check_pixels(x, "Pictures")
+    check_labels(y)
+    data.check_pixels(x, "Pictures")
     if weights is not None and weights.shape != (schedule.T,):
-        raise ValueError(f"{schedule.T} timesteps want as many weights, not {tuple(weights.shape)} of them.")
+        raise ValueError(
+            f"{schedule.T} timesteps want as many weights, not {tuple(weights.shape)} of them."
+        )
     if kind not in KINDS:
         raise ValueError(f"There is no prediction kind {kind!r}: choose one of {', '.join(KINDS)}.")
-    device, players = next(net.parameters()).device, optimisers(net)
+    device, optimisers = next(net.parameters()).device, make_optimisers(net)
 
-    def height(step: int) -> float:  # of both rates: 50 steps up, level, and down to 0 over the second half
-        return min(1, (step + 1) / 50, 2 * (1 - step / steps))
+    def lr_factor(step: int) -> float:  # 50 steps up, level, and down to 0 over the second half
+        return min(1, (step + 1) / 50, 2 * (1 - step / num_steps))
 
-    rates = [torch.optim.lr_scheduler.LambdaLR(player, height) for player in players]
-    weights = torch.full((schedule.T,), 1 / schedule.T, dtype=torch.float64) if weights is None else weights
-    ema = training.EMA(net, decay)
-    for step in training.progress(steps):
-        chosen = torch.randint(len(x), (batch,))
-        label = drop_labels(y[chosen], drop).to(device)
-        x0, t = x[chosen].to(device), draw_timesteps(weights, batch).to(device)
+    lr_schedulers = [torch.optim.lr_scheduler.LambdaLR(each, lr_factor) for each in optimisers]
+    if weights is None:
+        weights = torch.full((schedule.T,), 1 / schedule.T, dtype=torch.float64)
+    ema = training.EMA(net, ema_decay)
+    for step in training.progress(num_steps):
+        index = torch.randint(len(x), (batch_size,))
+        x0, label = x[index].to(device), drop_labels(y[index], label_dropout).to(device)
+        t = sample_timesteps(weights, batch_size).to(device)
         loss = diffusion_loss(net, x0, label, t, torch.randn_like(x0), schedule, kind)
         net.zero_grad()
         loss.backward()
-        for player, rate in zip(players, rates):
-            player.step(), rate.step()
+        for optimiser, lr_scheduler in zip(optimisers, lr_schedulers):
+            optimiser.step()
+            lr_scheduler.step()
         ema.update_parameters(net)
         if watch:
             watch(step + 1, loss.item(), ema)
@@ -337,43 +463,71 @@ def timestep_of(schedule: Schedule, level: Level) -> int:
 
 
 class Denoiser:
-    """A network as the denoiser that `sample` wants: (x, level) to the guess x0, both (N, C, H, W).
+    """A network as the denoiser that `sample` wants: (x, level) to the prediction x0, both
+    (N, C, H, W).
 
     Args:
         net: called as net(x, t, y); `kind` says what it puts out.
         y: labels (N,), NULL for none.
-        guidance: see `guided`; only 1 (and labels that are all NULL) needs one evaluation a step, others need two.
+        guidance: see `guided`; only 1 (and labels that are all NULL) needs one function evaluation
+            a step, others need two.
+        batch_size: how many pictures go through the network at once; the pictures do not depend on
+            it.
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, y: Tensor, guidance: float = 1.0, kind: str = "v") -> None:
-        check_labels(y), check_guidance(guidance)
-        self.net, self.schedule, self.y, self.guidance, self.kind = net, schedule, y, guidance, kind
-        self.evaluations = 0  # of the network, for one picture
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        y: Tensor,
+        guidance: float = 1.0,
+        kind: str = "v",
+        batch_size: int = 512,
+    ) -> None:
+        check_labels(y)
+        check_guidance(guidance)
+        if batch_size < 1:
+            raise ValueError(f"At least one picture at a time is wanted, not {batch_size}.")
+        self.net, self.schedule, self.kind = net, schedule, kind
+        self.y, self.guidance, self.batch_size = y, guidance, batch_size
+        self.nfe = 0  # function evaluations for one picture
 
     @torch.no_grad()
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         one_each(x, labels=self.y)
-        t = torch.full((len(x),), timestep_of(self.schedule, level), device=x.device)
+        t = timestep_of(self.schedule, level)
+        self.nfe += 1 if self.guidance == 1 else 2
+        parts = zip(x.split(self.batch_size), self.y.split(self.batch_size))
+        x0 = [self.predict(part, torch.full_like(y, t), y, level) for part, y in parts]
+        return torch.cat(x0).clamp(-1, 1)
+
+    def predict(self, x: Tensor, t: Tensor, y: Tensor, level: Level) -> Tensor:
+        """The prediction x0 for one batch, with guidance."""
         if self.guidance == 1:
-            self.evaluations += 1
-            return x0_from(self.kind, self.net(x, t, self.y), x, level).clamp(-1, 1)
-        self.evaluations += 2
-        twice, labels = torch.cat([x, x]), torch.cat([self.y, torch.full_like(self.y, NULL)])
+            return x0_from(self.kind, self.net(x, t, y), x, level)
+        twice, labels = torch.cat([x, x]), torch.cat([y, torch.full_like(y, NULL)])
         both = x0_from(self.kind, self.net(twice, torch.cat([t, t]), labels), twice, level)
-        return guided(*both.chunk(2), self.guidance).clamp(-1, 1)
+        return guided(*both.chunk(2), self.guidance)
 
 
-def generate(net: nn.Module, schedule: Schedule, y: Tensor, steps: int = 10, guidance: float = 1.5, step: Callable = dpmpp_2m_step,
-             generator: torch.Generator | None = None, batch: int = 512) -> Tensor:  # fmt: skip
-    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,); `generator` is a CPU one and draws x_T and the steps' noise."""
-    check_labels(y), check_guidance(guidance)
-    if batch < 1:
-        raise ValueError(f"At least one picture at a time is wanted, not {batch}.")
-    device, levels, pictures = next(net.parameters()).device, schedule.levels(steps), []
-    for labels in y.split(batch):
-        x = torch.randn(len(labels), 1, 28, 28, generator=generator).to(device)
-        pictures.append(sample(Denoiser(net, schedule, labels.to(device), guidance), x, levels, step, generator).cpu())
-    return torch.cat(pictures)
+def sample_images(
+    net: nn.Module,
+    schedule: Schedule,
+    y: Tensor,
+    num_steps: int = 10,
+    guidance: float = 1.5,
+    solver: Solver = DPMPP_2M,
+    rng: torch.Generator | None = None,
+    batch_size: int = 512,
+) -> Tensor:
+    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,).
+
+    `rng` is a CPU generator: it draws x_T, and the noise of a solver that needs some.
+    """
+    device = next(net.parameters()).device
+    denoiser = Denoiser(net, schedule, y.to(device), guidance, batch_size=batch_size)
+    x_T = torch.randn(len(y), 1, 28, 28, generator=rng).to(device)
+    return sample(denoiser, x_T, schedule.levels(num_steps), solver, rng).cpu()
 
 
 class NoisyClassifier(nn.Module):
@@ -383,7 +537,10 @@ class NoisyClassifier(nn.Module):
         super().__init__()
         self.emb, self.time = emb, nn.Sequential(nn.Linear(emb, emb), nn.SiLU())
         self.stem, self.fine = nn.Conv2d(4, width, 3, padding=1), ResBlock(width, width, emb)
-        self.down, self.coarse = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), ResBlock(2 * width, 2 * width, emb)
+        self.down, self.coarse = (
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            ResBlock(2 * width, 2 * width, emb),
+        )
         self.head = nn.Linear(2 * width * 49, 10)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -393,11 +550,17 @@ class NoisyClassifier(nn.Module):
         return self.head(F.silu(self.coarse(self.down(h), emb)).flatten(1))
 
 
-def classifier_guided(denoise: Callable, classifier: nn.Module, schedule: Schedule, y: Tensor, scale: float) -> Callable:
-    """A denoiser (x, level) to x0 that also follows the classifier's gradient (Dhariwal and Nichol 2021, algorithm 2, in terms of x0)."""
+def classifier_guided(
+    denoise: Callable, classifier: nn.Module, schedule: Schedule, y: Tensor, scale: float
+) -> Callable:
+    """A denoiser (x, level) to x0 that also follows the classifier's gradient (Dhariwal and Nichol
+    2021, algorithm 2, in terms of x0).
+    """
     check_labels(y)
     if not (y < N_CLASSES).all() or not -math.inf < scale < math.inf:
-        raise ValueError(f"A classifier wants classes from 0 to {N_CLASSES - 1} and a finite scale.")
+        raise ValueError(
+            f"A classifier wants classes from 0 to {N_CLASSES - 1} and a finite scale."
+        )
 
     def steered(x: Tensor, level: Level) -> Tensor:
         one_each(x, labels=y)
@@ -414,26 +577,40 @@ def classifier_guided(denoise: Callable, classifier: nn.Module, schedule: Schedu
 
 
 def jump_back(x: Tensor, then: Level, now: Level, noise: Tensor) -> Tensor:
-    """From x (N, ...) at level `then` to the noisier `now`: one step of the forward chain (Lugmayr et al. 2022, algorithm 1)."""
+    """From x (N, ...) at level `then` to the noisier `now`: one step of the forward chain (Lugmayr
+    et al. 2022, algorithm 1).
+    """
     same_shape(x=x, noise=noise)
     shrink, variance = transition(now, then)
     return like(shrink, x) * x + like(variance**0.5, x) * noise
 
 
-def repaint(denoise: Callable, known: Tensor, mask: Tensor, levels: list[Level], repeats: int = 5, generator: torch.Generator | None = None) -> Tensor:
-    """Fill in pictures (N, C, H, W) where mask (broadcast, True = known) is False (Lugmayr et al. 2022, algorithm 1).
+def repaint(
+    denoise: Callable,
+    known: Tensor,
+    mask: Tensor,
+    levels: list[Level],
+    repeats: int = 5,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """Fill in pictures (N, C, H, W) where mask (broadcast, True = known) is False (Lugmayr et al.
+    2022, algorithm 1).
 
-    Unlike there, the last step, to the clean level, is repeated too. ValueError where the mask does not fit or nothing is to be done.
+    Unlike there, the last step, to the clean level, is repeated too. ValueError where the mask does
+    not fit or nothing is to be done.
     """
     if mask.dtype != torch.bool or torch.broadcast_shapes(mask.shape, known.shape) != known.shape:
         raise ValueError(
-            f"A mask of truth values that fits {tuple(known.shape)} is wanted, not {tuple(mask.shape)} of {mask.dtype}."
+            f"A mask of truth values that fits {tuple(known.shape)} is wanted, not "
+            f"{tuple(mask.shape)} of {mask.dtype}."
         )
     if repeats < 1 or len(levels) < 2:
-        raise ValueError(f"At least one pass over two levels is wanted, not {repeats} over {len(levels)}.")
+        raise ValueError(
+            f"At least one pass over two levels is wanted, not {repeats} over {len(levels)}."
+        )
 
     def fresh() -> Tensor:
-        return torch.randn(known.shape, generator=generator).to(known.device)
+        return torch.randn(known.shape, generator=rng).to(known.device)
 
     x = fresh()
     for now, then in zip(levels, levels[1:]):
@@ -446,20 +623,27 @@ def repaint(denoise: Callable, known: Tensor, mask: Tensor, levels: list[Level],
 
 
 def empty_model(widths: tuple[int, int] = (32, 64), clusters: int = 64) -> HeadStart:
-    """This notebook's network and schedule with nothing fitted or trained, for weights that are loaded into it."""
-    pictures, labels = torch.zeros(N_CLASSES * clusters, 1, 28, 28), torch.arange(N_CLASSES).repeat(clusters)
+    """This notebook's network and schedule with nothing fitted or trained, for weights that are
+    loaded into it.
+    """
+    pictures, labels = (
+        torch.zeros(N_CLASSES * clusters, 1, 28, 28),
+        torch.arange(N_CLASSES).repeat(clusters),
+    )
     mixture = MixtureDenoiser(pictures, labels, clusters)
     return HeadStart(UNet(widths, n_in=2), mixture, Schedule.named("cosine", T))
 
 
 def pretrained() -> HeadStart:
-    """This notebook's model after a longer training on Fashion-MNIST, from the course's assets; in eval mode, on the CPU."""
+    """This notebook's model after a longer training on Fashion-MNIST, from the course's assets; in
+    eval mode, on the CPU.
+    """
     net = empty_model()
     net.load_state_dict(data.weights("fashion_mnist_ddpm"))
     return net.eval().to(memory_format=torch.channels_last)
 
 
-BEFORE_THE_LOOP = '''
+BEFORE_THE_LOOP = """
 import argparse
 import shutil
 from pathlib import Path
@@ -488,10 +672,12 @@ if state.exists():
     accelerator.load_state(state)
     first = int((state / "step.txt").read_text())
 mine = slice(accelerator.process_index, None, accelerator.num_processes)
-'''
+"""
 
 
-SEVERAL_PROCESSES = BEFORE_THE_LOOP + '''
+SEVERAL_PROCESSES = (
+    BEFORE_THE_LOOP
+    + """
 for step in range(first, options.steps):
     draw = torch.Generator().manual_seed(step)  # every process draws the whole batch and takes its share
     x0, noise = torch.rand(2, options.batch, 1, 28, 28, generator=draw) * 2 - 1
@@ -515,7 +701,8 @@ for step in range(first, options.steps):
         raise SystemExit("killed")
 if accelerator.is_main_process:
     save_file(accelerator.unwrap_model(net).state_dict(), options.folder / "weights.safetensors")
-'''
+"""
+)
 
 
 from safetensors.torch import load
@@ -523,7 +710,9 @@ from safetensors.torch import load
 from course_utils.processes import start_processes
 
 
-def run_script(folder: Path, processes: int, steps: int, die_after: int | None = None) -> tuple[list[float], dict | None]:
+def run_script(
+    folder: Path, processes: int, steps: int, die_after: int | None = None
+) -> tuple[list[float], dict | None]:
     """Run the script; returns its losses, and its weights if it came that far.
 
     Raises:
@@ -531,7 +720,10 @@ def run_script(folder: Path, processes: int, steps: int, die_after: int | None =
         RuntimeError: it never began, or ended where it should not.
     """
     if min(processes, steps) < 1 or not 1 <= (die_after or 1) <= steps:
-        raise ValueError(f"{processes} processes, {steps} steps, killed after {die_after}: at least one of each is wanted.")
+        raise ValueError(
+            f"{processes} processes, {steps} steps, killed after {die_after}: at least "
+            "one of each is wanted."
+        )
     folder.mkdir(exist_ok=True)
     script, saved = folder / "train_several.py", folder / "weights.safetensors"
     script.write_text(SEVERAL_PROCESSES, encoding="utf-8")
@@ -545,5 +737,7 @@ def run_script(folder: Path, processes: int, steps: int, die_after: int | None =
         return losses, None
     if not saved.exists():
         last = next((line for line in reversed(lines) if line.strip()), "none")
-        raise RuntimeError(f"{processes} processes did not come to their end; the last line is: {last}")
+        raise RuntimeError(
+            f"{processes} processes did not come to their end; the last line is: {last}"
+        )
     return losses, load(saved.read_bytes())  # as bytes: Windows deletes no file that stays open

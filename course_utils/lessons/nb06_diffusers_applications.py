@@ -3,16 +3,31 @@
 
 
 import inspect
+
+import json
+import tempfile
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import diffusers
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from diffusers import (
-    DDPMScheduler, DPMSolverMultistepScheduler, ModelMixin, SchedulerMixin, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline, UNet2DModel,
-)  # fmt: skip
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    ModelMixin,
+    SchedulerMixin,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DModel,
+)
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -20,12 +35,34 @@ from diffusers.training_utils import EMAModel
 from peft import LoraConfig
 from torch import Tensor
 
-from course_utils import data, training
+from course_utils import data, hub, metrics, pictures, plots, runtime, training, widgets
 from course_utils.assets import latent
-from course_utils.assets.prompts import NOUNS, WORDS, adherence, caption, captions, measured, unknown_words
+from course_utils.assets.prompts import (
+    NOUNS,
+    WORDS,
+    adherence,
+    caption,
+    captions,
+    measured,
+    unknown_words,
+)
+from course_utils.checks import nb06 as checks
+from course_utils.claims import claim
 from course_utils.lessons.nb05_ddpm_from_scratch import (
-    NULL, T, check_guidance, check_labels, empty_model, guided, one_each, pretrained,
-)  # fmt: skip
+    NULL,
+    T,
+    check_guidance,
+    check_labels,
+    empty_model,
+    guided,
+    one_each,
+    pretrained,
+)
+
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 @torch.no_grad()
@@ -42,15 +79,31 @@ def loop(unet, scheduler, n, steps, generator):
 
 
 class CourseUNet(ModelMixin, ConfigMixin):
-    """Notebook 05's network as a part of diffusers' pipelines; puts out v for the cosine schedule of 1,000 timesteps."""
+    """Notebook 05's network as a part of diffusers' pipelines; puts out v for the cosine schedule
+    of 1,000 timesteps.
+    """
 
     @register_to_config
-    def __init__(self, sample_size: int = 28, in_channels: int = 1, widths: tuple[int, int] = (32, 64), clusters: int = 64) -> None:
+    def __init__(
+        self,
+        sample_size: int = 28,
+        in_channels: int = 1,
+        widths: tuple[int, int] = (32, 64),
+        clusters: int = 64,
+    ) -> None:
         super().__init__()
         self.net = empty_model(tuple(widths), clusters)  # the weights come with from_pretrained
 
-    def forward(self, sample: Tensor, timestep: Tensor | float, class_labels: Tensor | None = None, return_dict: bool = True) -> UNet2DOutput | tuple[Tensor]:
-        """Noisy pictures (N, 1, 28, 28), one timestep or N of them, labels (N,), none for no class; the result's `sample` is v."""
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> UNet2DOutput | tuple[Tensor]:
+        """Noisy pictures (N, 1, 28, 28), one timestep or N of them, labels (N,), none for no class;
+        the result's `sample` is v.
+        """
         t = torch.as_tensor(timestep, device=sample.device).round().long().flatten()
         t = t.expand(len(sample)) if len(t) == 1 else t
         y = torch.full_like(t, NULL) if class_labels is None else class_labels
@@ -59,7 +112,12 @@ class CourseUNet(ModelMixin, ConfigMixin):
         return UNet2DOutput(sample=v) if return_dict else (v,)
 
 
-LEVELS = {"num_train_timesteps": T, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+LEVELS = {
+    "num_train_timesteps": T,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+}
 
 
 def course_unet() -> CourseUNet:
@@ -72,7 +130,10 @@ def course_unet() -> CourseUNet:
 def check_range(x: Tensor) -> None:
     """ValueError unless x holds floats in [-1, 1]."""
     if not x.is_floating_point() or not (x.abs() <= 1.001).all():  # rounding aside; NaN, too
-        raise ValueError(f"Pictures in [-1, 1] are wanted, not {x.dtype} in [{x.min():.2f}, {x.max():.2f}]: rescale them.")
+        raise ValueError(
+            f"Pictures in [-1, 1] are wanted, not {x.dtype} in [{x.min():.2f}, "
+            f"{x.max():.2f}]: rescale them."
+        )
 
 
 def check_pictures(x: Tensor) -> None:
@@ -83,21 +144,33 @@ def check_pictures(x: Tensor) -> None:
 
 
 class Trainer:
-    """A small UNet2DModel with all that its training needs; pictures x (N, 1, 28, 28) in [-1, 1]."""
+    """A small UNet2DModel with all that its training needs; pictures x (N, 1, 28, 28) in [-1,
+    1].
+    """
 
-    def __init__(self, x: Tensor, steps: int, seed: int = 0, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, x: Tensor, steps: int, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
         check_pictures(x)
         if steps < 1:
             raise ValueError(f"At least one step is wanted, not {steps}.")
         torch.manual_seed(seed)
         self.x = x
         self.unet = UNet2DModel(
-            sample_size=28, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(16, 32, 64), norm_num_groups=8,
-            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        ).to(device)  # fmt: skip
+            sample_size=28,
+            in_channels=1,
+            out_channels=1,
+            layers_per_block=1,
+            block_out_channels=(16, 32, 64),
+            norm_num_groups=8,
+            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        ).to(device)
         self.noising = DDPMScheduler(**LEVELS)
         self.optimiser = torch.optim.AdamW(self.unet.parameters(), lr=1e-3)
-        self.rate = get_cosine_schedule_with_warmup(self.optimiser, num_warmup_steps=20, num_training_steps=steps)
+        self.rate = get_cosine_schedule_with_warmup(
+            self.optimiser, num_warmup_steps=20, num_training_steps=steps
+        )
         self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, power=3 / 4)
         self.draw, self.done, self.losses = torch.Generator().manual_seed(seed), 0, []
 
@@ -108,7 +181,13 @@ class Trainer:
         chosen = torch.randint(len(self.x), (batch,), generator=self.draw)
         x0, noise = self.x[chosen], torch.randn(batch, 1, 28, 28, generator=self.draw)
         t = torch.randint(T, (batch,), generator=self.draw)
-        x_t, target = (part.to(self.unet.device) for part in (self.noising.add_noise(x0, noise, t), self.noising.get_velocity(x0, noise, t)))
+        x_t, target = (
+            part.to(self.unet.device)
+            for part in (
+                self.noising.add_noise(x0, noise, t),
+                self.noising.get_velocity(x0, noise, t),
+            )
+        )
         loss = F.mse_loss(self.unet(x_t, t.to(self.unet.device)).sample, target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
@@ -133,26 +212,56 @@ def capped_betas(largest: float = 80.0) -> list[float]:
 
 
 def zoo() -> dict[str, SchedulerMixin]:
-    """Fresh schedulers by name, all on the course's levels; Heun's a second time on levels that stop at sigma / alpha = 80."""
-    settings = {**LEVELS, "skip_prk_steps": True}  # no Runge-Kutta warm-up for PNDM, which would take four evaluations for each of three steps
-    schedulers = {name: getattr(diffusers, f"{name}Scheduler").from_config(settings) for name in NOISY + SOLVERS}
-    return schedulers | {"HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config({**settings, "trained_betas": capped_betas()})}
+    """Fresh schedulers by name, all on the course's levels; Heun's a second time on levels that
+    stop at sigma / alpha = 80.
+    """
+    settings = {
+        **LEVELS,
+        "skip_prk_steps": True,
+    }  # no Runge-Kutta warm-up for PNDM, which would take four evaluations for each of three steps
+    schedulers = {
+        name: getattr(diffusers, f"{name}Scheduler").from_config(settings)
+        for name in NOISY + SOLVERS
+    }
+    return schedulers | {
+        "HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config(
+            {**settings, "trained_betas": capped_betas()}
+        )
+    }
 
 
 def check_steps(steps: int) -> None:
-    """ValueError unless there are at least one and at most T of them, as many as a schedule has levels."""
+    """ValueError unless there are at least one and at most T of them, as many as a schedule has
+    levels.
+    """
     if not 1 <= steps <= T or steps != int(steps):
         raise ValueError(f"At least one step and at most {T} are wanted, not {steps}.")
 
 
 @torch.no_grad()
-def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: int = 10, guidance: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,), by any of the library's schedulers; guidance 1 is none."""
+def sample_with(
+    scheduler: SchedulerMixin,
+    unet: CourseUNet,
+    y: Tensor,
+    steps: int = 10,
+    guidance: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,), by any of the
+    library's schedulers; guidance 1 is none.
+    """
     check_labels(y), check_guidance(guidance), check_steps(steps)
     scheduler.set_timesteps(steps)
     labels = torch.cat([y, torch.full_like(y, NULL)]).to(unet.device)
-    options = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    x = torch.randn(len(y), 1, 28, 28, generator=generator).to(unet.device) * scheduler.init_noise_sigma
+    options = (
+        {"generator": generator}
+        if "generator" in inspect.signature(scheduler.step).parameters
+        else {}
+    )
+    x = (
+        torch.randn(len(y), 1, 28, 28, generator=generator).to(unet.device)
+        * scheduler.init_noise_sigma
+    )
     for t in scheduler.timesteps:
         x_in = scheduler.scale_model_input(x, t)
         if guidance == 1:
@@ -164,19 +273,29 @@ def sample_with(scheduler: SchedulerMixin, unet: CourseUNet, y: Tensor, steps: i
     return x.clamp(-1, 1).cpu()
 
 
-def xyz(make: Callable[[Any, Any, Any], Tensor], xs: Sequence, ys: Sequence, zs: Sequence) -> Tensor:
+def xyz(
+    make: Callable[[Any, Any, Any], Tensor], xs: Sequence, ys: Sequence, zs: Sequence
+) -> Tensor:
     """make(x, y, z), a picture (C, H, W), for every combination: (Z, Y, X, C, H, W)."""
     if not (len(xs) and len(ys) and len(zs)):
-        raise ValueError(f"Each axis wants a value at least, not {len(xs)}, {len(ys)} and {len(zs)}.")
-    return torch.stack([torch.stack([torch.stack([make(x, y, z) for x in xs]) for y in ys]) for z in zs])
+        raise ValueError(
+            f"Each axis wants a value at least, not {len(xs)}, {len(ys)} and {len(zs)}."
+        )
+    return torch.stack(
+        [torch.stack([torch.stack([make(x, y, z) for x in xs]) for y in ys]) for z in zs]
+    )
 
 
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # maintained; runwayml's was deleted in August 2024
 
 
 def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiffusionPipeline]:
-    """The course's small pipeline and, where the hub is to be asked, Stable Diffusion 1.5; both with the fast solver."""
-    places = {"course": data.ASSETS / "latent_pipeline"} | ({"Stable Diffusion 1.5": STABLE_DIFFUSION} if on_hub else {})
+    """The course's small pipeline and, where the hub is to be asked, Stable Diffusion 1.5; both
+    with the fast solver.
+    """
+    places = {"course": data.ASSETS / "latent_pipeline"} | (
+        {"Stable Diffusion 1.5": STABLE_DIFFUSION} if on_hub else {}
+    )
     pipes = {}
     for label, place in places.items():
         pipe = StableDiffusionPipeline.from_pretrained(place)
@@ -197,40 +316,89 @@ def check_input(name: str, x: Tensor, n: int) -> None:
     if not isinstance(x, Tensor) or x.ndim != 4:
         raise ValueError(f"{name} wants a tensor of pictures (N, C, H, W).")
     if len(x) != n:
-        raise ValueError(f"{len(x)} pictures ({name}) and {n} prompts do not fit: give a prompt for each.")
+        raise ValueError(
+            f"{len(x)} pictures ({name}) and {n} prompts do not fit: give a prompt for each."
+        )
     if not ((x >= 0) & (x <= 1)).all():  # NaN, too
-        raise ValueError(f"{name} lies in [0, 1], not in [{x.min():.2f}, {x.max():.2f}]: the pipelines would guess its range.")
+        raise ValueError(
+            f"{name} lies in [0, 1], not in [{x.min():.2f}, {x.max():.2f}]: the pipelines "
+            "would guess its range."
+        )
 
 
-def call(pipe: StableDiffusionPipeline, prompts: Sequence[str], *, steps: int = 20, guidance: float = 2.0, negative: str = "", seed: int = 0, batch: int = 100, **inputs: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable Diffusion's kind.
+def call(
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    steps: int = 20,
+    guidance: float = 2.0,
+    negative: str = "",
+    seed: int = 0,
+    batch: int = 100,
+    **inputs: Tensor,
+) -> Tensor:
+    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
+    Diffusion's kind.
 
-    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its neighbours. `inputs` are what image to image and inpainting
-    take besides: `image` (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`. The course's model makes 32 x 32, of which the middle 28 x 28 is returned.
+    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its
+    neighbours. `inputs` are what image to image and inpainting
+    take besides: `image` (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`. The
+        course's model makes 32 x 32, of which the middle 28 x 28 is returned.
     """
-    if isinstance(prompts, str) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+    if (
+        isinstance(prompts, str)
+        or not prompts
+        or not all(isinstance(prompt, str) for prompt in prompts)
+    ):
         raise ValueError(f"A list of at least one prompt is wanted, not {prompts!r}.")
     if not isinstance(negative, str):
-        raise ValueError(f"One negative prompt, a text, is wanted for all pictures, not {negative!r}.")
+        raise ValueError(
+            f"One negative prompt, a text, is wanted for all pictures, not {negative!r}."
+        )
     if batch < 1:
         raise ValueError(f"At least one picture at a time is wanted, not {batch}.")
     check_steps(steps), check_guidance(guidance)
     if guidance < 1:
-        raise ValueError(f"Guidance is 1 (none) or more, not {guidance}: what is less, the pipelines take for 1.")
+        raise ValueError(
+            f"Guidance is 1 (none) or more, not {guidance}: what is less, the pipelines take for 1."
+        )
     for name, value in inputs.items():
         if name != "strength":
             check_input(name, value, len(prompts))
     strength = inputs.get("strength", 1.0)
     if not 0 < strength <= 1 or int(strength * steps) < 1:
-        raise ValueError(f"A strength of {strength} leaves none of {steps} steps: it lies above 1/{steps} and goes up to 1.")
-    if is_small(pipe) and (unknown := sorted({word for prompt in [*prompts, negative] for word in unknown_words(prompt)})):
-        raise ValueError(f"The course's model never saw {', '.join(unknown)}: use words that it knows ({', '.join(WORDS)}).")
+        raise ValueError(
+            f"A strength of {strength} leaves none of {steps} steps: it lies above "
+            f"1/{steps} and goes up to 1."
+        )
+    if is_small(pipe) and (
+        unknown := sorted(
+            {word for prompt in [*prompts, negative] for word in unknown_words(prompt)}
+        )
+    ):
+        raise ValueError(
+            f"The course's model never saw {', '.join(unknown)}: use words that it knows "
+            f"({', '.join(WORDS)})."
+        )
     images = []
     for i in range(0, len(prompts), batch):
         part = list(prompts[i : i + batch])
-        own = {key: value[i : i + batch] if isinstance(value, Tensor) else value for key, value in inputs.items()}
+        own = {
+            key: value[i : i + batch] if isinstance(value, Tensor) else value
+            for key, value in inputs.items()
+        }
         noise = [torch.Generator().manual_seed(seed + i + j) for j in range(len(part))]
-        images.append(pipe(part, num_inference_steps=steps, guidance_scale=guidance, negative_prompt=[negative] * len(part), generator=noise, output_type="pt", **own).images)
+        images.append(
+            pipe(
+                part,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                negative_prompt=[negative] * len(part),
+                generator=noise,
+                output_type="pt",
+                **own,
+            ).images
+        )
     pictures = torch.cat(images).float().cpu() * 2 - 1
     return latent.unpadded(pictures) if is_small(pipe) else pictures
 
@@ -243,31 +411,71 @@ def sister(kind: type, pipe: StableDiffusionPipeline) -> Any:
 
 
 def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
-    """The course's pictures (N, 1, 28, 28) in [-1, 1] as `pipe` wants them given: (N, C, H, W) in [0, 1]."""
+    """The course's pictures (N, 1, 28, 28) in [-1, 1] as `pipe` wants them given: (N, C, H, W) in
+    [0, 1].
+    """
     check_pictures(x)
     if is_small(pipe):
         return (latent.padded(x.clamp(-1, 1)) + 1) / 2
     size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    return F.interpolate((x + 1) / 2, (size, size), mode="bicubic", antialias=True).clamp(0, 1).expand(-1, 3, -1, -1)
+    return (
+        F.interpolate((x + 1) / 2, (size, size), mode="bicubic", antialias=True)
+        .clamp(0, 1)
+        .expand(-1, 3, -1, -1)
+    )
 
 
-def change(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], strength: float, **options: Any) -> Tensor:
-    """SDEdit: the course's pictures x (N, 1, 28, 28), changed towards N prompts; strength 1 leaves nothing of them."""
-    return call(sister(StableDiffusionImg2ImgPipeline, pipe), prompts, image=as_input(x, pipe), strength=strength, **options)
+def change(
+    pipe: StableDiffusionPipeline,
+    x: Tensor,
+    prompts: Sequence[str],
+    strength: float,
+    **options: Any,
+) -> Tensor:
+    """SDEdit: the course's pictures x (N, 1, 28, 28), changed towards N prompts; strength 1 leaves
+    nothing of them.
+    """
+    return call(
+        sister(StableDiffusionImg2ImgPipeline, pipe),
+        prompts,
+        image=as_input(x, pipe),
+        strength=strength,
+        **options,
+    )
 
 
-def fill(pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequence[str], **options: Any) -> Tensor:
-    """Inpainting: the course's pictures x (N, 1, 28, 28), drawn anew where mask (1, 1, 28, 28) is 1."""
+def fill(
+    pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequence[str], **options: Any
+) -> Tensor:
+    """Inpainting: the course's pictures x (N, 1, 28, 28), drawn anew where mask (1, 1, 28, 28) is
+    1.
+    """
     if mask.shape not in ((1, 1, *x.shape[2:]), (len(x), 1, *x.shape[2:])):
-        raise ValueError(f"A mask (1, 1, 28, 28), or one for each picture, is wanted, not {tuple(mask.shape)}.")
+        raise ValueError(
+            f"A mask (1, 1, 28, 28), or one for each picture, is wanted, not {tuple(mask.shape)}."
+        )
     if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("A mask is 1 where pictures are drawn anew and 0 elsewhere: it holds other numbers.")
+        raise ValueError(
+            "A mask is 1 where pictures are drawn anew and 0 elsewhere: it holds other numbers."
+        )
     masks = as_input(mask.expand_as(x).float() * 2 - 1, pipe)[:, :1]
-    return call(sister(StableDiffusionInpaintPipeline, pipe), prompts, image=as_input(x, pipe), mask_image=masks, strength=1.0, **options)
+    return call(
+        sister(StableDiffusionInpaintPipeline, pipe),
+        prompts,
+        image=as_input(x, pipe),
+        mask_image=masks,
+        strength=1.0,
+        **options,
+    )
 
 
-def add_lora(pipe: StableDiffusionPipeline, rank: int = 2, layers: Sequence[str] = ("conv_in", "conv1", "conv2", "conv_out")) -> list[torch.nn.Parameter]:
-    """Freeze the U-Net and put thin matrices beside those of the layers named; returns what is to be trained.
+def add_lora(
+    pipe: StableDiffusionPipeline,
+    rank: int = 2,
+    layers: Sequence[str] = ("conv_in", "conv1", "conv2", "conv_out"),
+) -> list[torch.nn.Parameter]:
+    """Freeze the U-Net and put thin matrices beside those of the layers named; returns what is to
+    be trained.
 
     A style that was added before is taken off first.
     """
@@ -279,30 +487,64 @@ def add_lora(pipe: StableDiffusionPipeline, rank: int = 2, layers: Sequence[str]
 
 
 def own_weights(unet: torch.nn.Module) -> dict[str, Tensor]:
-    """Copies of the weights that a U-Net has without the style, under the names that they have without it."""
+    """Copies of the weights that a U-Net has without the style, under the names that they have
+    without it.
+    """
     own = {name: weight for name, weight in unet.state_dict().items() if "lora_" not in name}
     return {name.replace(".base_layer", ""): weight.clone() for name, weight in own.items()}
 
 
-def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str], steps: int, generator: torch.Generator, rate: float = 1e-2, batch: int = 32) -> list[float]:
-    """Train what `add_lora` added on pictures x (N, C, H, W) in [-1, 1], as large as the VAE wants them; returns the losses."""
+def learn_style(
+    pipe: StableDiffusionPipeline,
+    x: Tensor,
+    prompts: Sequence[str],
+    steps: int,
+    generator: torch.Generator,
+    rate: float = 1e-2,
+    batch: int = 32,
+) -> list[float]:
+    """Train what `add_lora` added on pictures x (N, C, H, W) in [-1, 1], as large as the VAE wants
+    them; returns the losses.
+    """
     if len(x) != len(prompts) or isinstance(prompts, str):
-        raise ValueError(f"{len(x)} pictures and {len(prompts)} prompts do not fit: give a prompt for each.")
+        raise ValueError(
+            f"{len(x)} pictures and {len(prompts)} prompts do not fit: give a prompt for each."
+        )
     if min(steps, batch, len(x)) < 1:
-        raise ValueError(f"At least one step of one picture is wanted, not {steps} of {batch} out of {len(x)}.")
+        raise ValueError(
+            f"At least one step of one picture is wanted, not {steps} of {batch} out of {len(x)}."
+        )
     check_range(x)
     if not any(p.requires_grad for p in pipe.unet.parameters()):
         raise ValueError("There is nothing to train: call add_lora first.")
     noising, device = DDPMScheduler.from_config(pipe.scheduler.config), pipe.device
-    optimiser, losses = torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], lr=rate), []
+    optimiser, losses = (
+        torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], lr=rate),
+        [],
+    )
     with torch.no_grad():
-        latents = torch.cat([pipe.vae.encode(part.to(device)).latent_dist.mean for part in x.split(100)]) * pipe.vae.config.scaling_factor
-        words = torch.cat([pipe.text_encoder(part.to(device))[0] for part in latent.token_ids(pipe.tokenizer, prompts).split(100)])
+        latents = (
+            torch.cat([pipe.vae.encode(part.to(device)).latent_dist.mean for part in x.split(100)])
+            * pipe.vae.config.scaling_factor
+        )
+        words = torch.cat(
+            [
+                pipe.text_encoder(part.to(device))[0]
+                for part in latent.token_ids(pipe.tokenizer, prompts).split(100)
+            ]
+        )
     for _ in training.progress(steps):
         i = torch.randint(len(x), (batch,), generator=generator)
-        noise, t = torch.randn(batch, *latents.shape[1:], generator=generator).to(device), torch.randint(T, (batch,), generator=generator).to(device)
+        noise, t = (
+            torch.randn(batch, *latents.shape[1:], generator=generator).to(device),
+            torch.randint(T, (batch,), generator=generator).to(device),
+        )
         guess = pipe.unet(noising.add_noise(latents[i], noise, t), t, words[i]).sample
-        wanted = noising.get_velocity(latents[i], noise, t) if noising.config.prediction_type == "v_prediction" else noise
+        wanted = (
+            noising.get_velocity(latents[i], noise, t)
+            if noising.config.prediction_type == "v_prediction"
+            else noise
+        )
         loss = F.mse_loss(guess, wanted)
         optimiser.zero_grad()
         loss.backward()
@@ -313,7 +555,12 @@ def learn_style(pipe: StableDiffusionPipeline, x: Tensor, prompts: Sequence[str]
 
 
 def gate(approved: bool) -> str:
-    """The maintained id of Stable Diffusion 1.5, for those who have approval; PermissionError otherwise."""
+    """The maintained id of Stable Diffusion 1.5, for those who have approval; PermissionError
+    otherwise.
+    """
     if approved is not True:
-        raise PermissionError("Pictures of people need an approval first: ask your ethics board and pass approved=True.")
+        raise PermissionError(
+            "Pictures of people need an approval first: ask your ethics board and pass "
+            "approved=True."
+        )
     return STABLE_DIFFUSION

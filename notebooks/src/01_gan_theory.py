@@ -63,7 +63,7 @@ if importlib.util.find_spec("course_utils") is None:
         )
     importlib.invalidate_caches()
 
-# %%
+# %% tags=["export"]
 import math
 
 import matplotlib.pyplot as plt

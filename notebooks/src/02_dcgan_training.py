@@ -61,24 +61,19 @@ if importlib.util.find_spec("course_utils") is None:
     importlib.invalidate_caches()
 
 # %% tags=["export"]
+import copy
 import math
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils import data, training
-from course_utils.runtime import Runtime
-
-# %%
-import copy
-
-import matplotlib.pyplot as plt
-
-from course_utils import metrics, plots, runtime, widgets
+from course_utils import data, metrics, plots, runtime, training, widgets
 from course_utils.checks import nb02 as checks
 from course_utils.claims import claim
+from course_utils.runtime import Runtime
 
 plots.use_style()
 

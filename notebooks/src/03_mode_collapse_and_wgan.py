@@ -62,34 +62,29 @@ if importlib.util.find_spec("course_utils") is None:
 
 # %% tags=["export"]
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from course_utils import metrics, training
+from course_utils import data, metrics, plots, runtime, training, widgets
+from course_utils.checks import nb03 as checks
+from course_utils.claims import claim
 from course_utils.data import GaussianMixture
+from course_utils.lessons.nb01_gan_theory import wasserstein_1
 from course_utils.lessons.nb02_dcgan_training import (
     Generator,
     discriminator_loss,
     generator_loss,
     init_weights,
 )
-
-# %%
-import time
-from dataclasses import replace
-from functools import partial
-
-import matplotlib.pyplot as plt
-
-from course_utils import data, plots, runtime, widgets
-from course_utils.checks import nb03 as checks
-from course_utils.claims import claim
-from course_utils.lessons.nb01_gan_theory import wasserstein_1
 
 plots.use_style()
 

@@ -89,7 +89,6 @@ rng = torch.Generator().manual_seed(run.seed)
 cfg = run.budget.pick(quick={"samples": 20_000}, full={"samples": 100_000})
 
 # %% tags=["export"]
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -1507,8 +1506,32 @@ checks.ddim_step(ddim_step)
 
 
 # %% [markdown]
-# The loop around them is the same for every sampler, and for the networks of notebook 05. It looks
-# at the step's signature and hands over what it asks for.
+# The loop around them is the same for every sampler, and for the networks of notebook 05. Samplers
+# differ in what they need beside the prediction: fresh noise, nothing, or, further below, an earlier
+# prediction. A `Solver` is a step together with that need, so a solver that needs no noise draws
+# none.
+
+
+# %% tags=["export"]
+NEEDS = ("nothing", "noise", "previous", "denoise")
+
+
+class Solver(NamedTuple):
+    """A step of a sampler, and what it needs beside (x, x0, now, then).
+
+    Attributes:
+        step: called as step(x, x0, now, then), and with the keyword that `needs` names. Options go
+            in by functools.partial: Solver(partial(ddim_step, eta=1.0), "noise").
+        needs: "nothing"; "noise", fresh and like x; "previous", the last prediction and its level
+            (None at first); or "denoise", the denoiser itself.
+    """
+
+    step: Callable[..., Tensor]
+    needs: str = "nothing"
+
+
+ANCESTRAL = Solver(ancestral_step, "noise")
+DDIM = Solver(ddim_step)
 
 
 # %% tags=["export", "long"]
@@ -1517,44 +1540,43 @@ def sample(
     denoise: Callable[[Tensor, Level], Tensor],
     x: Tensor,
     levels: Sequence[Level],
-    step: Callable[..., Tensor] = ddim_step,
-    generator: torch.Generator | None = None,
-    watch: Callable[[Tensor, Tensor, Level], None] | None = None,
+    solver: Solver = DDIM,
+    rng: torch.Generator | None = None,
+    observe: Callable[[Tensor, Tensor, Level], None] | None = None,
 ) -> Tensor:
-    """Take x (N, ...) from levels[0] to levels[-1], one `step` for each pair of neighbours.
+    """Take x (N, ...) from levels[0] to levels[-1], one step for each pair of neighbours.
 
     Args:
-        denoise: (x, level) to the guess x0, of the shape of x. No gradients are kept.
+        denoise: (x, level) to the prediction x0, of the shape of x. No gradients are kept.
         levels: from noise to data; the last may be clean.
-        step: called as step(x, x0, now, then), and with `noise`, `previous` (the last guess and its
-            level) or `denoise` where its signature names them. Use functools.partial for its
-            options: partial(ddim_step, eta=1.0).
-        generator: where `noise` is drawn; the global one without it.
-        watch: called after each step with the new x, the guess that led there, and the new level.
+        solver: the step. One that needs no noise leaves `rng` untouched.
+        rng: draws the noise; the global generator without it.
+        observe: called after each step with the new x, the prediction that led there, and the new
+            level.
     """
+    if not isinstance(solver, Solver) or solver.needs not in NEEDS:
+        raise TypeError(f"A Solver is wanted, such as Solver(my_step, 'noise'), not {solver!r}.")
     if len(levels) < 2:
         raise ValueError(
-            "Sampling goes from one level to another, so two are needed at least, not "
-            f"{len(levels)}."
+            f"Sampling goes from one level to another: two at least, not {len(levels)}."
         )
     if any(is_clean(level) for level in levels[:-1]):
         raise ValueError("Only the last level may be clean: from there no sampler can go on.")
-    wanted, previous = inspect.signature(step).parameters, None
-    device = generator.device if generator else x.device
+    previous = None
     for now, then in zip(levels, levels[1:]):
         x0 = denoise(x, now)
         extra = {}
-        if "noise" in wanted:
-            extra["noise"] = torch.randn(
-                x.shape, generator=generator, dtype=x.dtype, device=device
-            ).to(x.device)
-        if "previous" in wanted:
-            extra["previous"] = previous
-        if "denoise" in wanted:
-            extra["denoise"] = denoise
-        x, previous = step(x, x0, now, then, **extra), (x0, now)
-        if watch:
-            watch(x, x0, then)
+        if solver.needs == "noise":
+            device = rng.device if rng else x.device
+            noise = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=device)
+            extra = {"noise": noise.to(x.device)}
+        elif solver.needs == "previous":
+            extra = {"previous": previous}
+        elif solver.needs == "denoise":
+            extra = {"denoise": denoise}
+        x, previous = solver.step(x, x0, now, then, **extra), (x0, now)
+        if observe:
+            observe(x, x0, then)
     return x
 
 
@@ -1590,20 +1612,23 @@ def euler_maruyama_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: T
     return x + beta * drift if is_clean(then) else x + beta * drift + beta.sqrt() * noise
 
 
+EULER_MARUYAMA = Solver(euler_maruyama_step, "noise")
+
+
 # %% tags=["nbval-ignore-output"]
 levels = schedule.levels(200)
 start = torch.randn(cfg["samples"], 1, generator=rng, dtype=torch.float64)
 real, fresh = (line.mixture.sample(cfg["samples"], rng).double()[:, 0] for _ in range(2))
 floor = wasserstein_1(real, fresh).item()
-steps = {
-    "Euler-Maruyama (SDE)": euler_maruyama_step,
-    "ancestral, small variance (SDE)": ancestral_step,
-    "ancestral, large variance (SDE)": partial(ancestral_step, variance="large"),
-    "DDIM, eta = 1": partial(ddim_step, eta=1.0),
-    "DDIM, eta = 0 (ODE)": ddim_step,
+solvers = {
+    "Euler-Maruyama (SDE)": EULER_MARUYAMA,
+    "ancestral, small variance (SDE)": ANCESTRAL,
+    "ancestral, large variance (SDE)": Solver(partial(ancestral_step, variance="large"), "noise"),
+    "DDIM, eta = 1": Solver(partial(ddim_step, eta=1.0), "noise"),
+    "DDIM, eta = 0 (ODE)": DDIM,
 }
 results = {
-    name: sample(line.denoise, start, levels, step, rng)[:, 0] for name, step in steps.items()
+    name: sample(line.denoise, start, levels, solver, rng)[:, 0] for name, solver in solvers.items()
 }
 distances = {name: wasserstein_1(real, x).item() for name, x in results.items()}
 for name, distance in distances.items():
@@ -1633,15 +1658,15 @@ claim("DDIM with eta = 1 is ancestral sampling, step by step", same < 1e-10, f"{
 starts = torch.linspace(-1.9, 1.9, 12, dtype=torch.float64)[:, None]
 many = schedule.levels(400)
 films = {}
-for name, step in (("ODE (DDIM)", ddim_step), ("SDE (ancestral)", ancestral_step)):
+for name, solver in (("ODE (DDIM)", DDIM), ("SDE (ancestral)", ANCESTRAL)):
     films[name] = [starts]
     sample(
         line.denoise,
         starts,
         many,
-        step,
+        solver,
         rng,
-        watch=lambda x, x0, level, film=films[name]: film.append(x),
+        observe=lambda x, x0, level, film=films[name]: film.append(x),
     )
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 3.4), sharey=True)
 for axis, (name, film), finding in zip(
@@ -1699,11 +1724,9 @@ runs = {
     "range(50) of 1000 steps": (line.denoise, [schedule.level(t) for t in range(49, -2, -1)]),
     "one level off": (shifted(good), good),
 }
-steps = {
-    name: partial(ancestral_step, variance="large" if "large" in name else "small") for name in runs
-}
+large = Solver(partial(ancestral_step, variance="large"), "noise")
 slips = {
-    name: sample(denoise, start, levels, steps[name], rng)[:, 0]
+    name: sample(denoise, start, levels, large if "large" in name else ANCESTRAL, rng)[:, 0]
     for name, (denoise, levels) in runs.items()
 }
 costs = {name: wasserstein_1(real, x).item() for name, x in slips.items()}
@@ -1916,6 +1939,11 @@ def dpmpp_2m_step(
 
 checks.dpmpp_2m_step(dpmpp_2m_step)
 
+
+# %% tags=["export"]
+HEUN = Solver(heun_step, "denoise")
+DPMPP_2M = Solver(dpmpp_2m_step, "previous")
+
 # %% [markdown]
 # To measure an error we need the exact solution of the ODE. On the line there is one without any
 # solver. Paths keep their order, and the densities are known, so each point keeps its *quantile*:
@@ -1951,18 +1979,13 @@ def exact_flow(marginals: MixtureMarginals, x: Tensor, now: Level, then: Level) 
 
 
 # %% tags=["nbval-ignore-output"]
-SOLVERS = {
-    "Euler": euler_step,
-    "DDIM": ddim_step,
-    "Heun": heun_step,
-    "DPM-Solver++(2M)": dpmpp_2m_step,
-}
+SOLVERS = {"Euler": Solver(euler_step), "DDIM": DDIM, "Heun": HEUN, "DPM-Solver++(2M)": DPMPP_2M}
 first, last = even_levels(1)
 x_start = first.alpha * line.mixture.sample(400, rng).double() + first.sigma * torch.randn(
     400, 1, generator=rng, dtype=torch.float64
 )
 x_end = exact_flow(line, x_start, first, last)
-by_solver = sample(line.denoise, x_start, even_levels(1000), heun_step)
+by_solver = sample(line.denoise, x_start, even_levels(1000), HEUN)
 claim(
     "The point with the same quantile is where Heun arrives with 1000 steps",
     (by_solver - x_end).abs().mean() < 1e-5,
@@ -1972,9 +1995,9 @@ claim(
 counts = [8, 16, 32, 64, 128, 256, 512, 1024, 2048]
 offs = {
     name: [
-        (sample(line.denoise, x_start, even_levels(n), step) - x_end).abs()[:, 0] for n in counts
+        (sample(line.denoise, x_start, even_levels(n), solver) - x_end).abs()[:, 0] for n in counts
     ]
-    for name, step in SOLVERS.items()
+    for name, solver in SOLVERS.items()
 }
 errors = {name: [off.median().item() for off in each] for name, each in offs.items()}
 slopes, doublings = {}, torch.arange(-2.5, 3)  # 64 to 2048 steps, in doublings
@@ -2143,16 +2166,16 @@ rank = torch.arange(20, dtype=torch.float64)  # an even "sunflower" with the rad
 radius, turn = (-2 * torch.log((rank + 0.5) / 20)).sqrt(), 2.4 * rank
 vp_start = torch.stack([radius * turn.cos(), radius * turn.sin()], dim=1)
 films = {"diffusion": [vp_start], "flow": [vp_start / (levels[0].alpha + levels[0].sigma)]}
-for name, its_levels, step in (
-    ("diffusion", levels, ddim_step),
-    ("flow", flow_levels, flow_euler_step),
+for name, its_levels, solver in (
+    ("diffusion", levels, DDIM),
+    ("flow", flow_levels, Solver(flow_euler_step)),
 ):
     sample(
         ring.denoise,
         films[name][0],
         its_levels,
-        step,
-        watch=lambda x, x0, level, film=films[name]: film.append(x),
+        solver,
+        observe=lambda x, x0, level, film=films[name]: film.append(x),
     )
 vp, flow = (torch.stack(film) for film in films.values())  # (31, 20, 2)
 size = torch.tensor([level.alpha + level.sigma for level in levels], dtype=torch.float64)[
@@ -2253,25 +2276,21 @@ plots.show(
 
 # %% tags=["export", "long"]
 SAMPLERS = {
-    "DDIM": ddim_step,
-    "DPM-Solver++(2M)": dpmpp_2m_step,
-    "Heun": heun_step,
-    "Euler": euler_step,
-    "ancestral": ancestral_step,
-    "Euler-Maruyama": euler_maruyama_step,
+    "DDIM": DDIM,
+    "DPM-Solver++(2M)": DPMPP_2M,
+    "Heun": HEUN,
+    "Euler": Solver(euler_step),
+    "ancestral": ANCESTRAL,
+    "Euler-Maruyama": EULER_MARUYAMA,
 }
 
 
 def record(
-    marginals: MixtureMarginals,
-    x: Tensor,
-    levels: Sequence[Level],
-    step: Callable[..., Tensor],
-    seed: int = 0,
+    marginals: MixtureMarginals, x: Tensor, levels: Sequence[Level], solver: Solver, seed: int = 0
 ) -> Tensor:
-    """All points (len(levels), N, D) that a sampler visits from x (N, D)."""
+    """All points (len(levels), N, D) that a solver visits from x (N, D)."""
     film, rng = [x], torch.Generator().manual_seed(seed)
-    sample(marginals.denoise, x, levels, step, rng, watch=lambda x, x0, level: film.append(x))
+    sample(marginals.denoise, x, levels, solver, rng, observe=lambda x, x0, level: film.append(x))
     return torch.stack(film)
 
 

@@ -63,45 +63,45 @@ if importlib.util.find_spec("course_utils") is None:
     importlib.invalidate_caches()
 
 # %% tags=["export"]
+import copy
+import json
 import math
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils import data, training
+from course_utils import data, metrics, plots, runtime, training, widgets
+from course_utils.checks import nb05 as checks
+from course_utils.claims import claim
+from course_utils.lessons.nb02_dcgan_training import Generator
 from course_utils.lessons.nb04_diffusion_math import (
+    ANCESTRAL,
+    CLEAN,
+    DDIM,
+    DPMPP_2M,
+    HEUN,
     KINDS,
     Level,
     Schedule,
+    Solver,
     add_noise,
     ancestral_step,
-    dpmpp_2m_step,
     like,
     output_from,
+    respaced,
     same_shape,
     sample,
     transition,
     x0_from,
 )
-
-# %%
-import copy
-import json
-import tempfile
-import time
-
-import matplotlib.pyplot as plt
-
-from course_utils import metrics, plots, runtime, widgets
-from course_utils.checks import nb05 as checks
-from course_utils.claims import claim
-from course_utils.lessons.nb02_dcgan_training import Generator
-from course_utils.lessons.nb04_diffusion_math import CLEAN, ddim_step, heun_step, respaced
 
 plots.use_style()
 
@@ -113,8 +113,8 @@ DATASET = "fashion_mnist"
 train_set, test_set = data.images(DATASET, "train"), data.images(DATASET, "test")
 CLASSES = data.info(DATASET).classes
 cfg = run.budget.pick(
-    quick={"widths": (32, 64), "steps": 1200, "batch": 32, "samples": 2048},
-    full={"widths": (64, 128), "steps": 20_000, "batch": 128, "samples": 10_000},
+    quick={"widths": (32, 64), "num_steps": 1200, "batch_size": 32, "samples": 2048},
+    full={"widths": (64, 128), "num_steps": 20_000, "batch_size": 128, "samples": 10_000},
 )
 
 # %% [markdown]
@@ -126,11 +126,8 @@ cfg = run.budget.pick(
 # $T = 1000$.
 
 # %% tags=["export"]
-T, N_CLASSES, NULL = (
-    1000,
-    10,
-    10,
-)  # timesteps of training; classes 0 to 9; the label that stands for "no class given"
+T = 1000  # timesteps of training
+N_CLASSES, NULL = 10, 10  # classes 0 to 9; the label that stands for "no class given"
 
 
 def one_each(x: Tensor, **lists: Tensor) -> None:
@@ -715,7 +712,7 @@ def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) ->
     return density / density.sum()
 
 
-def draw_timesteps(weights: Tensor, n: int) -> Tensor:
+def sample_timesteps(weights: Tensor, n: int) -> Tensor:
     """n timesteps (n,) with these frequencies (T,), one from each of n equal slices of the
     distribution.
     """
@@ -729,7 +726,7 @@ def draw_timesteps(weights: Tensor, n: int) -> Tensor:
 
 # %%
 weights = timestep_weights(schedule)
-drawn = torch.cat([draw_timesteps(weights, 32) for _ in range(2000)])
+drawn = torch.cat([sample_timesteps(weights, 32) for _ in range(2000)])
 share = drawn.bincount(minlength=T) / len(drawn)
 figure, axis = plt.subplots(figsize=(6.4, 2.4))
 axis.plot(weights * T, color=plots.BLUE, label="ours")
@@ -893,10 +890,10 @@ claim(
 
 
 # %% tags=["export"]
-def optimisers(
+def make_optimisers(
     net: nn.Module,
-    rate: float = 2e-3,
-    muon_rate: float = 0.02,
+    lr: float = 2e-3,
+    muon_lr: float = 0.02,
     ends: Collection[str] = ("time", "label", "stem", "scale_shift", "out"),
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between the first and the last layer, AdamW for the layers named in
@@ -909,8 +906,8 @@ def optimisers(
     ]
     rest = [p for p in net.parameters() if all(p is not q for q in hidden)]
     return [
-        Muon(hidden, muon_rate),
-        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+        Muon(hidden, muon_lr),
+        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
     ]
 
 
@@ -921,59 +918,56 @@ def train(
     y: Tensor,
     schedule: Schedule,
     *,
-    steps: int,
-    batch: int,
+    num_steps: int,
+    batch_size: int,
     kind: str = "v",
     weights: Tensor | None = None,
-    drop: float = 0.1,
-    decay: float = 0.999,
+    label_dropout: float = 0.1,
+    ema_decay: float = 0.999,
     watch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> training.EMA:
     """Train in place on pictures x (N, C, H, W) and labels y (N,); returns the averaged network.
 
     Args:
         weights: how often to train each timestep (T,); equally often without it.
-        drop: the share of pictures that are trained without their class.
-        watch: called as watch(step, loss, ema) after every step.
+        label_dropout: the share of pictures that are trained without their class.
+        watch: called as watch(step, loss, ema) after every step, the first being step 1.
 
     Raises:
         ValueError: no step, no picture in a batch, pictures and labels that do not fit together.
     """
-    if min(steps, batch) < 1:
+    if min(num_steps, batch_size) < 1:
         raise ValueError(
-            f"At least one step of one picture is wanted, not {steps} steps of {batch}."
+            f"At least one step of one picture is wanted, not {num_steps} steps of {batch_size}."
         )
     one_each(x, labels=y)
-    check_labels(y), data.check_pixels(x, "Pictures")
+    check_labels(y)
+    data.check_pixels(x, "Pictures")
     if weights is not None and weights.shape != (schedule.T,):
         raise ValueError(
             f"{schedule.T} timesteps want as many weights, not {tuple(weights.shape)} of them."
         )
     if kind not in KINDS:
         raise ValueError(f"There is no prediction kind {kind!r}: choose one of {', '.join(KINDS)}.")
-    device, players = next(net.parameters()).device, optimisers(net)
+    device, optimisers = next(net.parameters()).device, make_optimisers(net)
 
-    def height(
-        step: int,
-    ) -> float:  # of both rates: 50 steps up, level, and down to 0 over the second half
-        return min(1, (step + 1) / 50, 2 * (1 - step / steps))
+    def lr_factor(step: int) -> float:  # 50 steps up, level, and down to 0 over the second half
+        return min(1, (step + 1) / 50, 2 * (1 - step / num_steps))
 
-    rates = [torch.optim.lr_scheduler.LambdaLR(player, height) for player in players]
-    weights = (
-        torch.full((schedule.T,), 1 / schedule.T, dtype=torch.float64)
-        if weights is None
-        else weights
-    )
-    ema = training.EMA(net, decay)
-    for step in training.progress(steps):
-        chosen = torch.randint(len(x), (batch,))
-        label = drop_labels(y[chosen], drop).to(device)
-        x0, t = x[chosen].to(device), draw_timesteps(weights, batch).to(device)
+    lr_schedulers = [torch.optim.lr_scheduler.LambdaLR(each, lr_factor) for each in optimisers]
+    if weights is None:
+        weights = torch.full((schedule.T,), 1 / schedule.T, dtype=torch.float64)
+    ema = training.EMA(net, ema_decay)
+    for step in training.progress(num_steps):
+        index = torch.randint(len(x), (batch_size,))
+        x0, label = x[index].to(device), drop_labels(y[index], label_dropout).to(device)
+        t = sample_timesteps(weights, batch_size).to(device)
         loss = diffusion_loss(net, x0, label, t, torch.randn_like(x0), schedule, kind)
         net.zero_grad()
         loss.backward()
-        for player, rate in zip(players, rates):
-            player.step(), rate.step()
+        for optimiser, lr_scheduler in zip(optimisers, lr_schedulers):
+            optimiser.step()
+            lr_scheduler.step()
         ema.update_parameters(net)
         if watch:
             watch(step + 1, loss.item(), ema)
@@ -993,61 +987,72 @@ def timestep_of(schedule: Schedule, level: Level) -> int:
 
 
 class Denoiser:
-    """A network as the denoiser that `sample` wants: (x, level) to the guess x0, both (N, C, H, W).
+    """A network as the denoiser that `sample` wants: (x, level) to the prediction x0, both
+    (N, C, H, W).
 
     Args:
         net: called as net(x, t, y); `kind` says what it puts out.
         y: labels (N,), NULL for none.
-        guidance: see `guided`; only 1 (and labels that are all NULL) needs one evaluation a step,
-            others need two.
+        guidance: see `guided`; only 1 (and labels that are all NULL) needs one function evaluation
+            a step, others need two.
+        batch_size: how many pictures go through the network at once; the pictures do not depend on
+            it.
     """
 
     def __init__(
-        self, net: nn.Module, schedule: Schedule, y: Tensor, guidance: float = 1.0, kind: str = "v"
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        y: Tensor,
+        guidance: float = 1.0,
+        kind: str = "v",
+        batch_size: int = 512,
     ) -> None:
-        check_labels(y), check_guidance(guidance)
-        self.net, self.schedule, self.y, self.guidance, self.kind = net, schedule, y, guidance, kind
-        self.evaluations = 0  # of the network, for one picture
+        check_labels(y)
+        check_guidance(guidance)
+        if batch_size < 1:
+            raise ValueError(f"At least one picture at a time is wanted, not {batch_size}.")
+        self.net, self.schedule, self.kind = net, schedule, kind
+        self.y, self.guidance, self.batch_size = y, guidance, batch_size
+        self.nfe = 0  # function evaluations for one picture
 
     @torch.no_grad()
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         one_each(x, labels=self.y)
-        t = torch.full((len(x),), timestep_of(self.schedule, level), device=x.device)
+        t = timestep_of(self.schedule, level)
+        self.nfe += 1 if self.guidance == 1 else 2
+        parts = zip(x.split(self.batch_size), self.y.split(self.batch_size))
+        x0 = [self.predict(part, torch.full_like(y, t), y, level) for part, y in parts]
+        return torch.cat(x0).clamp(-1, 1)
+
+    def predict(self, x: Tensor, t: Tensor, y: Tensor, level: Level) -> Tensor:
+        """The prediction x0 for one batch, with guidance."""
         if self.guidance == 1:
-            self.evaluations += 1
-            return x0_from(self.kind, self.net(x, t, self.y), x, level).clamp(-1, 1)
-        self.evaluations += 2
-        twice, labels = torch.cat([x, x]), torch.cat([self.y, torch.full_like(self.y, NULL)])
+            return x0_from(self.kind, self.net(x, t, y), x, level)
+        twice, labels = torch.cat([x, x]), torch.cat([y, torch.full_like(y, NULL)])
         both = x0_from(self.kind, self.net(twice, torch.cat([t, t]), labels), twice, level)
-        return guided(*both.chunk(2), self.guidance).clamp(-1, 1)
+        return guided(*both.chunk(2), self.guidance)
 
 
 # %% tags=["export"]
-def generate(
+def sample_images(
     net: nn.Module,
     schedule: Schedule,
     y: Tensor,
-    steps: int = 10,
+    num_steps: int = 10,
     guidance: float = 1.5,
-    step: Callable = dpmpp_2m_step,
-    generator: torch.Generator | None = None,
-    batch: int = 512,
+    solver: Solver = DPMPP_2M,
+    rng: torch.Generator | None = None,
+    batch_size: int = 512,
 ) -> Tensor:
-    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,); `generator` is a CPU
-    one and draws x_T and the steps' noise.
+    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,).
+
+    `rng` is a CPU generator: it draws x_T, and the noise of a solver that needs some.
     """
-    check_labels(y), check_guidance(guidance)
-    if batch < 1:
-        raise ValueError(f"At least one picture at a time is wanted, not {batch}.")
-    device, levels, pictures = next(net.parameters()).device, schedule.levels(steps), []
-    for labels in y.split(batch):
-        x = torch.randn(len(labels), 1, 28, 28, generator=generator).to(device)
-        pictures.append(
-            sample(
-                Denoiser(net, schedule, labels.to(device), guidance), x, levels, step, generator
-            ).cpu()
-        )
-    return torch.cat(pictures)
+    device = next(net.parameters()).device
+    denoiser = Denoiser(net, schedule, y.to(device), guidance, batch_size=batch_size)
+    x_T = torch.randn(len(y), 1, 28, 28, generator=rng).to(device)
+    return sample(denoiser, x_T, schedule.levels(num_steps), solver, rng).cpu()
 
 
 # %% [markdown]
@@ -1059,7 +1064,7 @@ def generate(
 LOOKS = 6
 held_out = test_set.x[:200].to(run.device), test_set.y[:200].to(run.device)
 held_t, held_noise = (
-    draw_timesteps(weights, 200).to(run.device),
+    sample_timesteps(weights, 200).to(run.device),
     torch.randn(200, 1, 28, 28, device=run.device),
 )
 ten = torch.arange(10)
@@ -1070,10 +1075,6 @@ def held_out_loss(model):
         return diffusion_loss(model, *held_out, held_t, held_noise, schedule).item()
 
 
-def fixed_start():
-    return torch.Generator().manual_seed(7)
-
-
 losses, looks, film = [], {}, []
 
 
@@ -1082,9 +1083,9 @@ def watch(step, loss, ema):
         losses.clear(), looks.clear(), film.clear()
     losses.append(loss)
     training.note(loss=loss)
-    if step % (cfg["steps"] // LOOKS) == 0:
+    if step % (cfg["num_steps"] // LOOKS) == 0:
         looks[step] = held_out_loss(ema), held_out_loss(net)
-        film.append(generate(ema, schedule, ten, generator=fixed_start()))
+        film.append(sample_images(ema, schedule, ten, rng=runtime.rng(7)))
         training.note(
             plots.animation([film[-1]], "The ten classes as they are drawn by now.", columns=10)
         )
@@ -1100,15 +1101,15 @@ ema = train(
     train_set.x,
     train_set.y,
     schedule,
-    steps=cfg["steps"],
-    batch=cfg["batch"],
+    num_steps=cfg["num_steps"],
+    batch_size=cfg["batch_size"],
     weights=weights,
     watch=watch,
 )
 seconds = time.perf_counter() - start
 print(
-    f"{cfg['steps']} steps of {cfg['batch']} in {seconds:.0f} s with all looks, "
-    f"{cfg['steps'] * cfg['batch'] / seconds:.0f} pictures/s"
+    f"{cfg['num_steps']} steps of {cfg['batch_size']} in {seconds:.0f} s with all looks, "
+    f"{cfg['num_steps'] * cfg['batch_size'] / seconds:.0f} pictures/s"
 )
 print(run.report())
 
@@ -1287,8 +1288,8 @@ for kind in ("epsilon", "x0", "v"):
         train_set.x,
         train_set.y,
         schedule,
-        steps=cfg["steps"] // 15,
-        batch=cfg["batch"],
+        num_steps=cfg["num_steps"] // 15,
+        batch_size=cfg["batch_size"],
         kind=kind,
     )
     target_errors[kind] = picture_error(averaged, kind)
@@ -1357,14 +1358,14 @@ claim(
 
 # %%
 y_film, chain = torch.tensor([0, 5, 7, 8, 9]), []
-x = torch.randn(5, 1, 28, 28, generator=fixed_start()).to(run.device)
+x = torch.randn(5, 1, 28, 28, generator=runtime.rng(7)).to(run.device)
 denoiser = Denoiser(ema, schedule, y_film.to(run.device), guidance=2.0)
 sample(
     denoiser,
     x,
     schedule.levels(60),
-    ancestral_step,
-    watch=lambda x, x0, level: chain.append((timestep_of(schedule, level), x.cpu(), x0.cpu())),
+    ANCESTRAL,
+    observe=lambda x, x0, level: chain.append((timestep_of(schedule, level), x.cpu(), x0.cpu())),
 )
 moments = [chain[i] for i in (0, 14, 24, 34, 44, 59)]
 plots.film_strip(
@@ -1419,11 +1420,11 @@ checks.visits(visits)
 # %%
 N_TEST = 40
 y_test = torch.arange(N_TEST) % 10
-x_T = torch.randn(N_TEST, 1, 28, 28, generator=fixed_start()).to(run.device)
+x_T = torch.randn(N_TEST, 1, 28, 28, generator=runtime.rng(7)).to(run.device)
 denoiser = Denoiser(ema, schedule, y_test.to(run.device))
 wrong_levels = [schedule.level(t) for t in range(49, -1, -1)] + [CLEAN]
-wrong = sample(denoiser, x_T, wrong_levels, ancestral_step).cpu()
-right = sample(denoiser, x_T, schedule.levels(50), ancestral_step).cpu()
+wrong = sample(denoiser, x_T, wrong_levels, ANCESTRAL).cpu()
+right = sample(denoiser, x_T, schedule.levels(50), ANCESTRAL).cpu()
 
 
 def obeyed(pictures, labels):
@@ -1473,7 +1474,7 @@ claim("With range(50) fewer than half are", obeyed(wrong, y_test) < 0.5)
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 y_guide = torch.arange(80) % 10
 by_scale = {
-    w: generate(ema, schedule, y_guide, guidance=w, generator=fixed_start()) for w in SCALES
+    w: sample_images(ema, schedule, y_guide, guidance=w, rng=runtime.rng(7)) for w in SCALES
 }
 
 
@@ -1535,7 +1536,7 @@ claim(
 
 # %% tags=["widget", "nbval-ignore-output"]
 sweep = {
-    w: generate(ema, schedule, torch.arange(20) % 10, guidance=w, generator=fixed_start())
+    w: sample_images(ema, schedule, torch.arange(20) % 10, guidance=w, rng=runtime.rng(7))
     for w in range(7)
 }
 
@@ -1615,7 +1616,7 @@ reader = NoisyClassifier().to(run.device)
 optimiser = torch.optim.AdamW(reader.parameters(), 2e-3, fused=True)
 for _ in training.progress(300, "noisy classifier"):
     chosen = torch.randint(len(train_set.x), (64,))
-    x0, t = train_set.x[chosen].to(run.device), draw_timesteps(weights, 64).to(run.device)
+    x0, t = train_set.x[chosen].to(run.device), sample_timesteps(weights, 64).to(run.device)
     x_t = add_noise(x0, torch.randn_like(x0), schedule.level(t))
     loss = F.cross_entropy(reader(x_t, t), train_set.y[chosen].to(run.device))
     optimiser.zero_grad()
@@ -1630,7 +1631,7 @@ y_steer, nobody = (
 free = Denoiser(ema, schedule, nobody)
 steered = {
     s: sample(
-        classifier_guided(free, reader, schedule, y_steer, s), x_T, schedule.levels(20), ddim_step
+        classifier_guided(free, reader, schedule, y_steer, s), x_T, schedule.levels(20), DDIM
     ).cpu()
     for s in (0.0, 1.0, 4.0)
 }
@@ -1708,7 +1709,7 @@ def repaint(
     mask: Tensor,
     levels: list[Level],
     repeats: int = 5,
-    generator: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
 ) -> Tensor:
     """Fill in pictures (N, C, H, W) where mask (broadcast, True = known) is False (Lugmayr et al.
     2022, algorithm 1).
@@ -1727,7 +1728,7 @@ def repaint(
         )
 
     def fresh() -> Tensor:
-        return torch.randn(known.shape, generator=generator).to(known.device)
+        return torch.randn(known.shape, generator=rng).to(known.device)
 
     x = fresh()
     for now, then in zip(levels, levels[1:]):
@@ -1746,7 +1747,7 @@ mask = torch.zeros(1, 1, 28, 28, dtype=torch.bool, device=run.device)
 mask[..., :14, :] = True
 unlabelled = Denoiser(ema, schedule, torch.full((10,), NULL, device=run.device))
 repaired = {
-    r: repaint(unlabelled, originals, mask, schedule.levels(20), r, fixed_start()).cpu()
+    r: repaint(unlabelled, originals, mask, schedule.levels(20), r, runtime.rng(7)).cpu()
     for r in (1, 8)
 }
 stranger = torch.where(mask.cpu(), unseen, unseen.roll(1, 0))
@@ -1803,8 +1804,8 @@ claim(
 
 # %%
 y_limit = torch.arange(30, device=run.device) % 10
-x_limit = torch.randn(30, 1, 28, 28, generator=fixed_start()).to(run.device)
-SOLVERS = {"DDIM": (ddim_step, 1), "Heun": (heun_step, 2), "DPM-Solver++(2M)": (dpmpp_2m_step, 1)}
+x_limit = torch.randn(30, 1, 28, 28, generator=runtime.rng(7)).to(run.device)
+SOLVERS = {"DDIM": (DDIM, 1), "Heun": (HEUN, 2), "DPM-Solver++(2M)": (DPMPP_2M, 1)}
 CALLS = (4, 8, 16, 32)
 
 
@@ -1812,7 +1813,7 @@ def solve(step, steps):
     return sample(Denoiser(ema, schedule, y_limit), x_limit, schedule.levels(steps), step)
 
 
-limit = solve(dpmpp_2m_step, 100)
+limit = solve(DPMPP_2M, 100)
 distance = {
     name: [(solve(step, calls // cost) - limit).square().mean().sqrt().item() for calls in CALLS]
     for name, (step, cost) in SOLVERS.items()
@@ -1914,8 +1915,8 @@ for name, label in (("dcgan", "DCGAN, two minutes"), ("wgan_gp", "WGAN-GP, two m
         gan, torch.randn(n, 64, 1, 1, device=run.device)
     )
 OURS = f"DDPM, {seconds:.0f} s" if run.budget.size == "quick" else "DDPM, full budget"
-runners[OURS] = lambda: generate(ema, schedule, race_labels)
-runners["DDPM, longer"] = lambda: generate(longer, schedule, race_labels)
+runners[OURS] = lambda: sample_images(ema, schedule, race_labels)
+runners["DDPM, longer"] = lambda: sample_images(longer, schedule, race_labels)
 reports, clock = {}, {}
 for label, make in runners.items():
     start = time.perf_counter()
@@ -1935,8 +1936,8 @@ plots.film_strip(
     [
         examples,
         *gan_rows,
-        generate(ema, schedule, ten, generator=fixed_start()),
-        generate(longer, schedule, ten, generator=fixed_start()),
+        sample_images(ema, schedule, ten, rng=runtime.rng(7)),
+        sample_images(longer, schedule, ten, rng=runtime.rng(7)),
     ],
     ["real", "DCGAN", "WGAN-GP", OURS, "DDPM, longer"],
     title="The pictures behind the figures, not selected",
@@ -2313,7 +2314,7 @@ if several:
 
 # %% tags=["nbval-ignore-output"]
 print(
-    f"seed {run.seed}, {run.device}, {cfg['steps']} steps of {cfg['batch']} in "
+    f"seed {run.seed}, {run.device}, {cfg['num_steps']} steps of {cfg['batch_size']} in "
     f"{seconds:.0f} s; {training.parameters(net):,} weights"
 )
 metrics.show_reports(reports, s_per_64=per_64)

@@ -65,13 +65,22 @@ if importlib.util.find_spec("course_utils") is None:
 
 # %% tags=["export"]
 import inspect
+
+import json
+import tempfile
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import diffusers
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     ModelMixin,
@@ -88,7 +97,7 @@ from diffusers.training_utils import EMAModel
 from peft import LoraConfig
 from torch import Tensor
 
-from course_utils import data, training
+from course_utils import data, hub, metrics, pictures, plots, runtime, training, widgets
 from course_utils.assets import latent
 from course_utils.assets.prompts import (
     NOUNS,
@@ -99,6 +108,8 @@ from course_utils.assets.prompts import (
     measured,
     unknown_words,
 )
+from course_utils.checks import nb06 as checks
+from course_utils.claims import claim
 from course_utils.lessons.nb05_ddpm_from_scratch import (
     NULL,
     T,
@@ -109,20 +120,6 @@ from course_utils.lessons.nb05_ddpm_from_scratch import (
     one_each,
     pretrained,
 )
-
-# %%
-import json
-import tempfile
-import time
-from pathlib import Path
-
-import matplotlib.pyplot as plt
-
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
-
-from course_utils import hub, metrics, pictures, plots, runtime, widgets
-from course_utils.checks import nb06 as checks
-from course_utils.claims import claim
 
 plots.use_style()
 diffusers.utils.logging.set_verbosity_error()
