@@ -1,5 +1,6 @@
 """Claims are measured, and checks let right answers through and name the mistake in wrong ones."""
 
+import json
 import math
 import os
 import subprocess
@@ -8,44 +9,84 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from grading import strict
 import torch
 import torch.nn.functional as F
 from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 
 from course_utils.checks import WrongAnswer, nb02
-from course_utils.claims import ClaimError, claim, close
+from course_utils.claims import ClaimError, claim, stored
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # --- claims -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("holds", [True, np.bool_(True), torch.tensor(True), torch.tensor([2.0]) > 1])
-def test_a_claim_that_holds_is_printed(capsys, holds) -> None:
-    claim("Two is more than one", holds, measured="2 and 1")
+HELD = [
+    (3, {"at_most": 3}),
+    ([1, 2, torch.tensor(3.0)], {"at_least": 1}),
+    (np.array([1.0, 2.0]), {"between": (1, 2)}),
+    (torch.tensor(1e-9), {"equal": 0, "tolerance": 1e-6}),
+    (8, {"equal": 8}),
+    (True, {}),
+    (np.bool_(True), {}),
+    (torch.tensor([True]), {}),
+]
+BROKEN = [
+    (3, {"at_least": 4}, "measured: 3, claimed: at least 4"),
+    ([1, 9, 2], {"at_most": 5}, "measured: 9, claimed: at most 5"),
+    ([0.5, math.nan], {"at_most": 1}, "measured: nan"),
+    (3.0, {"between": (1, 2)}, "measured: 3, claimed: 1 to 2"),
+    (1e-3, {"equal": 0, "tolerance": 1e-6}, "equal to 0 ± 1e-06"),
+    (np.bool_(False), {}, "$"),
+]
+
+
+@pytest.mark.parametrize(("value", "bound"), HELD)
+def test_a_claim_that_holds_is_printed(capsys, value, bound) -> None:
+    claim("Two is more than one", value, **bound)
     assert capsys.readouterr().out == "✓ Two is more than one\n"
 
 
-@pytest.mark.parametrize("holds", [False, np.bool_(False), torch.tensor(False)])
-def test_a_claim_that_does_not_hold_raises_with_what_was_measured(capsys, holds) -> None:
-    with pytest.raises(ClaimError, match=r"^Not borne out: One is more than two \(measured: 1 and 2\)$"):
-        claim("One is more than two", holds, measured="1 and 2")
+@pytest.mark.parametrize(("value", "bound", "said"), BROKEN)
+def test_a_claim_that_breaks_its_bound_raises_with_what_was_measured(capsys, value, bound, said) -> None:
+    with pytest.raises(ClaimError, match=f"^Not borne out: One is more than two.*{said}"):
+        claim("One is more than two", value, **bound)
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("holds", ["False", 1, 0, 0.3, None, [], torch.tensor(1.0), np.float64(0), lambda: True])
-def test_what_is_no_truth_value_is_no_claim(capsys, holds) -> None:
-    with pytest.raises(TypeError, match="wants a truth value, not"):
-        claim("This would always hold, or never", holds)
+@pytest.mark.parametrize("value", ["False", 1, 0.3, None, [], torch.tensor(1.0), np.float64(0), lambda: True])
+def test_what_is_no_truth_value_needs_a_bound(capsys, value) -> None:
+    with pytest.raises(TypeError):
+        claim("This would always hold, or never", value)
     assert capsys.readouterr().out == ""
 
 
-def test_close_numbers_are_finite_and_within_the_tolerance() -> None:
-    assert close(1.0, 1.25, 0.25) and close(1.25, 1.0, 0.25)
-    assert not close(1.0, 1.3, 0.25)
-    for strange in (math.nan, math.inf):
-        assert not close(strange, strange, 1.0)
+@pytest.mark.parametrize(("value", "bound"), [(True, {"at_most": 1}), ("a", {"equal": 1}), (1, {"at_most": 1, "equal": 1})])
+def test_a_bound_is_one_and_for_numbers(value, bound) -> None:
+    with pytest.raises(TypeError):
+        claim("This is no claim", value, **bound)
+
+
+def test_claims_are_collected_with_bound_value_and_margin(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COURSE_CLAIMS", str(tmp_path / "claims.jsonl"))
+    claim("FD is below 20", 15, at_most=20)
+    claim("FD is below 10", 15, at_most=10)  # collected, too, and the notebook goes on
+    lines = [json.loads(line) for line in (tmp_path / "claims.jsonl").read_text("utf-8").splitlines()]
+    assert [(line["bound"], line["value"], line["holds"]) for line in lines] == [
+        ("at most 20", 15, True), ("at most 10", 15, False),
+    ]  # fmt: skip
+    assert [line["margin"] for line in lines] == [0.25, -0.5]
+    assert "✗ FD is below 10 (measured: 15, claimed: at most 10)" in capsys.readouterr().out
+
+
+def test_a_stored_number_says_where_it_comes_from_and_is_no_claim(capsys) -> None:
+    origin = {"date": "2026-11-24", "seeds": 3, "spread": 0.05}
+    stored("FD is below 4 in the table", 3.2, at_most=4, **origin)
+    assert capsys.readouterr().out == "▪ FD is below 4 in the table (stored 2026-11-24, 3 seeds, spread 0.05)\n"
+    with pytest.raises(ClaimError, match="Not in the table"):
+        stored("FD is below 3 in the table", 3.2, at_most=3, **origin)
 
 
 # --- answers to the exercises of notebook 02 ----------------------------------------------------------------
@@ -163,7 +204,7 @@ def test_a_forgotten_return_is_named(capsys, number: str) -> None:
     def my_answer(*args) -> None:
         pass
 
-    with pytest.raises(WrongAnswer, match="my_answer returned None: does it end with a return statement"):
+    with strict(), pytest.raises(WrongAnswer, match="my_answer returned None: does it end with a return statement"):
         CHECKS[number][0](my_answer)
     assert capsys.readouterr().out == ""
 
@@ -181,7 +222,7 @@ class Unnamed:
 def test_an_answer_need_not_be_a_plain_function(capsys) -> None:
     nb02.generator_loss(Unnamed(generator_loss))
     assert "correct" in capsys.readouterr().out
-    with pytest.raises(WrongAnswer, match="your function returned None"):
+    with strict(), pytest.raises(WrongAnswer, match="Unnamed returned None"):
         nb02.generator_loss(Unnamed(lambda x: None))
 
 
@@ -277,7 +318,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_answer_is_told_what_to_look_at(capsys, mistake: str) -> None:
     check, answer, hint = MISTAKES[mistake]
-    with pytest.raises(WrongAnswer, match=hint) as refusal:
+    with strict(), pytest.raises(WrongAnswer, match=hint) as refusal:
         check(answer)
     assert "\n" not in str(refusal.value)
     assert capsys.readouterr().out == ""
@@ -295,7 +336,7 @@ def test_a_wrong_answer_is_shown_as_one_line_without_a_traceback(capsys, monkeyp
     shell.run_cell("from course_utils.checks import nb02\nnb02.transposed_size(lambda n, k, s, p: n)")
     said = capsys.readouterr()
     assert (said.out + said.err).strip().splitlines() == [
-        "Not yet: for size 1, kernel 7, stride 1, padding 0 the layer gives 7 and your function 1."
+        "Exercise 2.1: not yet. for size 1, kernel 7, stride 1, padding 0 the layer gives 7 and your function 1."
     ]
 
 

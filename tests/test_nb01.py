@@ -7,6 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import pytest
+from grading import strict
 import torch
 import torch.nn.functional as F
 from scipy import integrate, stats
@@ -443,7 +444,7 @@ def test_a_right_answer_is_accepted(check, answer, capsys):
 
 @pytest.mark.parametrize(("check", "answer", "hint"), MISTAKES, ids=[m[2] for m in MISTAKES])
 def test_a_mistake_is_refused_with_a_message_that_names_it(check, answer, hint):
-    with pytest.raises(WrongAnswer, match=re.escape(hint)):
+    with strict(), pytest.raises(WrongAnswer, match=re.escape(hint)):
         check(answer)
 
 

@@ -4,6 +4,7 @@ import copy
 import math
 
 import pytest
+from grading import strict
 import scipy.stats
 import torch
 import torch.nn.functional as F
@@ -419,7 +420,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("check", "answer", "message"), WRONG, ids=[w[2] for w in WRONG])
 def test_mistakes_are_named(check, answer, message) -> None:
-    with pytest.raises(WrongAnswer, match=message):
+    with strict(), pytest.raises(WrongAnswer, match=message):
         check(answer)
 
 

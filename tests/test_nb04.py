@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 import pytest
+from grading import strict
 import torch
 from scipy import integrate, stats
 
@@ -644,13 +645,13 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("name", "mistake", "message"), MISTAKES)
 def test_checks_name_the_mistake(name, mistake, message):
-    with pytest.raises(WrongAnswer, match=message):
+    with strict(), pytest.raises(WrongAnswer, match=message):
         getattr(nb04, name)(mistake)
 
 
 @pytest.mark.parametrize("name", list(RIGHT))
 def test_a_forgotten_return_is_named(name):
-    with pytest.raises(WrongAnswer, match="returned None"):
+    with strict(), pytest.raises(WrongAnswer, match="returned None"):
         getattr(nb04, name)(lambda *args: None)
 
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from grading import strict
 import torch
 from torch import Tensor, nn
 
@@ -562,7 +563,7 @@ def test_stubs_are_not_attempted(name: str, capsys: pytest.CaptureFixture) -> No
 
 @pytest.mark.parametrize(("name", "answer", "message"), MISTAKES)
 def test_mistakes_are_named(name: str, answer, message: str) -> None:
-    with pytest.raises(WrongAnswer, match=message):
+    with strict(), pytest.raises(WrongAnswer, match=message):
         getattr(checks, name)(answer)
 
 

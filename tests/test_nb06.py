@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from grading import strict
 import torch
 from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
 
@@ -121,7 +122,7 @@ def test_stubs_are_not_attempted(name: str, capsys: pytest.CaptureFixture) -> No
 
 @pytest.mark.parametrize(("name", "answer", "message"), MISTAKES)
 def test_mistakes_are_named(name: str, answer: Callable, message: str) -> None:
-    with pytest.raises(WrongAnswer, match=message):
+    with strict(), pytest.raises(WrongAnswer, match=message):
         getattr(checks, name)(answer)
 
 

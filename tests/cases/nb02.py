@@ -1,5 +1,0 @@
-"""Answers to the exercises of notebook 02."""
-
-from cases import Case
-
-CASES: list[Case] = []
