@@ -86,8 +86,9 @@ if importlib.util.find_spec("course_utils") is None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
     if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            f"course_utils cannot be fetched from {{PACKAGE}}: is that public, and is there a network? In the course's "
-            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
+            f"course_utils cannot be fetched from {{PACKAGE}}: is that public, and is there a "
+            "network? In the course's folder type `pip install -e .`; give your copy its address "
+            "with `make badge REPO=owner/name`."
         )
     importlib.invalidate_caches()
 """

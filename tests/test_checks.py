@@ -1,17 +1,20 @@
 """Every exercise: a stub, an exception and what is no answer are one line each; grading is strict."""
 
+import ast
 import importlib
 import os
 import pkgutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from course_utils import checks
-from course_utils.checks import nb02
-from course_utils.checks import NotAttempted, WrongAnswer
+from course_utils.checks import NotAttempted, WrongAnswer, nb02
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(checks.__path__)]
+
+
 def exercises(module: str) -> list:
     """The checks of a module, in its order."""
     members = vars(importlib.import_module(f"course_utils.checks.{module}")).values()
@@ -93,9 +96,7 @@ def test_a_function_that_failed_is_not_used_and_the_notebook_says_so(capsys) -> 
 
     square(my_square)
     assert checks.use(my_square, abs) is abs
-    assert "Until my_square passes its check, the notebook uses the course's abs." in (
-        capsys.readouterr().out
-    )
+    assert "Until my_square passes its check, the notebook uses the course's abs." in (capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("nine", [9, 9.0, torch.tensor(9.0), torch.tensor([9.0]), [9.0], True * 9])
@@ -116,3 +117,13 @@ def test_grading_is_strict_by_the_variables_that_nbgrader_sets(monkeypatch) -> N
             assert checks.strict()
     monkeypatch.setenv("COURSE_STRICT", "0")
     assert not checks.strict()
+
+
+def test_no_check_imports_a_lesson() -> None:
+    for path in sorted(Path(checks.__file__).parent.glob("*.py")):
+        imported = [
+            node.module or ""
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.ImportFrom)
+        ]
+        assert not [name for name in imported if "lessons" in name], path.name

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from grading import strict
 import torch
 import torch.nn.functional as F
+from grading import strict
 from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 
@@ -63,7 +63,9 @@ def test_what_is_no_truth_value_needs_a_bound(capsys, value) -> None:
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("value", "bound"), [(True, {"at_most": 1}), ("a", {"equal": 1}), (1, {"at_most": 1, "equal": 1})])
+@pytest.mark.parametrize(
+    ("value", "bound"), [(True, {"at_most": 1}), ("a", {"equal": 1}), (1, {"at_most": 1, "equal": 1})]
+)
 def test_a_bound_is_one_and_for_numbers(value, bound) -> None:
     with pytest.raises(TypeError):
         claim("This is no claim", value, **bound)

@@ -7,9 +7,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import pytest
-from grading import strict
 import torch
 import torch.nn.functional as F
+from grading import strict
 from scipy import integrate, stats
 from scipy.spatial.distance import jensenshannon
 from torch import nn

@@ -4,10 +4,10 @@ import copy
 import math
 
 import pytest
-from grading import strict
 import scipy.stats
 import torch
 import torch.nn.functional as F
+from grading import strict
 from torch import nn
 
 from course_utils import data

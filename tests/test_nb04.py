@@ -4,8 +4,8 @@ import math
 from functools import partial
 
 import pytest
-from grading import strict
 import torch
+from grading import strict
 from scipy import integrate, stats
 
 from course_utils.checks import WrongAnswer, nb04
@@ -389,7 +389,8 @@ def test_every_sampler_works_on_pictures_in_float32_and_repeats_with_its_generat
 def test_sampling_reports_each_step_and_keeps_no_gradient():
     levels, visited = Schedule.named("linear", 20).levels(5), []
     weight = torch.ones(1, requires_grad=True)
-    x = lesson.sample(lambda x, level: weight * x, torch.randn(2, 3), levels, observe=lambda *step: visited.append(step))
+    start, observe = torch.randn(2, 3), lambda *step: visited.append(step)
+    x = lesson.sample(lambda x, level: weight * x, start, levels, observe=observe)
     assert not x.requires_grad and [level for *_, level in visited] == levels[1:]
     assert torch.equal(visited[-1][0], x)
 

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 
 import pytest
-from grading import strict
 import torch
+from grading import strict
 from torch import Tensor, nn
 
 from course_utils import data, metrics
@@ -540,7 +540,7 @@ MISTAKES = [
     ("visits", lambda T, n: pairs([*torch.linspace(T - 1, 0, n).long().tolist(), -1]), "spent on almost nothing"),
     ("guided", lambda a, b, w: a + w * (b - a), "swapped"),
     ("guided", lambda a, b, w: b - w * (a - b), "sign"),  # ERRATA 18
-    ("guided", lambda a, b, w: b + (1 + w) * (a - b), "w = 0"),
+    ("guided", lambda a, b, w: b + (1 + w) * (a - b), "its w is ours minus 1"),
     ("drop_labels", lambda y, p: torch.full_like(y, 10) if torch.rand(()) < p else y, "one coin"),  # ERRATA 18
     ("drop_labels", lambda y, p: torch.where(torch.rand(len(y)) < p, 0, y), "stay as they are"),
     ("drop_labels", lambda y, p: torch.where(torch.rand(len(y)) < 1 - p, 10, y), "share of"),
@@ -587,7 +587,10 @@ def black(x: Tensor, level: nb04.Level) -> Tensor:
         (lambda: nb05.Denoiser(nb05.UNet((8, 16)), SCHEDULE, LABELS, math.nan), "Guidance is a finite number"),
         (lambda: nb05.Denoiser(nb05.UNet((8, 16)), SCHEDULE, LABELS + 11), "class numbers from 0 to 10"),
         (lambda: nb05.sample_images(nb05.UNet((8, 16)), SCHEDULE, LABELS, guidance=math.inf), "Guidance is a finite"),
-        (lambda: nb05.sample_images(nb05.UNet((8, 16)), SCHEDULE, LABELS, batch_size=0), "At least one picture at a time"),
+        (
+            lambda: nb05.sample_images(nb05.UNet((8, 16)), SCHEDULE, LABELS, batch_size=0),
+            "At least one picture at a time",
+        ),
         (lambda: nb05.guided(PICTURES, PICTURES[:1], 2.0), "does not fit without"),
         (lambda: nb05.timestep_embedding(LABELS, 7), "an even number of components, not 7"),
         (lambda: nb05.drop_labels(LABELS, 1.5), "between 0 and 1: 1.5 does not"),

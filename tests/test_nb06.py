@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from grading import strict
 import torch
+from grading import strict
 from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
 
 from course_utils import training

@@ -124,14 +124,32 @@ def path_problems(nb) -> list[str]:
 
 
 def length_problems(nb) -> list[str]:
-    """A cell is one idea; blank lines and comments are free."""
+    """A cell is one idea: so many statements (imports are free), however many lines each of them takes."""
     problems = []
     for cell in code_cells(nb):
         limit = 40 if {"long", "setup", "solution"} & set(build.tags(cell)) else 25
-        lines = [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
-        if len(lines) > limit:
-            problems.append(f"{len(lines)} lines of code, more than {limit}, in {first_line(cell)!r}")
+        plain = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", cell.source)
+        nodes = [node for node in ast.walk(ast.parse(plain)) if isinstance(node, ast.stmt)]
+        statements = sum(not isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
+        if statements > limit:
+            problems.append(f"{statements} statements, more than {limit}, in {first_line(cell)!r}")
     return problems
+
+
+MAX_COLUMNS, MAX_PICTURE_WIDTH = 100, 830  # in pixels of the page: with JupyterLab's file list open at 1280
+
+
+def width_problems(nb) -> list[str]:
+    """Code does not wrap, and a figure that is too wide is shrunk: both must fit a page."""
+    problems = [
+        f"{len(line)} columns, more than {MAX_COLUMNS}: {line.strip()[:60]!r}"
+        for cell in code_cells(nb)
+        for line in cell.source.splitlines()
+        if len(line) > MAX_COLUMNS
+    ]
+    widths = [int(width) for cell in code_cells(nb) for width in re.findall(r'<img\b[^>]*width="(\d+)"', printed(cell))]
+    wide = [width for width in widths if width > MAX_PICTURE_WIDTH]
+    return problems + [f"a picture of {width} pixels, more than {MAX_PICTURE_WIDTH}" for width in wide]
 
 
 # ----------------------------------------------------------------------------------------- the required parts
@@ -301,6 +319,7 @@ RULES = (
     picture_problems,
     path_problems,
     length_problems,
+    width_problems,
     structure_problems,
     time_problems,
     claim_problems,

@@ -261,7 +261,7 @@ def make_ddpm() -> None:
 
     begin = time.perf_counter()
     weights = nb05.timestep_weights(schedule)
-    ema = nb05.train(net, train.x, train.y, schedule, steps=DDPM_STEPS, batch=64, weights=weights, watch=watch)
+    ema = nb05.train(net, train.x, train.y, schedule, num_steps=DDPM_STEPS, batch_size=64, weights=weights, watch=watch)
     store("fashion_mnist_ddpm.safetensors", ema.module)
 
 

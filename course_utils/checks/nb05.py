@@ -7,9 +7,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from course_utils.lessons.nb04_diffusion_math import Level, Schedule, cosine_betas
+from . import WrongAnswer, exercise, expect, reject, tensor
+from .nb04 import Level
 
-from . import WrongAnswer, exercise, expect
+
+class Schedule:
+    """A stand-in for the notebook's class of this name, with uneven betas."""
+
+    def __init__(self, T: int) -> None:
+        self.T = T
+        self.betas = torch.linspace(1e-3, 0.25, T, dtype=torch.float64)
+        self.alphas_bar = (1 - self.betas).cumprod(0)
+
+    def level(self, t: Tensor | int) -> Level:
+        alpha_bar = self.alphas_bar[t]
+        return Level(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
 
 
 @exercise("5.1")
@@ -42,9 +54,10 @@ def timestep_embedding(answer: Callable[[Tensor, int], Tensor]) -> None:
 def timesteps(answer: Callable[[int, int], Tensor]) -> None:
     """`answer(n, T)`: each of 0 to T - 1 equally often."""
     n, T = 60_000, 40
-    found = answer(n, T)
-    expect(isinstance(found, Tensor) and found.shape == (n,), "return a tensor of n timesteps.")
+    found, again = (torch.as_tensor(answer(n, T)) for _ in range(2))
+    expect(found.shape == (n,), "return a tensor of n timesteps.")
     expect(not found.is_floating_point(), "timesteps are whole numbers (torch.randint).")
+    expect(not torch.equal(found, again), "the timesteps are the same each time: draw them at random.")
     expect(found.min() >= 0, f"timestep {int(found.min())} does not exist: they begin at 0.")
     expect(found.max() < T, f"timestep {int(found.max())} does not exist: the last of {T} is {T - 1}.")
     expect(bool((found == 0).any()), "t = 0 is never drawn, so the network never learns the last step of sampling.")
@@ -71,9 +84,9 @@ class _Spy(nn.Module):
 @exercise("5.2, loss")
 def diffusion_loss(answer: Callable[..., Tensor]) -> None:
     """`answer(net, x0, y, t, noise, schedule, kind)`: the mean squared error at the timesteps that were given."""
-    schedule = Schedule(cosine_betas(50))
+    schedule = Schedule(50)
     x0, noise = torch.rand(6, 1, 4, 4) * 2 - 1, torch.randn(6, 1, 4, 4)
-    t, y = torch.tensor([0, 3, 10, 25, 40, 49]), torch.arange(6)
+    t, y = torch.tensor([0, 3, 10, 25, 40, 49]), torch.tensor([3, 0, 7, 9, 1, 4])
     alpha_bar = torch.cumprod(1 - schedule.betas, 0)[t].float().reshape(-1, 1, 1, 1)
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     x_t = alpha * x0 + sigma * noise
@@ -82,10 +95,14 @@ def diffusion_loss(answer: Callable[..., Tensor]) -> None:
         found = answer(net, x0, y, t, noise, schedule, kind)
         expect(isinstance(found, Tensor) and found.ndim == 0, "return one number, as a tensor: the mean.")
         expect(hasattr(net, "seen"), "ask the network: net(x_t, t, y).")
-        x_seen, t_seen, _ = net.seen
+        x_seen, t_seen, y_seen = net.seen
         expect(
             t_seen.shape == t.shape and torch.equal(t_seen, t),
             "the network was given other timesteps than the ones passed in: do not draw t again inside the loss.",
+        )
+        expect(
+            isinstance(y_seen, Tensor) and torch.equal(y_seen, y),
+            "the network was not given the classes y: hand them on as they are.",
         )
         expect(
             torch.allclose(x_seen, x_t, atol=1e-4),
@@ -130,20 +147,24 @@ def visits(answer: Callable[[int, int], list[tuple[int, int]]]) -> None:
 @exercise("5.3, guidance")
 def guided(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """`answer(with_class, without, w)`: without + w (with_class - without)."""
-    a, b = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 5.0])
-    found = {w: answer(a, b, w) for w in (0.0, 1.0, 3.0)}
-    expect(not torch.allclose(found[0.0], a), "w = 0 gives the guess with the class: the two are swapped.")
-    expect(torch.allclose(found[0.0], b), "w = 0 ignores the class: it gives the guess without.")
-    expect(
-        not torch.allclose(found[1.0], 2 * b - a),
-        "the sign is turned around: this pushes pictures away from their class.",
+    a, b = torch.tensor([1.0, 2.0, -0.3]), torch.tensor([0.0, 5.0, 0.4])
+    w = 1.75
+    found = tensor(answer(a, b, w), "the prediction", a.shape)
+    reject(
+        found,
+        {
+            "you count from the prediction with the class, as the paper does: its w is ours minus 1.": (
+                a + w * (a - b)
+            ),
+            "the sign is turned around: this pushes pictures away from their class.": b - w * (a - b),
+            "the two predictions are swapped: w = 0 gives the one without the class.": a + w * (b - a),
+            "this is a mean of both: beyond w = 1 the difference is exaggerated, so do not clamp w.": a,
+        },
     )
-    expect(
-        not torch.allclose(found[1.0], 2 * a - b),
-        "w = 1 is the plain guess with the class here; you count from it, as the paper does (its w is ours minus 1).",
-    )
-    expect(torch.allclose(found[1.0], a), "w = 1 is the plain guess with the class.")
-    expect(torch.allclose(found[3.0], b + 3 * (a - b)), "beyond w = 1 the difference grows in proportion to w.")
+    for w in (0.0, 1.0, 1.75, 3.0):
+        found = tensor(answer(a, b, w), "the prediction", a.shape)
+        said = f"for w = {w:g} it is without + w (with_class - without)."
+        expect(torch.allclose(found, (b + w * (a - b)).double(), atol=1e-5), said)
 
 
 @exercise("5.3, labels")
@@ -158,16 +179,25 @@ def drop_labels(answer: Callable[[Tensor, float], Tensor]) -> None:
     kept_right = all(torch.equal(b[b != 10], y[b != 10]) for b in batches)
     expect(kept_right, "labels that are not dropped stay as they are.")
     shares = dropped.mean(dim=1)
-    whole = bool(((shares == 0) | (shares == 1)).all())
-    expect(not whole, "one coin for the whole batch: some batches lose all their classes, others none.")
+    whole = ((shares == 0) | (shares == 1)).all()
+    expect(~whole, "one coin for the whole batch: some batches lose all their classes, others none.")
     expect(abs(dropped.mean().item() - 0.3) < 0.05, f"with p = 0.3 a share of {dropped.mean():.2f} was dropped.")
+    places = dropped.mean(dim=0)  # each label by itself: 60 coins, so never all or none
+    expect(
+        (places > 0) & (places < 1),
+        "some places of the batch always lose their class and others never: toss a coin for each label.",
+    )
+    none, every = answer(y, 0.0), answer(y, 1.0)
+    expect(torch.equal(none, y), "with p = 0 no label is dropped.")
+    expect((every == 10).all(), "with p = 1 every label is dropped.")
 
 
 @exercise("5.5")
 def jump_back(answer: Callable[[Tensor, Level, Level, Tensor], Tensor]) -> None:
     """`answer(x, then, now, noise)`: from a level to a noisier one, as the forward chain does it."""
     n = 40_000
-    for then, now in (((0.8, 0.6), (0.28, 0.96)), ((0.96, 0.28), (0.6, 0.8))):
+    # the last pair are neighbours: there, all of the noise or only what is missing differ most
+    for then, now in (((0.8, 0.6), (0.28, 0.96)), ((0.96, 0.28), (0.6, 0.8)), ((0.6, 0.8), (0.5, 0.75**0.5))):
         then, now = Level(*then), Level(*now)
         x0 = torch.full((n,), 0.7)
         x = then.alpha * x0 + then.sigma * torch.randn(n)

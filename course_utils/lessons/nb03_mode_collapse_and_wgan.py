@@ -384,7 +384,8 @@ def digit_networks(width: int, latent_dim: int, batch_norm: bool) -> tuple[nn.Mo
     )
     if batch_norm:
         critic.apply(init_weights)
-    else:  # DCGAN's small weights count on BatchNorm to bring signals back to size: keep torch's own
+    else:
+        # DCGAN's small weights count on BatchNorm to bring signals back to size: keep torch's own
         critic[3] = critic[7] = nn.Identity()
     return generator.apply(init_weights), critic
 

@@ -286,7 +286,8 @@ def xyz(
     )
 
 
-STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # maintained; runwayml's was deleted in August 2024
+# maintained; runwayml's was deleted in August 2024
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
 def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiffusionPipeline]:

@@ -58,8 +58,9 @@ if importlib.util.find_spec("course_utils") is None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
     if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a network? In the course's "
-            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
+            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a "
+            "network? In the course's folder type `pip install -e .`; give your copy its address "
+            "with `make badge REPO=owner/name`."
         )
     importlib.invalidate_caches()
 
@@ -1672,14 +1673,18 @@ lab = gan_lab(film, run.seed)
 rows = {
     "largest |D - D*| where there is data": f"{error:.3f}",
     "V(D*, G) - (2 JSD - log 4)": f"{abs(left_value - (2 * jsd - math.log(4))):.0e}",
-    "saturating / non-saturating gradient, D trained": f"{sum(reach['saturating'][-50:]) / sum(reach['non-saturating'][-50:]):.0e}",
+    "saturating / non-saturating gradient, D trained": (
+        f"{sum(reach['saturating'][-50:]) / sum(reach['non-saturating'][-50:]):.0e}"
+    ),
     "|lambda|, h = 0.2: simultaneous": f"{spectral_radius(0.2, alternating=False):.4f}",
     "|lambda|, h = 0.2: alternating": f"{spectral_radius(0.2):.4f}",
     "|lambda|, h = 0.2: alternating with R1, gamma = 0.3": f"{spectral_radius(0.2, gamma=0.3):.4f}",
     "|lambda|, h = 0.2: alternating, noise of 0.8": f"{spectral_radius(0.2, sigma=0.8):.4f}",
     "formula against autograd's eigenvalues, 108 settings": f"{worst:.0e}",
     **{
-        f"radius of the average, beta = {b} (formula)": f"{measured[b]:.3f} ({averaging_gain(b, omega):.3f})"
+        f"radius of the average, beta = {b} (formula)": (
+            f"{measured[b]:.3f} ({averaging_gain(b, omega):.3f})"
+        )
         for b in decays
     },
     "ring: clusters reached": f"{covered.modes} of {covered.of}",

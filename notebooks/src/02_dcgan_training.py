@@ -55,8 +55,9 @@ if importlib.util.find_spec("course_utils") is None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
     if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a network? In the course's "
-            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
+            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a "
+            "network? In the course's folder type `pip install -e .`; give your copy its address "
+            "with `make badge REPO=owner/name`."
         )
     importlib.invalidate_caches()
 
@@ -708,8 +709,10 @@ for axis in axes:
 figure.suptitle("The generator's loss rises all through training", x=0.01, ha="left", fontsize=11)
 plots.show(
     figure,
-    "Three panels over training. The generator's loss rises and the discriminator's falls; D(x) drifts up and D(G(z)) down"
-    " without reaching 1 and 0; the spread of generated pictures rises at once to nearly that of real ones.",
+    "Three panels over training. The generator's loss rises and the discriminator's falls; D(x) "
+    "drifts up and D(G(z)) down"
+    " without reaching 1 and 0; the spread of generated pictures rises at once to nearly that of "
+    "real ones.",
 )
 early, late = (
     sum(part) / len(part) for part in (curves["loss_g"][100:200], curves["loss_g"][-100:])

@@ -55,8 +55,9 @@ if importlib.util.find_spec("course_utils") is None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
     if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a network? In the course's "
-            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
+            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a "
+            "network? In the course's folder type `pip install -e .`; give your copy its address "
+            "with `make badge REPO=owner/name`."
         )
     importlib.invalidate_caches()
 
@@ -1257,7 +1258,8 @@ print_table("grid")
 # and training length, so they say how hard the task has been found, not who wins.
 
 # %%
-PUBLISHED = {  # Srivastava et al. 2017 (VEEGAN), table 1: modes and % of high-quality samples, on ring and grid
+# Srivastava et al. 2017 (VEEGAN), table 1: modes and % of high-quality samples, on ring and grid
+PUBLISHED = {
     "GAN": (1, 99.3, 3.3, 0.5),
     "ALI": (2.8, 0.13, 15.8, 1.6),
     "unrolled GAN": (7.6, 35.6, 23.6, 16.0),
@@ -1581,7 +1583,8 @@ def digit_networks(width: int, latent_dim: int, batch_norm: bool) -> tuple[nn.Mo
     )
     if batch_norm:
         critic.apply(init_weights)
-    else:  # DCGAN's small weights count on BatchNorm to bring signals back to size: keep torch's own
+    else:
+        # DCGAN's small weights count on BatchNorm to bring signals back to size: keep torch's own
         critic[3] = critic[7] = nn.Identity()
     return generator.apply(init_weights), critic
 

@@ -57,8 +57,9 @@ if importlib.util.find_spec("course_utils") is None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
     if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a network? In the course's "
-            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
+            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a "
+            "network? In the course's folder type `pip install -e .`; give your copy its address "
+            "with `make badge REPO=owner/name`."
         )
     importlib.invalidate_caches()
 
@@ -2330,9 +2331,13 @@ explorer = widgets.explore(
 rows = {
     "terminal SNR: linear, T = 1000": f"{ends['linear, T = 1000']:.0e}",
     "terminal SNR: 1e-4 to 0.02 kept, T = 50": f"{ends['1e-4 to 0.02 kept, T = 50']:.2f}",
-    "bound's gap, exact denoiser, even levels: 16, 1024 steps (nats)": f"{gaps['exact, even'][0]:.3f}, {gaps['exact, even'][-1]:.4f}",
+    "bound's gap, exact denoiser, even levels: 16, 1024 steps (nats)": (
+        f"{gaps['exact, even'][0]:.3f}, {gaps['exact, even'][-1]:.4f}"
+    ),
     "the same on the cosine schedule: 1024 steps (nats)": f"{gaps['exact, cosine'][-1]:.3f}",
-    "the same with the linear denoiser, even levels: 1024 steps (nats)": f"{gaps['linear, even'][-1]:.3f}",
+    "the same with the linear denoiser, even levels: 1024 steps (nats)": (
+        f"{gaps['linear, even'][-1]:.3f}"
+    ),
     **{f"W1, 50 steps: {name}": f"{cost:.3f}" for name, cost in costs.items()},
     "W1, real against real (floor)": f"{floor:.3f}",
     **{f"order of {name}": f"{slope:.2f}" for name, slope in slopes.items()},

@@ -57,8 +57,9 @@ if importlib.util.find_spec("course_utils") is None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
     if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a network? In the course's "
-            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
+            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a "
+            "network? In the course's folder type `pip install -e .`; give your copy its address "
+            "with `make badge REPO=owner/name`."
         )
     importlib.invalidate_caches()
 
@@ -2160,7 +2161,9 @@ parser.add_argument("--die-after", type=int)  # to see what a killed run does
 options = parser.parse_args()
 accelerator = Accelerator(cpu=True)
 if options.batch % accelerator.num_processes:
-    raise SystemExit(f"{accelerator.num_processes} processes cannot share {options.batch} pictures evenly")
+    raise SystemExit(
+        f"{accelerator.num_processes} processes cannot share {options.batch} pictures evenly"
+    )
 torch.manual_seed(0)
 net, schedule = UNet((16, 32)), Schedule.named("cosine", 1000)
 net, optimiser = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=1e-3))
@@ -2176,7 +2179,8 @@ SEVERAL_PROCESSES = (
     BEFORE_THE_LOOP
     + """
 for step in range(first, options.steps):
-    draw = torch.Generator().manual_seed(step)  # every process draws the whole batch and takes its share
+    # every process draws the whole batch and takes its share
+    draw = torch.Generator().manual_seed(step)
     x0, noise = torch.rand(2, options.batch, 1, 28, 28, generator=draw) * 2 - 1
     t, y = (torch.randint(k, (options.batch,), generator=draw) for k in (1000, 10))
     x0, noise, t, y = (part[mine].to(accelerator.device) for part in (x0, noise, t, y))
@@ -2185,7 +2189,8 @@ for step in range(first, options.steps):
     accelerator.backward(loss)
     optimiser.step()
     mean_loss = accelerator.gather(loss.detach()[None]).mean().item()
-    accelerator.print(f"{accelerator.num_processes} processes, step {step}, loss {mean_loss:.6f}", flush=True)
+    said = f"{accelerator.num_processes} processes, step {step}, loss {mean_loss:.6f}"
+    accelerator.print(said, flush=True)
     if step % 2 == 1:
         accelerator.save_state(fresh)
         accelerator.wait_for_everyone()

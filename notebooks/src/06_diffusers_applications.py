@@ -58,8 +58,9 @@ if importlib.util.find_spec("course_utils") is None:
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", PACKAGE]
     if "/OWNER/" in PACKAGE or subprocess.run(install).returncode:
         raise ImportError(
-            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a network? In the course's "
-            "folder type `pip install -e .`; give your copy its address with `make badge REPO=owner/name`."
+            f"course_utils cannot be fetched from {PACKAGE}: is that public, and is there a "
+            "network? In the course's folder type `pip install -e .`; give your copy its address "
+            "with `make badge REPO=owner/name`."
         )
     importlib.invalidate_caches()
 
@@ -937,7 +938,8 @@ plots.image_grid(
 print("\nall words:", ", ".join(word for word in WORDS if word.isalpha()))
 
 # %% tags=["export"]
-STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # maintained; runwayml's was deleted in August 2024
+# maintained; runwayml's was deleted in August 2024
+STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
 def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiffusionPipeline]:
@@ -1815,11 +1817,13 @@ claim("and a marked file, too, is made again pixel for pixel", whole.identical)
 # %% tags=["nbval-ignore-output"]
 print(f"seed {run.seed}; {run.report()}\n")
 print(
-    f"{'scheduler':<24}{'FD at 5':>8}{'at 10':>8}{'at 20 steps':>13}{'seconds for 10 pictures, ten steps':>37}"
+    f"{'scheduler':<24}{'FD at 5':>8}{'at 10':>8}{'at 20 steps':>13}"
+    f"{'seconds for 10 pictures, ten steps':>37}"
 )
 for name in ZOO:
     print(
-        f"{name:<24}{fd_of(name, 5):>8.1f}{fd_of(name, 10):>8.1f}{fd_of(name, 20):>13.1f}{clock[name][10]:>37.2f}"
+        f"{name:<24}{fd_of(name, 5):>8.1f}{fd_of(name, 10):>8.1f}{fd_of(name, 20):>13.1f}"
+        f"{clock[name][10]:>37.2f}"
     )
 print(f"\nUniPC, ten steps, measured anew: FD {anew_fd:.2f}")
 print(

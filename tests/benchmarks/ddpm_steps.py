@@ -30,10 +30,10 @@ DATASET = "fashion_mnist"
 SCHEDULE = nb04.Schedule.named("cosine", nb05.T)
 FILE = data.ASSETS / f"{DATASET}_ddpm_fd.json"
 SAMPLERS = {
-    "DDIM": nb04.ddim_step,
-    "Heun": nb04.heun_step,
-    "DPM-Solver++(2M)": nb04.dpmpp_2m_step,
-    "ancestral": nb04.ancestral_step,
+    "DDIM": nb04.DDIM,
+    "Heun": nb04.HEUN,
+    "DPM-Solver++(2M)": nb04.DPMPP_2M,
+    "ancestral": nb04.ANCESTRAL,
 }
 RUNS = [  # sampler, steps, guidance
     *[("DPM-Solver++(2M)", steps, 1.5) for steps in (5, 7, 10, 14, 20, 50)],
@@ -82,8 +82,9 @@ def measure_all(runs: list[tuple[str, int, float]]) -> None:
 
     def measured(run: dict[str, object]) -> dict[str, object]:
         sampler, steps, guidance = run.values()
-        generate = partial(nb05.generate, net, SCHEDULE, steps=steps, guidance=guidance, step=SAMPLERS[sampler])
-        return {"evaluations": evaluations(*run.values())} | measure(lambda y, draw: generate(y, generator=draw))
+        settings = {"num_steps": steps, "guidance": guidance, "solver": SAMPLERS[sampler]}
+        generate = partial(nb05.sample_images, net, SCHEDULE, **settings)
+        return {"evaluations": evaluations(*run.values())} | measure(lambda y, draw: generate(y, rng=draw))
 
     fill(FILE, [dict(zip(("sampler", "steps", "guidance"), run)) for run in runs], measured)
 
@@ -98,12 +99,12 @@ def cost() -> None:
     net = nb05.pretrained()
     print("pictures at once, seconds for ten guided steps:")
     for n in (1, 4, 16, 64, 256):
-        took = runtime.seconds(lambda n=n: nb05.generate(net, SCHEDULE, torch.arange(n) % 10), repeats=3)
+        took = runtime.seconds(lambda n=n: nb05.sample_images(net, SCHEDULE, torch.arange(n) % 10), repeats=3)
         print(f"{n:>6}{took:>9.2f}", flush=True)
     print("\nsteps, seconds for 64 pictures:")
     for steps in (5, 10, 20, 40):
         took = runtime.seconds(
-            lambda steps=steps: nb05.generate(net, SCHEDULE, torch.arange(64) % 10, steps), repeats=3
+            lambda steps=steps: nb05.sample_images(net, SCHEDULE, torch.arange(64) % 10, steps), repeats=3
         )
         print(f"{steps:>6}{took:>9.2f}", flush=True)
     print("\nwidths, weights, seconds for a training step of 32:")

@@ -53,7 +53,7 @@ def batches(train: data.Images, n: int) -> tuple[Tensor, Tensor]:
 
 def our_recipe(train: data.Images, net: nn.Module, classes: bool = True, batch: int = 32, **options) -> Contestant:
     """Notebook 05's training; the fall of the learning rate follows the clock, not a number of steps."""
-    players = nb05.optimisers(net, **options)
+    players = nb05.make_optimisers(net, **options)
     ema, weights = training.EMA(net), nb05.timestep_weights(SCHEDULE)
     base = [[group["lr"] for group in player.param_groups] for player in players]
     clock = {"share": 0.0, "steps": 0}
@@ -65,7 +65,7 @@ def our_recipe(train: data.Images, net: nn.Module, classes: bool = True, batch: 
                 group["lr"] = rate * height
         x0, y = batches(train, batch)
         y = torch.where(torch.rand(batch) < (0.1 if classes else 1.0), nb05.NULL, y)
-        t = nb05.draw_timesteps(weights, batch)
+        t = nb05.sample_timesteps(weights, batch)
         loss = nb05.diffusion_loss(net, x0, y, t, torch.randn_like(x0), SCHEDULE)
         net.zero_grad()
         loss.backward()
@@ -77,7 +77,7 @@ def our_recipe(train: data.Images, net: nn.Module, classes: bool = True, batch: 
 
     def sample(n: int) -> Tensor:
         y = torch.arange(n) % 10 if classes else torch.full((n,), nb05.NULL)
-        return nb05.generate(ema, SCHEDULE, y, STEPS, guidance=1.5 if classes else 1.0)
+        return nb05.sample_images(ema, SCHEDULE, y, STEPS, guidance=1.5 if classes else 1.0)
 
     return Contestant(net, step, sample, lambda share: clock.update(share=share))
 
@@ -127,7 +127,7 @@ def draw(net: Callable, schedule: nb04.Schedule, kind: str, n: int, size: int, b
     for y in torch.full((n,), nb05.NULL).split(batch):
         x = torch.randn(len(y), 1, size, size)
         denoise = nb05.Denoiser(net, schedule, y, kind=kind)
-        parts.append(nb04.sample(denoise, x, schedule.levels(STEPS), nb04.dpmpp_2m_step))
+        parts.append(nb04.sample(denoise, x, schedule.levels(STEPS), nb04.DPMPP_2M))
     return torch.cat(parts)
 
 
