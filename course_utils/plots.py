@@ -320,7 +320,7 @@ def _strip(
 ) -> None:
     """Show tiled rows (H, W) or (H, W, 3) in [0, 1] under each other, without margins but for labels and title."""
     dpi, gap = STYLE["figure.dpi"], 4  # pixels between rows
-    beside = max(math.ceil(_length(label, size=9)) for label in labels) + 8 if any(labels) else 0
+    beside = max(math.ceil(_length(label, size=9)) for label in labels) + 12 if any(labels) else 0
     width = max(row.shape[1] for row in rows)
     largest = min((MAX_WIDTH - beside) // width, max(1, SIDE // (width // columns)))
     zoom = (

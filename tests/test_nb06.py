@@ -369,7 +369,8 @@ NOT_ON_WINDOWS = {
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
 def test_no_notebook_does_what_windows_cannot(path: Path) -> None:
-    code = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
+    joined = re.sub(r"\(\n\s+", "(", path.read_text("utf-8"))  # calls that the formatter has broken
+    code = [line for line in joined.splitlines() if not line.startswith("#")]
     for pattern, why in NOT_ON_WINDOWS.items():
         assert not [line for line in code if re.search(pattern, line)], why
 

@@ -143,7 +143,7 @@ def test_grey_pictures_are_grey_with_and_without_the_courses_style(shown) -> Non
 
 def test_a_grid_shows_the_whole_range_also_for_dim_pictures(shown) -> None:
     """Without fixed limits imshow would stretch a dim picture to black and white."""
-    plots.image_grid(torch.linspace(-0.2, 0.2, 28 * 28).reshape(1, 1, 28, 28), ALT, columns=1, scale=2)
+    plots.image_grid(torch.linspace(-0.2, 0.2, 28 * 28).reshape(1, 1, 28, 28), ALT, columns=1)
     pixels = np.asarray(opened(stored_image(shown[0])).convert("L"))
     assert pixels[pixels < 250].min() > 90 and pixels[pixels < 250].max() < 165
 

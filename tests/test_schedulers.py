@@ -74,8 +74,9 @@ def test_ancestral_steps_are_ddpm_scheduler(name: str, kind: str, variance: str,
         seen.append(x)
     ours = []
     nb04.sample(
-        our_denoiser(schedule, kind), start, schedule.levels(25), partial(nb04.ancestral_step, variance=variance),
-        torch.Generator().manual_seed(1), watch=lambda x, x0, level: ours.append(x),
+        our_denoiser(schedule, kind), start, schedule.levels(25),
+        nb04.Solver(partial(nb04.ancestral_step, variance=variance), "noise"),
+        torch.Generator().manual_seed(1), observe=lambda x, x0, level: ours.append(x),
     )  # fmt: skip
     assert len(ours) == len(seen) == 25
     if variance == "large":  # diffusers adds noise even on the way to the clean level, unless it starts from t = 0
@@ -98,11 +99,12 @@ def test_ddim_steps_are_ddim_scheduler(name: str, kind: str, eta: float, start: 
     schedule, x, ours = nb04.Schedule.named(name, T), start, start
     draw, our_draw = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     denoise = our_denoiser(schedule, kind)
+    solver = nb04.Solver(partial(nb04.ddim_step, eta=eta), "noise") if eta else nb04.DDIM
     for t in theirs.timesteps.tolist():
         then = t - T // 25
         x = theirs.step(network(x, t), t, x, eta=eta, generator=draw).prev_sample
         levels = [schedule.level(t), schedule.level(max(then, -1))]
-        ours = nb04.sample(denoise, ours, levels, partial(nb04.ddim_step, eta=eta), our_draw if eta else None)
+        ours = nb04.sample(denoise, ours, levels, solver, our_draw if eta else None)
         assert torch.allclose(ours, x, atol=1e-5, rtol=1e-5), f"t = {t}: {(ours - x).abs().max()}"
 
 
@@ -127,8 +129,8 @@ def test_dpmpp_2m_steps_are_dpm_solver_multistep(name: str, kind: str, count: in
         our_denoiser(schedule, kind),
         start,
         schedule.levels(count),
-        nb04.dpmpp_2m_step,
-        watch=lambda x, x0, level: ours.append(x),
+        nb04.DPMPP_2M,
+        observe=lambda x, x0, level: ours.append(x),
     )
     for i, (a, b) in enumerate(zip(ours, seen)):
         assert torch.allclose(a, b.double(), atol=1e-5, rtol=1e-5), f"step {i}: {(a - b).abs().max()}"

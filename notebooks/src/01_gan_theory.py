@@ -886,7 +886,7 @@ def draw_orbit(axis, points, title, **game):
 unregularised = {
     "Simultaneous: outwards": {"alternating": False},
     "Alternating: round and round": {},
-    "Non-saturating: in, ever slower": {"loss": "non-saturating"},
+    "Non-saturating: slowly in": {"loss": "non-saturating"},
 }
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.7))
 paths = {}

@@ -977,7 +977,6 @@ plots.film_strip(
     [in_eval, in_train],
     ["eval mode", "train mode"],
     title="One latent in the company of others: ordinary, twice as long, all alike",
-    scale=1.1,
     alt="Top row, eval mode: the same picture three times. Bottom row, train mode: three pictures "
     "that differ although the latent is the same.",
 )

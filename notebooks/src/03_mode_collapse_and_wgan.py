@@ -11,7 +11,7 @@
 #   course:
 #     title: Mode collapse and WGAN
 #     summary: Measure collapse, put nine recipes to one test, and compute the Wasserstein distance that some of them use
-#     minutes_cpu: 6
+#     minutes_cpu: 8
 #     minutes_gpu: null
 # ---
 
@@ -35,7 +35,7 @@
 #   norm over one axis;
 # - test for coverage on pictures with a thousand modes.
 #
-# **Time** about 6 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size,
+# **Time** about 8 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size,
 # not yet timed.
 #
 # **Before you start** you need the minimax game (notebook 01) and the training loop (notebook 02).
@@ -742,11 +742,11 @@ for name, result in critics.items():
     )
 axes[0].set(xlabel="exact W1", ylabel="critic's estimate", title="Only one critic measures")
 axes[1].set(
-    xlabel="weight / largest allowed", ylabel="density", title="Clipped weights pile up at ±c"
+    xlabel="weight / largest allowed", ylabel="density", title="Clipping fills both edges"
 )
 axes[2].axvline(0, color=plots.BLACK, linewidth=0.8)
 axes[2].set(
-    xlabel="log10 of the gradient norm", ylabel="points", title="and leave the slope far from 1"
+    xlabel="log10 of the gradient norm", ylabel="points", title="and makes slopes tiny"
 )
 axes[0].legend(), axes[1].legend()
 plots.show(

@@ -1773,8 +1773,8 @@ for axis, name in zip(
         alpha=0.65,
     )
     axis.plot(heights[:, 0], line.log_density(heights, CLEAN).exp(), color=plots.BLACK, linewidth=1)
-    axis.set(xlabel="x", title=name)
-    axis.title.set_fontsize(9)
+    axis.set(xlabel="x", title=name.replace(": ", ":\n"))
+    axis.title.set_fontsize(8.5)
 axes[0].set_ylabel("density")
 figure.suptitle(
     "One exact denoiser in four loops: only the first comes near the data (line)",

@@ -11,7 +11,7 @@
 #   course:
 #     title: Diffusers applications
 #     summary: The library of the field, with the hub and without it. Pipelines taken apart, eight schedulers on one model, prompts, repair, styles
-#     minutes_cpu: 5
+#     minutes_cpu: 8
 #     minutes_gpu: null
 # ---
 
@@ -38,7 +38,7 @@
 # - teach a model a style with one weight in fifty;
 # - save a picture so that anyone can draw it again and tell that it was drawn.
 #
-# **Time** about 5 minutes on a 2-core laptop CPU.
+# **Time** about 8 minutes on a 2-core laptop CPU.
 #
 # **Before you start** you need notebook 05: its network, its guidance and its sampling in ten
 # steps.
