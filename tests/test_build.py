@@ -127,9 +127,15 @@ print(scaled(1))
 print("✓ the share is 0.25 < 1 for every_seed")
 
 # %%
-PNG, GIF = "'''
-    + PNG
-    + '''", "'''
+PNG = (
+    "'''
+    + PNG[:60]
+    + '''"
+    "'''
+    + PNG[60:]
+    + '''"
+)
+GIF = "'''
     + GIF
     + """"
 alt = {"alt": "A dark & \\"small\\" pixel"}
@@ -311,7 +317,7 @@ def test_changed_prose_is_taken_over_without_running_and_changed_code_is_not(cou
 def test_the_readme_shows_the_picture_of_the_tagged_cell(course):
     assert "![" not in build.readme_text(course).split("picture:begin")[1].split("picture:end")[0]
     nb = build.read_notebook(course.stored("02_tiny"))
-    cell_with(nb, "PNG, GIF").metadata["tags"] = ["readme"]
+    cell_with(nb, "GIF = ").metadata["tags"] = ["readme"]
     build.write_notebook(course.stored("02_tiny"), nb)
     build.update_readme(course)
     assert f"![A dark & \"small\" pixel]({build.PICTURE})" in course.readme.read_text("utf-8")
@@ -448,9 +454,9 @@ def test_a_fetch_that_fails_is_said_in_a_sentence(course, monkeypatch):
 
 
 def test_the_setup_cell_is_short_and_valid_python(built):
-    assert len(built.setup_cell().splitlines()) < 15
+    assert len(built.setup_cell().splitlines()) < 16
     ast.parse(built.setup_cell())
-    formatter = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=110", "-"]
+    formatter = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=100", "-"]
     formatted = subprocess.run(formatter, input=built.setup_cell() + "\n", capture_output=True, text=True)
     assert formatted.stdout == built.setup_cell() + "\n"  # formatting the texts leaves the stamp alone
 

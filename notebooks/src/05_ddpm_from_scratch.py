@@ -11,7 +11,7 @@
 #   course:
 #     title: DDPM from scratch
 #     summary: A U-Net from its blocks, two minutes of training, four ways to sample, guidance, repair of pictures, and a fair race against GANs
-#     minutes_cpu: 9
+#     minutes_cpu: 11
 #     minutes_gpu: null
 # ---
 
@@ -36,7 +36,7 @@
 # - compare GANs and diffusion in one protocol, with floors beside the figures;
 # - train on several processes and prove that nothing changed.
 #
-# **Time** about 9 minutes on a 2-core laptop CPU, two to three of them for the main training; a GPU
+# **Time** about 11 minutes on a 2-core laptop CPU, two to three of them for the main training; a GPU
 # trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 04's levels and samplers, and the training loop of
