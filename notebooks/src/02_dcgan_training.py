@@ -1173,7 +1173,7 @@ claim(
 # the FD of the averaged generator.
 #
 # - Trials of November 2026: two strided layers and a linear map in the discriminator, 34.2 to 36.1
-#   whatever the optimiser did; a third strided layer, 27.8; a dense layer of 256 on top, 20.7.
+#   whatever the optimiser did; also 2026: a third strided layer, 27.8; plus a dense layer, 20.7.
 # - **Tuning the optimiser moved nothing.** Depth and a dense layer in the discriminator did, about
 #   half each. The whole table is in `tests/benchmarks/nb02_trials.md` of the repository.
 # - **Rates ten times (generator) and five times (discriminator) the paper's 2e-4.** With so few
