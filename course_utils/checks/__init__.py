@@ -52,9 +52,8 @@ def strict() -> bool:
     return any(os.environ.get(name, "0") not in ("", "0") for name in STRICT)
 
 
-_passed: set[int] = set()  # ids of the functions that passed their check, which _kept keeps alive
-_tried: set[int] = set()
-_kept: list[Callable] = []
+# by id, what was tried and whether it passed; the function is kept alive, so that its id stays its own
+_verdicts: dict[int, tuple[Callable, bool]] = {}
 
 
 def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -70,7 +69,7 @@ def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., None]
             __tracebackhide__ = True
             fault = _fault(check, answer)
             if fault is None:
-                _remember(answer, passed=True)
+                _verdicts[id(answer)] = answer, True
                 whose = (
                     f"Solution {number} passes the check."
                     if solution
@@ -78,7 +77,8 @@ def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., None]
                 )
                 return say(whose)
             not_attempted = isinstance(fault, NotAttempted)
-            _remember(answer, passed=False, tried=not not_attempted)
+            if not not_attempted:
+                _verdicts[id(answer)] = answer, False
             said = "not attempted yet." if not_attempted else f"not yet. {fault}"
             line = f"{'Solution' if solution else 'Exercise'} {number}: {said}"
             if solution or strict():
@@ -123,22 +123,15 @@ def _name(answer: Callable) -> str:
     return getattr(answer, "__name__", type(answer).__name__)
 
 
-def _remember(answer: Callable, *, passed: bool, tried: bool = True) -> None:
-    _kept.append(answer)
-    _passed.discard(id(answer))
-    if passed:
-        _passed.add(id(answer))
-    if tried:
-        _tried.add(id(answer))
-
-
 def use(mine: Function, ours: Function) -> Function:
     """The learner's function if it passed its check, else the course's; says so when it was tried."""
-    if id(mine) in _passed:
+    if id(mine) not in _verdicts:
+        return ours
+    _, passed = _verdicts[id(mine)]
+    if passed:
         say(f"From here on the notebook uses your {_name(mine)}.")
         return mine
-    if id(mine) in _tried:
-        say(f"Until {_name(mine)} passes its check, the notebook uses the course's {_name(ours)}.")
+    say(f"Until {_name(mine)} passes its check, the notebook uses the course's {_name(ours)}.")
     return ours
 
 
