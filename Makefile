@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := $(or $(COURSE_VENV),.venv)
 PY     := "$(VENV)/bin/python"
-BUILD  := $(PY) notebooks/build.py
+BUILD  := $(PY) -m authoring
 # As many processes as there are cores with memory for a notebook (conftest.py), each with its share of the threads.
 SHARED := -n auto --dist loadfile --no-loadscope-reorder
 UNIT   := tests --ignore=tests/browser
@@ -24,7 +24,7 @@ help: ## this list
 setup: ## make .venv, or bring it up to date
 	@command -v $(PYTHON) >/dev/null || { echo "Set-up failed. This course needs Python 3.11 or newer and $(PYTHON)" \
 		"is not installed: see https://www.python.org/downloads/" >&2; exit 1; }
-	@$(PYTHON) .ci/setup.py
+	@$(PYTHON) authoring/setup.py
 
 # Without jupytext's pairing, should a learner have set it up: what is saved must not rewrite notebooks/src.
 lab: setup ## open the course in JupyterLab (LAB_ARGS="--no-browser" and the like are passed on)
@@ -79,11 +79,11 @@ standalone: setup ## notebooks that carry the course inside, into build/standalo
 	$(PY) -m authoring.standalone $(NB)
 
 assets: setup ## make the embedded data and the small trained weights again
-	$(PY) -m course_utils.assets.make
+	$(PY) -m authoring.assets
 
 bench: setup ## our diffusion recipe beside two libraries', hours (BENCH_ARGS="--seconds 20 --only ours")
 	$(PY) -m pip install --quiet -c requirements.lock -e ".[bench]"
-	$(PY) tests/benchmarks/diffusion.py $(BENCH_ARGS)
+	$(PY) -m authoring.benchmarks.diffusion $(BENCH_ARGS)
 
 lock: setup ## resolve requirements.lock again for all systems (UPGRADE=1 for the newest releases)
 	@mkdir -p build

@@ -29,7 +29,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -43,6 +42,7 @@ from PIL.PngImagePlugin import PngInfo
 from scipy.fft import dctn, idctn
 from torch import Tensor, nn
 
+from . import files
 from .data import pixel_fault
 
 CHUNK = "generation"
@@ -140,14 +140,8 @@ def save(
     chunks, packed = PngInfo(), io.BytesIO()
     chunks.add_itxt(CHUNK, json.dumps(record))
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(packed, "PNG", pnginfo=chunks)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            scratch.write_bytes(packed.getvalue())
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        files.write(path, packed.getvalue())
     except OSError as error:
         raise PictureError(f"{path.name} cannot be written ({error}): choose another place or make room.") from error
     return path

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from . import live
+from . import files, live
 from .live import note as note
 
 
@@ -73,27 +73,26 @@ def save_checkpoint(path: str | Path, step: int, **objects: Any) -> None:
     path = Path(path)
     content = {name: _plain(_state(o) if hasattr(o, "state_dict") else o) for name, o in objects.items()}
     content = {"step": _plain(step), **content}
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.save(content, scratch)
-            torch.load(scratch, map_location="cpu", weights_only=True)
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:  # a value that cannot be written, or not be read back
-            if fault := _unsafe(content):
-                raise CheckpointError(fault) from None
-            raise CheckpointError(f"{path.name} cannot be written ({_first_line(error)}): is the disk full?") from error
-        scratch.replace(path)
+        with files.replacing(path) as scratch:
+            _save_and_read_back(content, scratch, path.name)
     except OSError as error:
         raise CheckpointError(
             f"The checkpoint {path} cannot be written ({error.strerror or error}): make room, or choose a file in a"
             " folder where you may write."
         ) from error
-    finally:
-        if scratch.exists():
-            scratch.unlink()
+
+
+def _save_and_read_back(content: dict[str, Any], scratch: Path, name: str) -> None:
+    try:
+        torch.save(content, scratch)
+        torch.load(scratch, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a value that cannot be written, or not be read back
+        if fault := _unsafe(content):
+            raise CheckpointError(fault) from None
+        raise CheckpointError(f"{name} cannot be written ({_first_line(error)}): is the disk full?") from error
 
 
 def load_checkpoint(path: str | Path, **objects: Any) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from authoring import assets as make
 from course_utils import data
-from course_utils.assets import make
 
 # sizes promised for the embedded subsets
 SIZES = [

@@ -193,7 +193,7 @@ def test_every_target_is_explained_and_listed() -> None:
 @needs_make
 def test_every_target_that_needs_the_environment_sets_it_up_first() -> None:
     set_up = dry_run("setup")
-    assert set_up.endswith("\npython3 .ci/setup.py\n")
+    assert set_up.endswith("\npython3 authoring/setup.py\n")
     for target in set(TARGETS) - {"help", "clean"}:
         assert dry_run(target).startswith(set_up), target
 
@@ -208,7 +208,7 @@ def test_make_without_any_python() -> None:
 @needs_make
 @pytest.mark.parametrize(("target", "command"), [("run", "run"), ("notebooks", "build")])
 def test_one_notebook_can_be_chosen(target: str, command: str) -> None:
-    assert dry_run(target, "NB=02").endswith(f"notebooks/build.py {command} 02\n")
+    assert dry_run(target, "NB=02").endswith(f"-m authoring {command} 02\n")
 
 
 @needs_make
@@ -222,7 +222,7 @@ def test_windows_runs_the_same_tests() -> None:
 def test_the_environment_may_lie_in_a_folder_with_a_space() -> None:
     said = dry_run("test", "COURSE_VENV=my course/ä/.venv")
     assert said.count('"my course/ä/.venv/bin/python" -m pytest') == 2
-    assert '"my course/ä/.venv/bin/python" notebooks/build.py run' in dry_run("run", "COURSE_VENV=my course/ä/.venv")
+    assert '"my course/ä/.venv/bin/python" -m authoring run' in dry_run("run", "COURSE_VENV=my course/ä/.venv")
 
 
 JUPYTEXT = {f"{dot}jupytext{ending}" for dot in ("", ".") for ending in ("", ".toml", ".yml", ".yaml", ".json", ".py")}
@@ -251,7 +251,7 @@ def test_workflows_call_targets_that_exist(name: str) -> None:
 @pytest.fixture
 def setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The set-up script, pointed at an empty folder, with a pip that does nothing and succeeds."""
-    spec = importlib.util.spec_from_file_location("course_setup", ROOT / ".ci" / "setup.py")
+    spec = importlib.util.spec_from_file_location("course_setup", ROOT / "authoring" / "setup.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setenv("COURSE_VENV", str(tmp_path / "venv"))
@@ -300,7 +300,7 @@ def pip_prints(module: ModuleType, monkeypatch, output: str) -> None:
 
 
 def test_setup_is_readable_for_an_old_python() -> None:
-    ast.parse(text(".ci/setup.py"), feature_version=(3, 6))
+    ast.parse(text("authoring/setup.py"), feature_version=(3, 6))
     with pytest.raises(SyntaxError):
         ast.parse("(n := 1)", feature_version=(3, 6))
 
@@ -536,4 +536,4 @@ def test_two_setups_take_turns(setup: ModuleType, tmp_path: Path) -> None:
 
 
 def test_the_readme_quotes_the_benchmark_as_it_was_measured() -> None:
-    assert text("tests/benchmarks/diffusion.txt").strip() in text("README.md")
+    assert text("authoring/benchmarks/diffusion.txt").strip() in text("README.md")

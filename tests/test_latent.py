@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 
-from course_utils import data, training
-from course_utils.assets import latent, prompts
+from authoring import latent as making
+from course_utils import data, latent, prompts, training
 
 STEPS = 6
 
@@ -105,9 +105,9 @@ def test_adherence_wants_one_prompt_a_picture() -> None:
 
 
 def test_every_word_of_a_caption_is_one_token_and_known() -> None:
-    tokenizer = latent.build_tokenizer()
+    tokenizer = making.build_tokenizer()
     assert len(prompts.WORDS) <= 60
-    assert tokenizer.get_vocab() == latent.build_tokenizer().get_vocab()
+    assert tokenizer.get_vocab() == making.build_tokenizer().get_vocab()
     for noun in prompts.NOUNS:
         prompt = f"an, a {' '.join(sum(prompts.ADJECTIVES.values(), ()))} {noun}"
         assert prompts.unknown_words(prompt) == []
@@ -118,9 +118,9 @@ def test_every_word_of_a_caption_is_one_token_and_known() -> None:
 
 def test_pieces_of_unknown_words_mean_unknown() -> None:
     torch.manual_seed(0)
-    tokenizer = latent.build_tokenizer()
-    encoder = latent.build_text_encoder(tokenizer).eval()
-    latent.never_seen(encoder, tokenizer)
+    tokenizer = making.build_tokenizer()
+    encoder = making.build_text_encoder(tokenizer).eval()
+    making.never_seen(encoder, tokenizer)
     table = encoder.get_input_embeddings().weight
     pieces = tokenizer("purple").input_ids[1:-1]
     assert all(torch.equal(table[piece], table[tokenizer.unk_token_id]) for piece in pieces)
@@ -154,11 +154,11 @@ def test_an_outline_is_black_where_nothing_changes_and_a_mosaic_keeps_the_bright
 
 
 def small_vae():
-    return latent.build_vae(widths=(8, 8, 8))
+    return making.build_vae(widths=(8, 8, 8))
 
 
 def small_unet():
-    return latent.build_unet(widths=(8, 16))
+    return making.build_unet(widths=(8, 16))
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +167,8 @@ def folder(tmp_path_factory, pictures: data.Images) -> Path:
     root = tmp_path_factory.mktemp("latent")
     torch.manual_seed(0)
     x, y = pictures.x[:200], pictures.y[:200]
-    vae = latent.train_vae(x, x[:10], STEPS, root / "keep", small_vae())
-    latent.save(latent.train_unet(vae, x, y, STEPS, root / "keep", small_unet()), root / "pipeline")
+    vae = making.train_vae(x, x[:10], STEPS, root / "keep", small_vae())
+    making.save(making.train_unet(vae, x, y, STEPS, root / "keep", small_unet()), root / "pipeline")
     return root / "pipeline"
 
 
@@ -201,14 +201,14 @@ def test_the_saved_pipeline_loads_in_float32_and_makes_32_pixels(pipeline: Stabl
 
 
 def test_latents_have_unit_variance_after_scaling(pipeline: StableDiffusionPipeline, pictures: data.Images) -> None:
-    mean, std = latent.encode(pipeline.vae, pictures.x[:200])
+    mean, std = making.encode(pipeline.vae, pictures.x[:200])
     drawn = mean + std * torch.randn(mean.shape, generator=seeded())
     assert (drawn * pipeline.vae.config.scaling_factor).std() == pytest.approx(1, abs=0.02)
 
 
 def test_the_tokenizer_comes_back_the_same(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     some = ["a dark, striped T-shirt", "an ankle boot", "purple rain", ""]
-    fresh = latent.build_tokenizer()
+    fresh = making.build_tokenizer()
     assert torch.equal(latent.token_ids(pipeline.tokenizer, some), latent.token_ids(fresh, some))
     assert json.loads((folder / "tokenizer/vocab.json").read_text("utf-8")) == fresh.get_vocab()
 
@@ -228,8 +228,8 @@ def test_image_to_image_and_inpainting_take_the_same_parts(pipeline, pictures: d
 
 
 def test_the_parts_fit_into_four_megabytes() -> None:
-    tokenizer = latent.build_tokenizer()
-    parts = (latent.build_vae(), latent.build_unet(), latent.build_text_encoder(tokenizer))
+    tokenizer = making.build_tokenizer()
+    parts = (making.build_vae(), making.build_unet(), making.build_text_encoder(tokenizer))
     assert 2 * sum(training.parameters(part) for part in parts) <= 3.95e6
 
 
@@ -239,7 +239,7 @@ def test_a_killed_training_goes_on_as_if_nothing_was(tmp_path, pictures, monkeyp
 
     def train(folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
         torch.manual_seed(seed)
-        return latent.train_vae(x, x[:10], 4, folder, small_vae()).state_dict()
+        return making.train_vae(x, x[:10], 4, folder, small_vae()).state_dict()
 
     whole = train(tmp_path / "whole")
     real, saved = training.save_checkpoint, []
@@ -250,7 +250,7 @@ def test_a_killed_training_goes_on_as_if_nothing_was(tmp_path, pictures, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(latent.training, "save_checkpoint", killed)
+        patch.setattr(making.training, "save_checkpoint", killed)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "halves")
     again = train(tmp_path / "halves", seed=1)

@@ -15,8 +15,7 @@ import torch
 from grading import strict
 from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
 
-from course_utils import training
-from course_utils.assets import latent
+from course_utils import latent, training
 from course_utils.checks import WrongAnswer
 from course_utils.checks import nb06 as checks
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05

@@ -1175,7 +1175,7 @@ claim(
 # - Trials of November 2026: two strided layers and a linear map in the discriminator, 34.2 to 36.1
 #   whatever the optimiser did; also 2026: a third strided layer, 27.8; plus a dense layer, 20.7.
 # - **Tuning the optimiser moved nothing.** Depth and a dense layer in the discriminator did, about
-#   half each. The whole table is in `tests/benchmarks/nb02_trials.md` of the repository.
+#   half each. The whole table is in `authoring/trials/nb02.md` of the repository.
 # - **Rates ten times (generator) and five times (discriminator) the paper's 2e-4.** With so few
 #   steps, small rates do not get anywhere; larger ones stay stable here, since the networks are
 #   small and BatchNorm is in both.

@@ -1806,7 +1806,7 @@ for name, r in digit_results.items():
 # - *DCGAN's small initial weights without BatchNorm* leave a critic almost blind at the start; the
 #   penalised critics use torch's own.
 #
-# The trials are listed with their figures in `tests/benchmarks/nb03_trials.md`.
+# The trials are listed with their figures in `authoring/trials/nb03.md`.
 #
 # ## Further reading
 #

@@ -1857,7 +1857,7 @@ claim(
 # the same features (notebook 02 explains FD, KID, precision and recall). The GANs are notebook 02's
 # DCGAN and the same networks with notebook 03's gradient penalty, each trained for two minutes on
 # the same two cores; their weights are shipped with the course, and
-# `python -m course_utils.assets.make gans` makes them again. The row "longer" is our network with
+# `python -m authoring.assets gans` makes them again. The row "longer" is our network with
 # the same recipe, 9,000 steps of twice the batch, shipped likewise (`make ddpm`). Our other row was
 # trained above, in the seconds that its name says; fitting the mixture, some seconds more, comes on
 # top. Both rows are sampled in ten steps of DPM-Solver++(2M) at guidance 1.5, which is two
@@ -1964,7 +1964,7 @@ claim(
 # FDs of 2,048 pictures each, over evaluations of the network and over the guidance scale. More has
 # changed than the measure: this is the longer trained model, most rows have guidance 1.5, and with
 # guidance a step costs two evaluations (Heun's four). They take too long for this page.
-# `tests/benchmarks/ddpm_steps.py` measured them once, and its table comes with the course. One row
+# `authoring/benchmarks/ddpm_steps.py` measured them once, and its table comes with the course. One row
 # of it, ten guided steps, was measured above anew, with other noise; the two must agree.
 
 # %% tags=["exact"]
@@ -2353,7 +2353,7 @@ print(f"classifier guidance: {follow[0.0]:.0%} at scale 0, {follow[4.0]:.0%} at 
 # - *A switch that lets the network paint a pixel black*, instead of correcting it, was meant to
 #   clean the background, and made it worse.
 #
-# The trials are listed with their figures in `tests/benchmarks/nb05_trials.md`.
+# The trials are listed with their figures in `authoring/trials/nb05.md`.
 #
 # ## Further reading
 #

@@ -99,8 +99,8 @@ from peft import LoraConfig
 from torch import Tensor
 
 from course_utils import data, hub, metrics, pictures, plots, runtime, training, widgets
-from course_utils.assets import latent
-from course_utils.assets.prompts import (
+from course_utils import latent
+from course_utils.prompts import (
     NOUNS,
     WORDS,
     adherence,
@@ -693,7 +693,7 @@ claim(
 
 # %% [markdown]
 # And the quality? FD needs 2,048 pictures a row, which is too long for this page.
-# `tests/benchmarks/schedulers.py` measured it once (without guidance), and its table comes with the
+# `authoring/benchmarks/schedulers.py` measured it once (without guidance), and its table comes with the
 # course; one of its rows is measured anew here, with other noise.
 
 # %% tags=["exact"]
@@ -917,7 +917,7 @@ explorer = widgets.explore(
 # classes, made for this page: pictures of clothes, latents of $4 \times 8 \times 8$, and a
 # vocabulary of some two dozen words. It was trained on Fashion-MNIST with prompts whose words come
 # from the label and from what can be measured on a picture, so that what you ask for can be
-# measured on what you get (`course_utils/assets/latent.py` is all of it). What you see runs on any
+# measured on what you get (`authoring/latent.py` is all of it). What you see runs on any
 # model of this kind: where there are a graphics card and the hub, prompts, changed pictures and
 # filled ones are drawn by Stable Diffusion 1.5 too; what is measured is measured on the course's
 # model.
@@ -1865,7 +1865,7 @@ print(
 #   cache for files that it had left out on purpose; `hub.start` hands it the folder instead.
 #
 # The trials of training and of the style are listed with their figures in
-# `tests/benchmarks/nb06_trials.md`.
+# `authoring/trials/nb06.md`.
 #
 # ## Further reading
 #

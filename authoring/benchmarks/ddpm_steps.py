@@ -1,6 +1,6 @@
 """FD against evaluations of the network, for every sampler and guidance scale, and how cost grows.
 
-    python tests/benchmarks/ddpm_steps.py [--chain] [--cost]
+    python -m authoring.benchmarks.ddpm_steps [--chain] [--cost]
 
 Uses the diffusion model that the course ships. Every row is written to the asset that notebook 05 draws, and rows that
 are there already are not measured again: delete the file to start anew. A quarter of an hour on two cores; `--chain`
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from course_utils import data, metrics, runtime, training
-from course_utils.assets.make import write
+from course_utils.files import write
 from course_utils.lessons import nb04_diffusion_math as nb04
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05
 
@@ -66,7 +66,11 @@ def measure(generate: Callable[[Tensor, torch.Generator], Tensor]) -> dict[str, 
     }
 
 
-def fill(file: Path, runs: list[dict[str, object]], measured: Callable[[dict[str, object]], dict[str, object]]) -> None:
+def fill(
+    file: Path,
+    runs: list[dict[str, object]],
+    measured: Callable[[dict[str, object]], dict[str, object]],
+) -> None:
     """A row for each run: its settings and what `measured` says of them. Rows that the file has are kept."""
     rows = json.loads(file.read_text("utf-8")) if file.exists() else []
     for run in runs:
@@ -84,14 +88,20 @@ def measure_all(runs: list[tuple[str, int, float]]) -> None:
         sampler, steps, guidance = run.values()
         settings = {"num_steps": steps, "guidance": guidance, "solver": SAMPLERS[sampler]}
         generate = partial(nb05.sample_images, net, SCHEDULE, **settings)
-        return {"evaluations": evaluations(*run.values())} | measure(lambda y, draw: generate(y, rng=draw))
+        return {"evaluations": evaluations(*run.values())} | measure(
+            lambda y, draw: generate(y, rng=draw)
+        )
 
     fill(FILE, [dict(zip(("sampler", "steps", "guidance"), run)) for run in runs], measured)
 
 
 def training_step(net: torch.nn.Module, n: int = 32) -> None:
     """Forwards and backwards once for n pictures of noise."""
-    x, t, label = torch.randn(n, 1, 28, 28), torch.randint(nb05.T, (n,)), torch.randint(nb05.NULL, (n,))
+    x, t, label = (
+        torch.randn(n, 1, 28, 28),
+        torch.randint(nb05.T, (n,)),
+        torch.randint(nb05.NULL, (n,)),
+    )
     nb05.diffusion_loss(net, x, label, t, torch.randn_like(x), SCHEDULE).backward()
 
 
@@ -99,12 +109,15 @@ def cost() -> None:
     net = nb05.pretrained()
     print("pictures at once, seconds for ten guided steps:")
     for n in (1, 4, 16, 64, 256):
-        took = runtime.seconds(lambda n=n: nb05.sample_images(net, SCHEDULE, torch.arange(n) % 10), repeats=3)
+        took = runtime.seconds(
+            lambda n=n: nb05.sample_images(net, SCHEDULE, torch.arange(n) % 10), repeats=3
+        )
         print(f"{n:>6}{took:>9.2f}", flush=True)
     print("\nsteps, seconds for 64 pictures:")
     for steps in (5, 10, 20, 40):
         took = runtime.seconds(
-            lambda steps=steps: nb05.sample_images(net, SCHEDULE, torch.arange(64) % 10, steps), repeats=3
+            lambda steps=steps: nb05.sample_images(net, SCHEDULE, torch.arange(64) % 10, steps),
+            repeats=3,
         )
         print(f"{steps:>6}{took:>9.2f}", flush=True)
     print("\nwidths, weights, seconds for a training step of 32:")

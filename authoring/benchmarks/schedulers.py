@@ -1,6 +1,6 @@
 """FD and seconds against steps for eight of diffusers' schedulers on one model.
 
-    python tests/benchmarks/schedulers.py
+    python -m authoring.benchmarks.schedulers
 
 Uses the class-conditional model that the course ships, without guidance, so that the rows stand beside the chain of
 1,000 steps in ddpm_steps.py. Every row is written to the asset that notebook 06 draws, and rows that are there already
@@ -10,8 +10,8 @@ are not measured again: delete the file to start anew. Twenty minutes on one cor
 from __future__ import annotations
 
 import torch
-from ddpm_steps import DATASET, fill, measure
 
+from authoring.benchmarks.ddpm_steps import DATASET, fill, measure
 from course_utils import data, runtime
 from course_utils.lessons import nb06_diffusers_applications as nb06
 
@@ -29,7 +29,10 @@ def main() -> None:
 
     def generate(run: dict[str, object], y: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
         scheduler = nb06.zoo()[run["scheduler"]]
-        parts = (nb06.sample_with(scheduler, unet, part, run["steps"], generator=draw) for part in y.split(512))
+        parts = (
+            nb06.sample_with(scheduler, unet, part, run["steps"], generator=draw)
+            for part in y.split(512)
+        )
         return torch.cat(list(parts))
 
     def measured(run: dict[str, object]) -> dict[str, object]:

@@ -1,8 +1,6 @@
-"""The course's small latent, prompt-conditioned diffusion pipeline, and how it was trained: `make.py latent`.
+"""How the small latent, prompt-conditioned pipeline was made: `python -m authoring.assets latent`.
 
-The parts are diffusers' and transformers' own classes, only small: pictures of 28 x 28 are padded to 32 x 32, an
-AutoencoderKL makes latents 4 x 8 x 8 of them (Rombach et al. 2022), and a U-Net with cross-attention to a CLIP text
-encoder removes noise from these. U-Net and text encoder are trained together, on the captions of `prompts`.
+U-Net and text encoder are trained together, on the captions of `course_utils.prompts`.
 """
 
 from __future__ import annotations
@@ -21,41 +19,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .. import data, metrics, training
-from .prompts import WORDS, adherence, caption, captions, words
+from course_utils import data, metrics, training
+from course_utils.latent import FOLDER, STYLES, draw, load, padded, psnr, reconstruct, token_ids
+from course_utils.prompts import WORDS, adherence, caption, captions, words
 
-FOLDER = data.ASSETS / "latent_pipeline"
 VAE_STEPS, UNET_STEPS = 4_000, 11_000
 VAE_BATCH, UNET_BATCH, KEEP_EVERY, LOG_EVERY = 32, 64, 500, 200
 KL_WEIGHT, STYLED, NO_PROMPT, NO_WORD = 1e-3, 0.2, 0.1, 0.03
-
-
-def unpadded(x: Tensor) -> Tensor:
-    """Pictures (N, 1, 32, 32) as the pipeline makes them to the course's (N, 1, 28, 28)."""
-    return x[..., 2:-2, 2:-2]
-
-
-def padded(x: Tensor) -> Tensor:
-    """Pictures (N, 1, 28, 28) in [-1, 1] to (N, 1, 32, 32), with black all round."""
-    return F.pad(x, (2, 2, 2, 2), value=-1.0)
-
-
-# --- styles -------------------------------------------------------------------------------------------------
-
-
-def outline(x: Tensor) -> Tensor:
-    """Bright contours on black: the spread of the 3 x 3 neighbourhood of each pixel of (N, 1, H, W) in [-1, 1]."""
-    return (F.max_pool2d(x, 3, 1, 1) + F.max_pool2d(-x, 3, 1, 1) - 1).clamp(-1, 1)
-
-
-def mosaic(x: Tensor, side: int = 4) -> Tensor:
-    """Squares of one grey each, the mean of `side` x `side` pixels of (N, 1, H, W); `side` divides H and W."""
-    return F.interpolate(F.avg_pool2d(x, side), scale_factor=side)
-
-
-STYLES = {"outline": outline, "mosaic": mosaic}
-
 # --- the parts ----------------------------------------------------------------------------------------------
+
 
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 
@@ -63,9 +35,17 @@ START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 def build_tokenizer() -> CLIPTokenizer:
     """Byte-pair encoding with one token for each of WORDS; the pieces it needs for that mean as much as UNKNOWN."""
     spelled, merges = [[*word[:-1], word[-1] + "</w>"] for word in WORDS], []
-    tokens = [START, END, UNKNOWN, *(word + "</w>" for word in WORDS), *sorted(set(sum(spelled, [])))]
+    tokens = [
+        START,
+        END,
+        UNKNOWN,
+        *(word + "</w>" for word in WORDS),
+        *sorted(set(sum(spelled, []))),
+    ]
     while pairs := Counter(pair for symbols in spelled for pair in pairwise(symbols)):
-        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))  # no random order among equals
+        merges.append(
+            min(pairs, key=lambda pair: (-pairs[pair], pair))
+        )  # no random order among equals
         for symbols in spelled:
             for i in range(len(symbols) - 1, 0, -1):
                 if (symbols[i - 1], *symbols[i : i + 1]) == merges[-1]:
@@ -110,7 +90,10 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def assemble(
-    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    unet: UNet2DConditionModel,
 ) -> StableDiffusionPipeline:
     """The parts as one pipeline, quiet and in eval mode."""
     pipeline = StableDiffusionPipeline(
@@ -119,11 +102,6 @@ def assemble(
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-    """(N, L), padded and cut to the model's length as in the pipeline."""
-    return tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 # --- training -----------------------------------------------------------------------------------------------
@@ -138,11 +116,19 @@ def fit(
     On a processor with AVX512-BF16 bfloat16 saves a quarter of a step, but the backward pass of PyTorch's fused
     attention takes five times as long in it as in float32: hence the plain one.
     """
-    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-    ramp = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / min(300, steps), 1.0, (steps - step) / (0.4 * steps))
+    optimiser = torch.optim.AdamW(
+        net.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True
     )
-    ema, draw, done, path = training.EMA(net), torch.Generator().manual_seed(0), 0, folder / f"{name}.pt"
+    ramp = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda step: min((step + 1) / min(300, steps), 1.0, (steps - step) / (0.4 * steps)),
+    )
+    ema, draw, done, path = (
+        training.EMA(net),
+        torch.Generator().manual_seed(0),
+        0,
+        folder / f"{name}.pt",
+    )
     parts = {"net": net, "ema": ema, "optimiser": optimiser, "ramp": ramp}
     if path.is_file():
         content = training.load_checkpoint(path, **parts)
@@ -177,18 +163,9 @@ def some(x: Tensor, draw: torch.Generator, n: int) -> Tensor:
     return torch.randint(len(x), (n,), generator=draw)
 
 
-def psnr(x: Tensor, of: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
-    return -10 * ((x - of) / 2).square().mean().log10().item()
-
-
-@torch.no_grad()
-def reconstruct(vae: AutoencoderKL, x: Tensor) -> Tensor:
-    """Pictures (N, 1, 28, 28) in [-1, 1] through the autoencoder and back."""
-    return metrics.in_batches(lambda part: unpadded(vae(padded(part)).sample).clamp(-1, 1), x)
-
-
-def train_vae(x: Tensor, test: Tensor, steps: int, folder: Path, vae: AutoencoderKL | None = None) -> AutoencoderKL:
+def train_vae(
+    x: Tensor, test: Tensor, steps: int, folder: Path, vae: AutoencoderKL | None = None
+) -> AutoencoderKL:
     """L1 and a little KL divergence, on pictures (N, 1, 28, 28) of which a fifth is in one of STYLES."""
 
     def loss_of(vae: nn.Module, draw: torch.Generator) -> Tensor:
@@ -203,7 +180,9 @@ def train_vae(x: Tensor, test: Tensor, steps: int, folder: Path, vae: Autoencode
 
     def watch(vae: nn.Module) -> str:
         pictures = {"photographs": test, **{name: style(test) for name, style in STYLES.items()}}
-        return "; ".join(f"{name} {psnr(reconstruct(vae, p), p):.1f} dB" for name, p in pictures.items())
+        return "; ".join(
+            f"{name} {psnr(reconstruct(vae, p), p):.1f} dB" for name, p in pictures.items()
+        )
 
     return fit("vae", vae or build_vae(), loss_of, steps, folder, watch=watch)
 
@@ -216,7 +195,12 @@ def encode(vae: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_unet(
-    vae: AutoencoderKL, x: Tensor, y: Tensor, steps: int, folder: Path, unet: UNet2DConditionModel | None = None
+    vae: AutoencoderKL,
+    x: Tensor,
+    y: Tensor,
+    steps: int,
+    folder: Path,
+    unet: UNet2DConditionModel | None = None,
 ) -> StableDiffusionPipeline:
     """The denoiser and its text encoder together, on the latents of x (N, 1, 28, 28) with captions of x and y (N,)."""
     mean, std = encode(vae, x)
@@ -231,7 +215,9 @@ def train_unet(
         latents = (mean[chosen] + std[chosen] * shift) * vae.config.scaling_factor
         t = torch.randint(scheduler.config.num_train_timesteps, (UNET_BATCH,), generator=draw)
         silent = (torch.rand(UNET_BATCH, generator=draw) < NO_PROMPT).tolist()
-        prompts = ["" if no else caption(described[i], draw) for no, i in zip(silent, chosen.tolist())]
+        prompts = [
+            "" if no else caption(described[i], draw) for no, i in zip(silent, chosen.tolist())
+        ]
         ids = token_ids(tokenizer, prompts)
         lost = (torch.rand(ids.shape, generator=draw) < NO_WORD) & (ids > tokenizer.unk_token_id)
         states = net["text"](ids.masked_fill(lost, tokenizer.unk_token_id))[0]
@@ -266,28 +252,6 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
         file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def load(folder: Path = FOLDER) -> StableDiffusionPipeline:
-    """The pipeline in float32, quiet."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder)
-    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
-        part.float()
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-# --- use ----------------------------------------------------------------------------------------------------
-
-
-def draw(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], generator: torch.Generator, steps: int = 20,
-    guidance: float = 2.0,
-) -> Tensor:  # fmt: skip
-    """Pictures (N, 1, 28, 28) in [-1, 1] of N prompts."""
-    parts = [list(prompts[i : i + 100]) for i in range(0, len(prompts), 100)]
-    options = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generator, "output_type": "pt"}
-    return unpadded(torch.cat([pipeline(part, **options).images for part in parts])).mul(2).sub(1)
-
-
 # --- what it can do -----------------------------------------------------------------------------------------
 
 
@@ -299,14 +263,19 @@ def report(pipeline: StableDiffusionPipeline, n: int = 2_000) -> None:
     print(metrics.Report.head() + "  adherence")
 
     def line(label: str, pictures: Tensor) -> None:
-        kept = {kind: f"{marks.nanmean():.2f}" for kind, marks in adherence(pictures, prompts).items()}
+        kept = {
+            kind: f"{marks.nanmean():.2f}" for kind, marks in adherence(pictures, prompts).items()
+        }
         print(metrics.evaluate(pictures, "fashion_mnist").row(label), kept, flush=True)
 
     back = reconstruct(pipeline.vae, x)
     line("test pictures", x)
     line("through the VAE", back)
     for guidance in (1.0, 2.0, 3.0):
-        line(f"guidance {guidance:g}", draw(pipeline, prompts, torch.Generator().manual_seed(1), guidance=guidance))
+        line(
+            f"guidance {guidance:g}",
+            draw(pipeline, prompts, torch.Generator().manual_seed(1), guidance=guidance),
+        )
     for name, style in {"photographs": lambda x: x, **STYLES}.items():
         print(f"VAE, {name}: {psnr(reconstruct(pipeline.vae, style(x)), style(x)):.1f} dB")
     begin = time.perf_counter()
