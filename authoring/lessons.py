@@ -63,7 +63,7 @@ def lesson_text(course: Course, name: str) -> str:
 def formatted(code: str, path: Path) -> str:
     """A module with its imports sorted, each once, none unused, and its layout ruff's."""
     ruff = [sys.executable, "-m", "ruff"]
-    tidy = ["check", "--isolated", "--select=I,F401", "--fix", "--line-length=100", "--quiet"]
+    tidy = ["check", "--isolated", "--select=I,F401,UP037", "--fix", "--line-length=100", "--quiet"]
     for command in (tidy, ["format", "--isolated", "--line-length=100", "--quiet"]):
         names = ["--no-cache", "--stdin-filename", str(path), "-"]
         run = subprocess.run(

@@ -4,7 +4,6 @@ import ast
 import copy
 import importlib.util
 import json
-import os
 import re
 import shutil
 import socket
@@ -322,7 +321,7 @@ def test_a_killed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write(path, "new")
     assert path.read_text() == "old"

@@ -234,7 +234,7 @@ def test_the_parts_fit_into_four_megabytes() -> None:
 
 
 def test_a_killed_training_goes_on_as_if_nothing_was(tmp_path, pictures, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(latent, "KEEP_EVERY", 2)
+    monkeypatch.setattr(making, "KEEP_EVERY", 2)
     x = pictures.x[:100]
 
     def train(folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
