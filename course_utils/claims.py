@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .console import say
@@ -45,19 +46,43 @@ def claim(
         ClaimError: the value breaks its bound; NaN keeps none.
         TypeError: no bound and no truth value, several bounds, or no number.
     """
-    holds, bound, worst = _judged(value, at_most, at_least, between, equal, tolerance)
-    if path := os.environ.get("COURSE_CLAIMS"):
-        found = {"sentence": sentence, "bound": bound, "value": worst, "holds": holds}
-        found |= {"margin": _margin(worst, at_most, at_least, between, equal, tolerance)}
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
-        if not holds:
-            say(f"✗ {sentence} (measured: {_number(worst)}, claimed: {bound})")
-            return
+    bound = bound_of(at_most, at_least, between, equal, tolerance)
+    holds, worst = _judged(value, bound)
+    words = bound.words if bound else ""
+    if _collected("claim", sentence, bound, worst, holds) and not holds:
+        say(f"✗ {sentence} (measured: {_number(worst)}, claimed: {words})")
+        return
     if not holds:
-        measured = f" (measured: {_number(worst)}, claimed: {bound})" if bound else ""
+        measured = f" (measured: {_number(worst)}, claimed: {words})" if bound else ""
         raise ClaimError(f"Not borne out: {sentence}{measured}")
     say(f"✓ {sentence}")
+
+
+def _collected(
+    kind: str, sentence: str, bound: Bound | None, value: float | bool, holds: bool, **more: Any
+) -> bool:
+    """Whether `COURSE_CLAIMS` names a file, to which the claim is added."""
+    path = os.environ.get("COURSE_CLAIMS")
+    if path:
+        margin = bound.distance(value) / bound.size if bound and bound.size else None
+        found = {"kind": kind, "sentence": sentence, "bound": bound.words if bound else ""}
+        found |= {"value": value, "holds": holds, "margin": margin, **more}
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+    return bool(path)
+
+
+def origin(rows: Sequence[Mapping[str, Any]], spread: str = "fd_spread") -> dict[str, Any]:
+    """Date, number of draws and widest spread of rows of a stored table, as `stored` wants them.
+
+    Args:
+        rows: each with "date", "draws" and, under the name `spread`, the standard deviation over its draws.
+    """
+    return {
+        "date": max(row["date"] for row in rows),
+        "seeds": min(row["draws"] for row in rows),
+        "spread": max(row[spread] for row in rows),
+    }
 
 
 def stored(
@@ -86,33 +111,77 @@ def stored(
         ClaimError: the table does not say so.
         TypeError: as in `claim`.
     """
-    holds, bound, worst = _judged(value, at_most, at_least, between, equal, tolerance)
+    bound = bound_of(at_most, at_least, between, equal, tolerance)
+    holds, worst = _judged(value, bound)
+    _collected("stored", sentence, bound, worst, holds, date=date, seeds=seeds, spread=spread)
     if not holds:
-        raise ClaimError(f"Not in the table: {sentence} (stored: {_number(worst)}, said: {bound})")
+        words = bound.words if bound else ""
+        raise ClaimError(f"Not in the table: {sentence} (stored: {_number(worst)}, said: {words})")
     runs = "one run" if seeds == 1 else f"{seeds} seeds"
     wide = "spread unknown" if spread is None else f"spread {spread:.2g}"
     say(f"▪ {sentence} (stored {date}, {runs}, {wide})")
 
 
-def _judged(value: Any, *bounds: Any) -> tuple[bool, str, float | bool]:
-    """Whether a value keeps its bound, the bound in words, and the worst of several values."""
-    at_most, at_least, between, equal, tolerance = bounds
-    given = [bound for bound in (at_most, at_least, between, equal) if bound is not None]
-    if len(given) > 1:
+@dataclass(frozen=True)
+class Bound:
+    """What a number may be, ends included, and the size that margins are a share of."""
+
+    low: float
+    high: float
+    size: float
+    words: str
+
+    def distance(self, number: float) -> float:
+        """How far inside the bound a number lies; negative outside, minus infinity for NaN."""
+        nearest = min(number - self.low, self.high - number)
+        return -math.inf if math.isnan(nearest) else nearest
+
+
+def bound_of(
+    at_most: float | None = None,
+    at_least: float | None = None,
+    between: tuple[float, float] | None = None,
+    equal: float | None = None,
+    tolerance: float = 0.0,
+) -> Bound | None:
+    """The one bound that was given, None if none was.
+
+    Raises:
+        TypeError: several were.
+    """
+    if sum(given is not None for given in (at_most, at_least, between, equal)) > 1:
         raise TypeError("A claim has one bound: at_most, at_least, between or equal.")
+    if at_most is not None:
+        return Bound(-math.inf, float(at_most), abs(float(at_most)), f"at most {_number(at_most)}")
+    if at_least is not None:
+        return Bound(
+            float(at_least), math.inf, abs(float(at_least)), f"at least {_number(at_least)}"
+        )
+    if between is not None:
+        low, high = map(float, between)
+        return Bound(low, high, (high - low) / 2, f"{_number(between[0])} to {_number(between[1])}")
+    if equal is not None:
+        about = f" ± {_number(tolerance)}" if tolerance else ""
+        middle, size = float(equal), float(tolerance)
+        return Bound(middle - size, middle + size, size, f"equal to {_number(equal)}{about}")
+    return None
+
+
+def _judged(value: Any, bound: Bound | None) -> tuple[bool, float | bool]:
+    """Whether a value keeps its bound, and the worst of several values."""
     values = _plain(value)
-    if not given:
+    if bound is None:
         if len(values) != 1 or not isinstance(values[0], bool):
-            kind = type(value).__name__
             raise TypeError(
-                f"A {kind} wants a bound (at_most, at_least, between or equal); only a truth value stands alone."
+                f"A {type(value).__name__} wants a bound (at_most, at_least, between or equal); only a"
+                " truth value stands alone."
             )
-        return values[0], "", values[0]
+        return values[0], values[0]
     for number in values:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise TypeError(f"A bound is for a number, not for a {type(number).__name__}.")
-    worst = min(values, key=lambda number: _margin_or_nan(number, *bounds))
-    return _keeps(worst, *bounds), _in_words(*bounds), worst
+    worst = min(values, key=bound.distance)
+    return bound.distance(worst) >= 0, worst
 
 
 def _plain(value: Any) -> list[Any]:
@@ -124,51 +193,6 @@ def _plain(value: Any) -> list[Any]:
             raise TypeError("A claim about no value at all is empty.")
         return numbers
     return [value]
-
-
-def _distance(number: float, *bounds: Any) -> float:
-    """How far inside its bound a number lies; negative outside, NaN for NaN."""
-    at_most, at_least, between, equal, tolerance = bounds
-    if at_most is not None:
-        return float(at_most) - number
-    if at_least is not None:
-        return number - float(at_least)
-    if between is not None:
-        low, high = map(float, between)
-        return min(number - low, high - number)
-    return float(tolerance) - abs(number - float(equal))
-
-
-def _margin_or_nan(number: float, *bounds: Any) -> float:
-    distance = _distance(number, *bounds)
-    return -math.inf if math.isnan(distance) else distance
-
-
-def _keeps(number: float, *bounds: Any) -> bool:
-    return _distance(number, *bounds) >= 0
-
-
-def _margin(number: float | bool, *bounds: Any) -> float | None:
-    """The distance to the bound as a share of the bound's size; None for what has no bound or no size."""
-    at_most, at_least, between, equal, tolerance = bounds
-    if at_most is not None or at_least is not None:
-        size = abs(float(at_least if at_most is None else at_most))
-    elif between is not None:
-        size = (float(between[1]) - float(between[0])) / 2
-    else:
-        size = float(tolerance) if equal is not None else 0.0
-    return _distance(number, *bounds) / size if size else None
-
-
-def _in_words(*bounds: Any) -> str:
-    at_most, at_least, between, equal, tolerance = bounds
-    if at_most is not None:
-        return f"at most {_number(at_most)}"
-    if at_least is not None:
-        return f"at least {_number(at_least)}"
-    if between is not None:
-        return f"{_number(between[0])} to {_number(between[1])}"
-    return f"equal to {_number(equal)}" + (f" ± {_number(tolerance)}" if tolerance else "")
 
 
 def _number(value: Any) -> str:

@@ -49,7 +49,9 @@ STYLES = {"outline": outline, "mosaic": mosaic}
 
 def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
     """(N, L), padded and cut to the model's length as in the pipeline."""
-    return tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return tokenizer(
+        list(prompts), padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
 
 
 def psnr(x: Tensor, of: Tensor) -> float:
@@ -59,8 +61,12 @@ def psnr(x: Tensor, of: Tensor) -> float:
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, x: Tensor) -> Tensor:
-    """Pictures (N, 1, 28, 28) in [-1, 1] through the autoencoder and back."""
-    return metrics.in_batches(lambda part: unpadded(vae(padded(part)).sample).clamp(-1, 1), x)
+    """Pictures (N, 1, 28, 28) in [-1, 1] through the autoencoder and back; the result is on the CPU."""
+
+    def back(part: Tensor) -> Tensor:
+        return unpadded(vae(padded(part).to(vae.device)).sample).clamp(-1, 1)
+
+    return metrics.in_batches(back, x)
 
 
 def load(folder: Path = FOLDER) -> StableDiffusionPipeline:
@@ -81,5 +87,10 @@ def draw(
 ) -> Tensor:  # fmt: skip
     """Pictures (N, 1, 28, 28) in [-1, 1] of N prompts."""
     parts = [list(prompts[i : i + 100]) for i in range(0, len(prompts), 100)]
-    options = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generator, "output_type": "pt"}
+    options = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "generator": generator,
+        "output_type": "pt",
+    }
     return unpadded(torch.cat([pipeline(part, **options).images for part in parts])).mul(2).sub(1)

@@ -154,8 +154,8 @@ def test_the_network_in_the_library_is_that_of_notebook_05(unet) -> None:
 
 def test_guidance_one_is_the_network_with_the_class(unet) -> None:
     y = torch.tensor([1, 8])
-    plain = nb06.sample_with(nb06.zoo()["DDIM"], unet, y, 3, 1.0, seeded())
-    nearly = nb06.sample_with(nb06.zoo()["DDIM"], unet, y, 3, 1.0 + 1e-9, seeded())
+    plain = nb06.sample_with(nb06.make_schedulers()["DDIM"], unet, y, 3, 1.0, seeded())
+    nearly = nb06.sample_with(nb06.make_schedulers()["DDIM"], unet, y, 3, 1.0 + 1e-9, seeded())
     assert plain.shape == (2, 1, 28, 28) and plain.abs().max() <= 1
     torch.testing.assert_close(plain, nearly, atol=1e-3, rtol=0)
 
@@ -175,14 +175,14 @@ def test_a_sheet_has_x_across_and_y_down() -> None:
 
 def test_an_unknown_word_is_named(pipe) -> None:
     with pytest.raises(ValueError, match="never saw purple: use words that it knows"):
-        nb06.call(pipe, ["a purple dress"])
+        nb06.sample_prompts(pipe, ["a purple dress"])
     with pytest.raises(ValueError, match="never saw spotted"):
-        nb06.call(pipe, ["a dress"], negative="spotted")
+        nb06.sample_prompts(pipe, ["a dress"], negative="spotted")
 
 
 def test_a_picture_depends_on_its_seed_and_not_on_its_neighbours(pipe) -> None:
-    three = nb06.call(pipe, ["a bag", "a coat", "a dress"], steps=2, seed=5, batch=2)
-    alone = nb06.call(pipe, ["a dress"], steps=2, seed=7)
+    three = nb06.sample_prompts(pipe, ["a bag", "a coat", "a dress"], steps=2, seed=5, batch_size=2)
+    alone = nb06.sample_prompts(pipe, ["a dress"], steps=2, seed=7)
     assert three.shape == (3, 1, 28, 28)
     torch.testing.assert_close(three[2:], alone, atol=1e-4, rtol=0)
 
@@ -192,7 +192,7 @@ def test_the_lora_has_less_than_two_percent_of_the_weights_and_leaves_the_others
     base = {name: weight.clone() for name, weight in pipe.unet.state_dict().items()}
     thin, x = nb06.add_lora(pipe), torch.rand(8, 1, 28, 28, generator=seeded()) * 2 - 1
     assert sum(p.numel() for p in thin) < 0.02 * sum(weight.numel() for weight in base.values())
-    losses = nb06.learn_style(pipe, latent.padded(x), ["a bag"] * 8, 3, seeded(), batch=4)
+    losses = nb06.learn_style(pipe, latent.padded(x), ["a bag"] * 8, 3, seeded(), batch_size=4)
     kept = {name.replace(".base_layer", ""): w for name, w in pipe.unet.state_dict().items() if "lora_" not in name}
     assert len(losses) == 3 and kept.keys() == base.keys()
     assert all(torch.equal(kept[name], weight) for name, weight in base.items())
@@ -209,17 +209,17 @@ pipes = nb06.prompt_pipelines(torch.device("cpu"), on_hub=True)
 big, x, shoes = pipes["Stable Diffusion 1.5"], torch.rand(3, 1, 28, 28) * 2 - 1, ["a shoe"] * 3
 lower = torch.zeros(1, 1, 28, 28)
 lower[:, :, 14:] = 1
-drawn = nb06.call(big, shoes, steps=2, guidance=7.5, negative="a", batch=2)
+drawn = nb06.sample_prompts(big, shoes, steps=2, guidance=7.5, negative="a", batch_size=2)
 said = {
     "pipelines": list(pipes), "small": [nb06.is_small(pipe) for pipe in pipes.values()], "drawn": list(drawn.shape),
-    "alone": (drawn[2:] - nb06.call(big, shoes[2:], steps=2, guidance=7.5, negative="a", seed=2)).abs().max().item(),
-    "changed": list(nb06.change(big, x, shoes, 0.5, steps=4).shape),
-    "filled": list(nb06.fill(big, x, lower, shoes, steps=2).shape),
+    "alone": (drawn[2:] - nb06.sample_prompts(big, shoes[2:], steps=2, guidance=7.5, negative="a", seed=2)).abs().max().item(),
+    "changed": list(nb06.img2img(big, x, shoes, 0.5, steps=4).shape),
+    "filled": list(nb06.inpaint(big, x, lower, shoes, steps=2).shape),
 }
 thin = nb06.add_lora(big)
 draw = torch.Generator().manual_seed(0)
-losses = nb06.learn_style(big, torch.rand(4, 3, 16, 16), ["a shoe"] * 4, 3, draw, rate=0.1, batch=2)
-styled = nb06.call(big, shoes, steps=2, guidance=7.5, negative="a", batch=2)
+losses = nb06.learn_style(big, torch.rand(4, 3, 16, 16), ["a shoe"] * 4, 3, draw, rate=0.1, batch_size=2)
+styled = nb06.sample_prompts(big, shoes, steps=2, guidance=7.5, negative="a", batch_size=2)
 said |= {"losses": len(losses), "style": (styled - drawn).abs().max().item()}
 print(json.dumps(said))
 """
@@ -273,7 +273,7 @@ def test_the_trainer_goes_on_exactly(tmp_path: Path) -> None:
     x = torch.rand(20, 1, 28, 28, generator=seeded()) * 2 - 1
     trainer = nb06.Trainer(x, 4)
     for _ in range(2):
-        trainer.step(batch=2)
+        trainer.step(batch_size=2)
     other = nb06.Trainer(x, 4, seed=1)
     parts = ("unet", "optimiser", "rate", "ema")
     mine = {part: getattr(trainer, part) for part in parts}
@@ -282,7 +282,7 @@ def test_the_trainer_goes_on_exactly(tmp_path: Path) -> None:
     other.draw.set_state(content["draw"])
     for each in (trainer, other):
         for _ in range(2):
-            each.step(batch=2)
+            each.step(batch_size=2)
     assert trainer.losses[2:] == other.losses and trainer.losses[0] != trainer.losses[1]
     assert all(torch.equal(a, b) for a, b in zip(trainer.ema.shadow_params, other.ema.shadow_params))
 
@@ -301,44 +301,44 @@ X = -torch.ones(3, 1, 28, 28)
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
-        (lambda p: nb06.change(p, X[:2], ["a bag"] * 2, 0.2, steps=4), "strength of 0.2 leaves none of 4 steps"),
-        (lambda p: nb06.change(p, X[:2], ["a bag"] * 2, 0.0, steps=4), "strength of 0.0"),
-        (lambda p: nb06.change(p, X[:2], ["a bag"] * 2, 1.5, steps=4), "strength of 1.5"),
-        (lambda p: nb06.change(p, X, ["a bag"] * 2, 0.8, steps=4), "3 pictures .* and 2 prompts do not fit"),
-        (lambda p: nb06.change(p, X[:2], ["a bag"] * 3, 0.8, steps=4), "2 pictures .* and 3 prompts do not fit"),
-        (lambda p: nb06.fill(p, X, torch.ones(1, 1, 28, 28), ["a bag"] * 2, steps=3), "3 pictures .* and 2 prompts"),
-        (lambda p: nb06.fill(p, X, torch.ones(2, 1, 28, 28), ["a bag"] * 3, steps=3), r"A mask \(1, 1, 28, 28\)"),
-        (lambda p: nb06.call(p, [], steps=2), "A list of at least one prompt"),
-        (lambda p: nb06.call(p, "a bag", steps=2), "A list of at least one prompt"),
-        (lambda p: nb06.call(p, ["a bag"], steps=0), "At least one step"),
+        (lambda p: nb06.img2img(p, X[:2], ["a bag"] * 2, 0.2, steps=4), "strength of 0.2 leaves none of 4 steps"),
+        (lambda p: nb06.img2img(p, X[:2], ["a bag"] * 2, 0.0, steps=4), "strength of 0.0"),
+        (lambda p: nb06.img2img(p, X[:2], ["a bag"] * 2, 1.5, steps=4), "strength of 1.5"),
+        (lambda p: nb06.img2img(p, X, ["a bag"] * 2, 0.8, steps=4), "3 pictures .* and 2 prompts do not fit"),
+        (lambda p: nb06.img2img(p, X[:2], ["a bag"] * 3, 0.8, steps=4), "2 pictures .* and 3 prompts do not fit"),
+        (lambda p: nb06.inpaint(p, X, torch.ones(1, 1, 28, 28), ["a bag"] * 2, steps=3), "3 pictures .* and 2 prompts"),
+        (lambda p: nb06.inpaint(p, X, torch.ones(2, 1, 28, 28), ["a bag"] * 3, steps=3), r"A mask \(1, 1, 28, 28\)"),
+        (lambda p: nb06.sample_prompts(p, [], steps=2), "A list of at least one prompt"),
+        (lambda p: nb06.sample_prompts(p, "a bag", steps=2), "A list of at least one prompt"),
+        (lambda p: nb06.sample_prompts(p, ["a bag"], steps=0), "At least one step"),
         (lambda p: nb06.sample_with(None, None, torch.tensor([11])), "class numbers"),
         (lambda p: nb06.sample_with(None, None, torch.tensor([1]), steps=0), "At least one step"),
         (lambda p: nb06.sample_with(None, None, torch.tensor([1]), steps=1001), "at most 1000 are wanted, not 1001"),
         (lambda p: nb06.sample_with(None, None, torch.tensor([1]), guidance=math.nan), "Guidance is a finite number"),
-        (lambda p: nb06.call(p, ["a bag"], steps=2.5), "not 2.5"),
-        (lambda p: nb06.call(p, ["a bag"], steps=-1), "At least one step"),
-        (lambda p: nb06.call(p, ["a bag"], guidance=math.nan), "Guidance is a finite number"),
-        (lambda p: nb06.call(p, ["a bag"], guidance=0.0), r"Guidance is 1 \(none\) or more, not 0.0"),
-        (lambda p: nb06.call(p, ["a bag"], batch=0), "At least one picture at a time"),
-        (lambda p: nb06.call(p, ["a bag", None]), "A list of at least one prompt"),
-        (lambda p: nb06.call(p, ["a bag"], negative=["a shirt"]), "One negative prompt, a text"),
-        (lambda p: nb06.change(p, X, ["a bag"] * 3, math.nan), "strength of nan"),
-        (lambda p: nb06.change(p, X[:0], [], 0.8), "are wanted, not"),
-        (lambda p: nb06.change(p, X.expand(3, 3, 28, 28), ["a bag"] * 3, 0.8), r"Pictures \(N, 1, 28, 28\) are wanted"),
-        (lambda p: nb06.change(p, X.new_zeros(3, 1, 32, 32), ["a bag"] * 3, 0.8), r"Pictures \(N, 1, 28, 28\)"),
-        (lambda p: nb06.change(p, X * 255, ["a bag"] * 3, 0.8), r"Pictures in \[-1, 1\] are wanted"),
-        (lambda p: nb06.change(p, X * math.nan, ["a bag"] * 3, 0.8), r"Pictures in \[-1, 1\] are wanted"),
-        (lambda p: nb06.fill(p, X, torch.full((1, 1, 28, 28), 0.5), ["a bag"] * 3), "A mask is 1 where"),
-        (lambda p: nb06.fill(p, X, torch.full((1, 1, 28, 28), math.nan), ["a bag"] * 3), "A mask is 1 where"),
-        (lambda p: nb06.call(p, ["a bag"] * 3, image=X, strength=0.8), r"image lies in \[0, 1\], not in \[-1.00"),
-        (lambda p: nb06.call(p, ["a bag"], image=[X]), "image wants a tensor of pictures"),
-        (lambda p: nb06.loop(None, None, 0, 5, None), "At least one picture and one step are wanted, not 0 and 5"),
-        (lambda p: nb06.loop(None, None, 2, 0, None), "At least one picture and one step are wanted, not 2 and 0"),
+        (lambda p: nb06.sample_prompts(p, ["a bag"], steps=2.5), "not 2.5"),
+        (lambda p: nb06.sample_prompts(p, ["a bag"], steps=-1), "At least one step"),
+        (lambda p: nb06.sample_prompts(p, ["a bag"], guidance=math.nan), "Guidance is a finite number"),
+        (lambda p: nb06.sample_prompts(p, ["a bag"], guidance=0.0), r"Guidance is 1 \(none\) or more, not 0.0"),
+        (lambda p: nb06.sample_prompts(p, ["a bag"], batch_size=0), "At least one picture at a time"),
+        (lambda p: nb06.sample_prompts(p, ["a bag", None]), "A list of at least one prompt"),
+        (lambda p: nb06.sample_prompts(p, ["a bag"], negative=["a shirt"]), "One negative prompt, a text"),
+        (lambda p: nb06.img2img(p, X, ["a bag"] * 3, math.nan), "strength of nan"),
+        (lambda p: nb06.img2img(p, X[:0], [], 0.8), "are wanted, not"),
+        (lambda p: nb06.img2img(p, X.expand(3, 3, 28, 28), ["a bag"] * 3, 0.8), r"Pictures \(N, 1, 28, 28\) are wanted"),
+        (lambda p: nb06.img2img(p, X.new_zeros(3, 1, 32, 32), ["a bag"] * 3, 0.8), r"Pictures \(N, 1, 28, 28\)"),
+        (lambda p: nb06.img2img(p, X * 255, ["a bag"] * 3, 0.8), r"Pictures in \[-1, 1\] are wanted"),
+        (lambda p: nb06.img2img(p, X * math.nan, ["a bag"] * 3, 0.8), r"Pictures in \[-1, 1\] are wanted"),
+        (lambda p: nb06.inpaint(p, X, torch.full((1, 1, 28, 28), 0.5), ["a bag"] * 3), "A mask is 1 where"),
+        (lambda p: nb06.inpaint(p, X, torch.full((1, 1, 28, 28), math.nan), ["a bag"] * 3), "A mask is 1 where"),
+        (lambda p: nb06.sample_prompts(p, ["a bag"] * 3, image=X, strength=0.8), r"image lies in \[0, 1\], not in \[-1.00"),
+        (lambda p: nb06.sample_prompts(p, ["a bag"], image=[X]), "image wants a tensor of pictures"),
+        (lambda p: nb06.sample_loop(None, None, 0, 5, None), "At least one picture and one step are wanted, not 0 and 5"),
+        (lambda p: nb06.sample_loop(None, None, 2, 0, None), "At least one picture and one step are wanted, not 2 and 0"),
         (lambda p: nb06.xyz(lambda x, y, z: X[0], [1], [], [1]), "Each axis wants a value at least, not 1, 0 and 1"),
         (lambda p: nb06.capped_betas(0.0), "lies above 0: 0.0 does not"),
         (lambda p: nb06.Trainer(X.expand(3, 3, 28, 28), 5), r"Pictures \(N, 1, 28, 28\) are wanted"),
         (lambda p: nb06.Trainer(X, 0), "At least one step is wanted, not 0"),
-        (lambda p: nb06.Trainer(X, 5).step(batch=0), "At least one picture a step is wanted"),
+        (lambda p: nb06.Trainer(X, 5).step(batch_size=0), "At least one picture a step is wanted"),
         (lambda p: nb06.learn_style(p, X, ["a bag"] * 4, 5, None), "3 pictures and 4 prompts do not fit"),
         (lambda p: nb06.learn_style(p, X, ["a bag"] * 3, 0, None), "At least one step of one picture"),
         (lambda p: nb06.learn_style(p, X * 255, ["a bag"] * 3, 5, None), r"Pictures in \[-1, 1\] are wanted"),

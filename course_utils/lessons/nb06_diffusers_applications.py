@@ -38,18 +38,11 @@ from course_utils.lessons.nb05_ddpm_from_scratch import (
     one_each,
     pretrained,
 )
-from course_utils.prompts import (
-    WORDS,
-    unknown_words,
-)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+from course_utils.prompts import WORDS, unknown_words
 
 
 @torch.no_grad()
-def loop(unet, scheduler, n, steps, generator):
+def sample_loop(unet, scheduler, n, steps, generator):
     """What DDPMPipeline draws: (n, C, H, W) in [0, 1]."""
     if min(n, steps) < 1:
         raise ValueError(f"At least one picture and one step are wanted, not {n} and {steps}.")
@@ -58,7 +51,7 @@ def loop(unet, scheduler, n, steps, generator):
     x = torch.randn(n, unet.config.in_channels, size, size, generator=generator).to(unet.device)
     for t in scheduler.timesteps:
         x = scheduler.step(unet(x, t).sample, t, x, generator=generator).prev_sample
-    return (x / 2 + 0.5).clamp(0, 1)
+    return (x / 2 + 0.5).clamp(0, 1).cpu()
 
 
 class CourseUNet(ModelMixin, ConfigMixin):
@@ -194,7 +187,7 @@ def capped_betas(largest: float = 80.0) -> list[float]:
     return (1 - alphas_bar / torch.cat([torch.ones(1), alphas_bar[:-1]])).tolist()
 
 
-def zoo() -> dict[str, SchedulerMixin]:
+def make_schedulers() -> dict[str, SchedulerMixin]:
     """Fresh schedulers by name, all on the course's levels; Heun's a second time on levels that
     stop at sigma / alpha = 80.
     """
@@ -310,7 +303,7 @@ def check_input(name: str, x: Tensor, n: int) -> None:
         )
 
 
-def call(
+def sample_prompts(
     pipe: StableDiffusionPipeline,
     prompts: Sequence[str],
     *,
@@ -318,7 +311,7 @@ def call(
     guidance: float = 2.0,
     negative: str = "",
     seed: int = 0,
-    batch: int = 100,
+    batch_size: int = 100,
     **inputs: Tensor,
 ) -> Tensor:
     """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
@@ -339,8 +332,8 @@ def call(
         raise ValueError(
             f"One negative prompt, a text, is wanted for all pictures, not {negative!r}."
         )
-    if batch < 1:
-        raise ValueError(f"At least one picture at a time is wanted, not {batch}.")
+    if batch_size < 1:
+        raise ValueError(f"At least one picture at a time is wanted, not {batch_size}.")
     check_steps(steps), check_guidance(guidance)
     if guidance < 1:
         raise ValueError(
@@ -365,10 +358,10 @@ def call(
             f"({', '.join(WORDS)})."
         )
     images = []
-    for i in range(0, len(prompts), batch):
-        part = list(prompts[i : i + batch])
+    for i in range(0, len(prompts), batch_size):
+        part = list(prompts[i : i + batch_size])
         own = {
-            key: value[i : i + batch] if isinstance(value, Tensor) else value
+            key: value[i : i + batch_size] if isinstance(value, Tensor) else value
             for key, value in inputs.items()
         }
         noise = [torch.Generator().manual_seed(seed + i + j) for j in range(len(part))]
@@ -387,7 +380,7 @@ def call(
     return latent.unpadded(pictures) if is_small(pipe) else pictures
 
 
-def sister(kind: type, pipe: StableDiffusionPipeline) -> Any:
+def from_pipe(kind: type, pipe: StableDiffusionPipeline) -> Any:
     """Another pipeline of the same parts, such as StableDiffusionImg2ImgPipeline."""
     other = kind(**pipe.components, requires_safety_checker=pipe.config.requires_safety_checker)
     other.set_progress_bar_config(disable=True)
@@ -409,7 +402,7 @@ def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
     )
 
 
-def change(
+def img2img(
     pipe: StableDiffusionPipeline,
     x: Tensor,
     prompts: Sequence[str],
@@ -419,8 +412,8 @@ def change(
     """SDEdit: the course's pictures x (N, 1, 28, 28), changed towards N prompts; strength 1 leaves
     nothing of them.
     """
-    return call(
-        sister(StableDiffusionImg2ImgPipeline, pipe),
+    return sample_prompts(
+        from_pipe(StableDiffusionImg2ImgPipeline, pipe),
         prompts,
         image=as_input(x, pipe),
         strength=strength,
@@ -428,7 +421,7 @@ def change(
     )
 
 
-def fill(
+def inpaint(
     pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequence[str], **options: Any
 ) -> Tensor:
     """Inpainting: the course's pictures x (N, 1, 28, 28), drawn anew where mask (1, 1, 28, 28) is
@@ -443,8 +436,8 @@ def fill(
             "A mask is 1 where pictures are drawn anew and 0 elsewhere: it holds other numbers."
         )
     masks = as_input(mask.expand_as(x).float() * 2 - 1, pipe)[:, :1]
-    return call(
-        sister(StableDiffusionInpaintPipeline, pipe),
+    return sample_prompts(
+        from_pipe(StableDiffusionInpaintPipeline, pipe),
         prompts,
         image=as_input(x, pipe),
         mask_image=masks,

@@ -10,7 +10,9 @@
 #     name: python3
 #   course:
 #     title: GAN theory
-#     summary: The game, its best moves and its value, and why playing it by gradient descent goes in circles
+#     summary: >-
+#       The game, its best moves and its value, and why playing it by gradient descent goes in
+#       circles
 #     minutes_cpu: 2
 #     minutes_gpu: null
 # ---
@@ -18,7 +20,8 @@
 # %% [markdown]
 # # 01 · GAN theory
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/01_gan_theory.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/01_gan_theory.ipynb)
 #
 # A generative adversarial network is a game between two networks. This notebook plays it where
 # everything can be computed: on a line, in the plane, and between two single numbers. Each formula
@@ -238,10 +241,8 @@ for _ in range(20):
     generator_step(discriminator, torch.optim.SGD(generator.parameters(), lr=0.05), generator(z))
     turns.append(value(discriminator(x_real), discriminator(generator(z))).item())
 moves = np.diff(turns)
-claim(
-    "Each of D's turns raises V, and each of G's turns lowers it",
-    bool((moves[::2] > 0).all() and (moves[1::2] < 0).all()),
-)
+claim("Every turn of D raises V", moves[::2], at_least=0)
+claim("Every turn of G lowers V", moves[1::2], at_most=0)
 claim(
     "Without ever seeing a real sample, G has moved towards the data", generator.shift, at_least=0
 )
@@ -445,9 +446,14 @@ several = torch.stack([jensen_shannon(a, b) for a, b in random_pairs])
 swapped = torch.stack([jensen_shannon(b, a) for a, b in random_pairs])
 claim(
     "For a thousand pairs of histograms the JSD lies between 0 and log 2",
-    several.min() > 0 and several.max() < math.log(2),
+    [several.min(), several.max()],
+    between=(0, math.log(2)),
 )
-claim("The JSD does not care which one comes first", (several - swapped).abs().max(), at_most=1e-12)
+claim(
+    "The JSD of a thousand pairs of histograms is the same with p and q exchanged",
+    (several - swapped).abs().max(),
+    at_most=1e-12,
+)
 
 # %% [markdown]
 # Suppose now that the generator has the right shape and lacks only the right place:
@@ -473,10 +479,8 @@ plots.show(
         "at shift 0, two shallow side valleys at plus and minus 2.5, and flat at 0 beyond 5."
     ),
 )
-claim(
-    "V(D*, G) is smallest at q = p, and there it is -log 4",
-    shifts[values.argmin()].abs() < 1e-9 and abs(values.min() + math.log(4)) < 1e-6,
-)
+claim("V(D*, G) is smallest where q = p", shifts[values.argmin()].abs(), at_most=1e-9)
+claim("The smallest value of V(D*, G) is -log 4", values.min(), equal=-math.log(4), tolerance=1e-6)
 
 # %% [markdown]
 # Two things in this picture are bad news. There are side valleys, where one bump of the generator
@@ -489,8 +493,8 @@ claim(
 # The generator's loss so far, $\mathbb E \log(1 - D(G(z)))$, has a weakness. Differentiate one term
 # with respect to the logit $u$, using $\sigma' = \sigma (1 - \sigma)$ and $D = \sigma(u)$:
 #
-# $$\frac{d}{du} \log(1 - D) = -D, \qquad\text{and for } -\log D: \qquad \frac{d}{du} (-\log D) = -(1 -
-# D) .$$
+# $$\frac{d}{du} \log(1 - D) = -D, \qquad\text{and for } -\log D: \qquad \frac{d}{du} (-\log D) =
+# -(1 - D) .$$
 #
 # By the chain rule this number multiplies everything that reaches the generator. Early on $D$
 # easily sees what is generated, so $D(G(z)) \approx 0$, and the first slope is almost nothing, just
@@ -623,8 +627,7 @@ plots.show(
     ),
 )
 claim(
-    "Against a trained discriminator the saturating gradient is less than a hundredth of "
-    "the non-saturating one",
+    "Against a trained D the saturating gradient is under a hundredth of the non-saturating one",
     (sum(reach["saturating"][-50:])) / (sum(reach["non-saturating"][-50:])),
     at_most=0.01,
 )
@@ -904,11 +907,12 @@ plots.render(
 ).show()
 distance = {title: path.norm(dim=1) for title, path in paths.items()}
 claim(
-    "With simultaneous steps every round leads further from the equilibrium",
-    (distance["Simultaneous: outwards"].diff() > 0).all(),
+    "Every round of simultaneous steps leads further from the equilibrium of the Dirac-GAN",
+    distance["Simultaneous: outwards"].diff(),
+    at_least=0,
 )
 claim(
-    "With alternating steps the distance stays within 10 % of where it began",
+    "Alternating steps keep the distance from the equilibrium within 10 % of the first one",
     (distance["Alternating: round and round"] - 1).abs().max(),
     at_most=0.1,
 )
@@ -1046,19 +1050,25 @@ for h, alternating, gamma, sigma, loss in product(
     worst = max(
         worst, same_pair(torch.linalg.eigvals(J), dirac_eigenvalues(h, alternating, **game)).item()
     )
-claim("For 108 settings the eigenvalues are those of autograd's Jacobian", worst, at_most=1e-6)
+claim(
+    "The eigenvalues by formula are those of autograd's Jacobian for 108 settings of the Dirac-GAN",
+    worst,
+    at_most=1e-6,
+)
 steps = torch.logspace(-3, 1, 200).tolist()
 claim(
-    "Without friction no step size brings |lambda| below 1",
-    all(spectral_radius(h, alternating=a) >= 1 - 1e-9 for h in steps for a in (True, False)),
+    "Without R1 or noise |lambda| is 1 or more for every step size that was tried",
+    [spectral_radius(h, alternating=a) for h in steps for a in (True, False)],
+    at_least=1 - 1e-9,
 )
 claim(
-    "With R1 or instance noise |lambda| is below 1",
-    all(
-        spectral_radius(0.2, alternating=a, **cure) < 1
+    "With R1 (gamma 0.3) or noise (sigma 0.8) |lambda| is below 1 at a step size of 0.2",
+    [
+        spectral_radius(0.2, alternating=a, **cure)
         for a in (True, False)
         for cure in ({"gamma": 0.3}, {"sigma": 0.8})
-    ),
+    ],
+    at_most=1 - 1e-9,
 )
 claim(
     "Instance noise of sigma has the eigenvalues of R1 with gamma = sigma^2 / 2",
@@ -1157,7 +1167,7 @@ claim(
     at_most=1e-3,
 )
 claim(
-    "With clipping or WGAN-GP it never comes near it",
+    "With clipping or WGAN-GP the Dirac-GAN never comes near its equilibrium",
     min(ends["WGAN, |ψ| ≤ 0.5"].min(), ends["WGAN-GP"].min()),
     at_least=0.2,
 )
@@ -1322,15 +1332,19 @@ plots.show(
     ),
 )
 claim(
-    "The average lies as near the middle as the formula says, within 10 %",
-    all(abs(measured[b] / averaging_gain(b, omega) - 1) < 0.1 for b in (0.9, 0.99)),
+    "The averaged weights lie as near the centre as the formula says, to 10 %",
+    [measured[b] / averaging_gain(b, omega) for b in (0.9, 0.99)],
+    between=(0.9, 1.1),
 )
 claim(
-    (
-        "With a long memory the average is within 2 % of the radius of the centre, and the "
-        "weights still circle"
-    ),
-    measured[0.999] < 0.02 and path[-1].norm() > 0.9,
+    "With a decay of 0.999 the averaged weights are within 2 % of the radius of the centre",
+    measured[0.999],
+    at_most=0.02,
+)
+claim(
+    "The weights themselves still circle at 90 % of the radius or more",
+    path[-1].norm(),
+    at_least=0.9,
 )
 
 # %% [markdown]
@@ -1391,7 +1405,7 @@ careless = (
 ).item()
 claim("The histogram counts every sample once", histogram(outer).sum(), equal=2000)
 claim(
-    "Dropping what lies outside the frame makes the divergence too small",
+    "Dropping the points outside the frame makes the divergence too small",
     (careless) / (careful),
     at_most=0.7,
 )
@@ -1614,9 +1628,9 @@ print(run.report())
 
 # %%
 claim("The GAN in the plane reaches all 8 clusters of the ring", covered.modes, equal=8)
+claim("The JSD of the live GAN begins near log 2", gan.history[0][1], at_least=0.95 * math.log(2))
 claim(
-    "Its JSD begins at log 2 and ends below half of that",
-    gan.history[0][1] > 0.95 * math.log(2) and gan.history[-1][1] < math.log(2) / 2,
+    "The JSD of the live GAN ends below half of log 2", gan.history[-1][1], at_most=math.log(2) / 2
 )
 claim(
     "It does not reach the floor of real against real samples",

@@ -10,7 +10,8 @@
 #     name: python3
 #   course:
 #     title: Diffusion mathematics
-#     summary: Noise, its exact undoing, the bound that is trained, and samplers whose order is measured
+#     summary: >-
+#       Noise, its exact undoing, the bound that is trained, and samplers whose order is measured
 #     minutes_cpu: 1
 #     minutes_gpu: null
 # ---
@@ -18,7 +19,8 @@
 # %% [markdown]
 # # 04 · Diffusion mathematics
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
 #
 # A diffusion model destroys data with noise, a little at a time, and learns to undo it. This
 # notebook has no neural network in it. Its data are a handful of Gaussians, for which the *perfect*
@@ -420,8 +422,14 @@ claim(
     at_most=1e-12,
 )
 claim(
-    "Random walkers agree: their mean within 4.5 standard errors, their variance within 6 %",
-    all(m < 4.5 and v < 0.06 for m, v in stops.values()),
+    "The mean of random walkers lies within 4.5 standard errors of the formula",
+    [mean for mean, _ in stops.values()],
+    at_most=4.5,
+)
+claim(
+    "The variance of random walkers lies within 6 % of the formula",
+    [variance for _, variance in stops.values()],
+    at_most=0.06,
 )
 
 # %% [markdown]
@@ -456,8 +464,9 @@ claim(
     at_most=0.01,
 )
 claim(
-    "Betas from 1e-4 to 0.02 with 50 steps keep 60 % of the signal's variance",
-    0.60 < unscaled.alphas_bar[-1] < 0.61,
+    "Betas from 1e-4 to 0.02 with 50 steps keep about 60 % of the variance of the signal",
+    unscaled.alphas_bar[-1],
+    between=(0.60, 0.61),
 )
 
 # %%
@@ -724,10 +733,10 @@ plots.render(
 # | name | what it is | good to know |
 # |---|---|---|
 # | `x0` | the clean point | easy when there is little noise, and then says little |
-# | `epsilon` | the noise (Ho et al. 2020) | hard when there is little noise; near $T$ it says almost nothing about $x_0$ |
+# | `epsilon` | the noise (Ho et al. 2020) | hard with little noise; near $T$ it says little about $x_0$ |
 # | `v` | $\alpha\epsilon - \sigma x_0$ (Salimans and Ho 2022) | useful at both ends |
-# | `score` | $\nabla \log p_t(x) = -\mathbb E[\epsilon \mid x] / \sigma$ | Tweedie's formula; a denoiser *is* a score |
-# | `velocity` | $\epsilon - x_0$ (flow matching; Lipman et al. 2023, Liu et al. 2023) | for paths with $\alpha + \sigma = 1$ |
+# | `score` | $\nabla \log p_t(x) = -\mathbb E[\epsilon \mid x] / \sigma$ | Tweedie; a denoiser is a score |
+# | `velocity` | $\epsilon - x_0$ (flow matching; Lipman 2023, Liu 2023) | for $\alpha + \sigma = 1$ |
 #
 # A network trained with squared error gives a conditional mean, $\mathbb E[x_0 \mid x]$. At a given
 # $x$ each conversion in the table is linear in the prediction, so it holds for these means too.
@@ -994,10 +1003,16 @@ claim(
     (large - schedule.betas[1:]).abs().max(),
     at_most=1e-12,
 )
-claim("The small variance is never above the large one", (small <= large).all())
+claim("The small variance is never above the large one", small / large, at_most=1)
 claim(
-    "From step 150 on they differ by less than 2 %, at the first step by a factor above 2",
-    ((large / small)[150:] < 1.02).all() and (large / small)[0] > 2,
+    "From step 150 on the large variance is at most 2 % above the small one",
+    (large / small)[150:],
+    at_most=1.02,
+)
+claim(
+    "At the first step the large variance is more than twice the small one",
+    (large / small)[0],
+    at_least=2,
 )
 
 # %% [markdown]
@@ -1212,25 +1227,29 @@ plots.show(
     ),
 )
 claim(
-    (
-        "With 16 and 32 steps the bound is below the chain's own log-likelihood, for both "
-        "denoisers and both schedules"
-    ),
-    all(g > o for name in settings for g, o in zip(gaps[name], own[name])),
+    "With 16 and 32 steps the bound is below the chain's log-likelihood, in all settings",
+    [g - o for name in settings for g, o in zip(gaps[name], own[name])],
+    at_least=0,
 )
 claim(
-    "The chain's log-likelihood is below that of the data's own density",
+    "The chain's log-likelihood is below that of the data's own density, in all settings",
     min(min(o) for o in own.values()),
     at_least=0,
 )
 claim(
-    "With the exact denoiser and even levels the gap shrinks at every doubling, to under 0.03 nats",
-    all(a > b for a, b in zip(gaps["exact, even"], gaps["exact, even"][1:]))
-    and gaps["exact, even"][-1] < 0.03,
+    "With the exact denoiser and even levels the gap shrinks at every doubling of the steps",
+    [a - b for a, b in zip(gaps["exact, even"], gaps["exact, even"][1:])],
+    at_least=0,
 )
 claim(
-    "A worse denoiser has the larger gap at every length",
-    all(a > b for a, b in zip(gaps["linear, even"], gaps["exact, even"])),
+    "With the exact denoiser and even levels the gap ends under 0.03 nats",
+    gaps["exact, even"][-1],
+    at_most=0.03,
+)
+claim(
+    "The linear denoiser has a larger gap than the exact one at every number of steps",
+    [a - b for a, b in zip(gaps["linear, even"], gaps["exact, even"])],
+    at_least=0,
 )
 claim(
     "The linear denoiser's bound tends to the likelihood of one Gaussian with the data's "
@@ -1276,14 +1295,13 @@ constant = ((1 / t - torch.log1p(1 / t)) / 2).sum().item()
 print(f"sum of (1/t - log(1 + 1/t)) / 2: {constant:.4f} nats")
 claim(
     "On linear and cosine schedules the bound's gap stays above half of Euler's constant",
-    min(lasting.values()) > constant,
+    min(lasting.values()) / constant,
+    at_least=1,
 )
 claim(
-    (
-        "From 1024 to 4096 steps the cosine schedule's gap comes more than a third nearer to "
-        "half of Euler's constant"
-    ),
-    lasting["cosine, T = 4096"] - constant < (lasting["cosine, T = 1024"] - constant) * 2 / 3,
+    "From 1024 to 4096 steps the cosine gap comes a third nearer to half of Euler's constant",
+    (lasting["cosine, T = 4096"] - constant) / (lasting["cosine, T = 1024"] - constant),
+    at_most=2 / 3,
 )
 
 # %% [markdown]
@@ -1321,7 +1339,7 @@ beta, alphas_bar = schedule.betas[1:], schedule.alphas_bar
 tilde = (1 - alphas_bar[:-1]) / (1 - alphas_bar[1:]) * beta
 printed = beta**2 / (2 * tilde * (1 - beta) * (1 - alphas_bar[1:]))
 claim(
-    "The weights are those of equation 12 of the DDPM paper",
+    "The weights of the terms are those of equation 12 of the DDPM paper",
     (weights / printed - 1).abs().max(),
     at_most=1e-9,
 )
@@ -1372,11 +1390,9 @@ halves = [
 ]
 print(f"half of the loss is reached at t = {halves[0]} (bound) and t = {halves[1]} (simple)")
 claim(
-    (
-        "The L_{t-1} terms reach half of their sum at less than half the t at which the "
-        "simple loss does"
-    ),
-    2 * halves[0] < halves[1],
+    "The L_{t-1} terms reach half of their sum at under half the t at which the simple loss does",
+    halves[0] / halves[1],
+    at_most=1 / 2,
 )
 
 # %% [markdown]
@@ -1444,8 +1460,8 @@ checks.ancestral_step(partial(ancestral_step, variance="large"), solution=True)
 # together say what the noise was, $\hat\epsilon = (x - \alpha \hat x_0)/\sigma$. Put the same two
 # together again at the next level:
 #
-# $$x_\text{then} = \alpha_\text{then}\, \hat x_0 + \sqrt{\sigma_\text{then}^2 - s^2}\; \hat\epsilon +
-# s\, \epsilon', \qquad
+# $$x_\text{then} = \alpha_\text{then}\, \hat x_0 + \sqrt{\sigma_\text{then}^2 - s^2}\; \hat\epsilon
+# + s\, \epsilon', \qquad
 #   s^2 = \eta^2 \cdot \text{(the small variance)} .$$
 #
 # With $\eta = 0$ nothing is random: the same noise always gives the same sample. With $\eta = 1$ it
@@ -1504,9 +1520,9 @@ checks.ddim_step(ddim_step, solution=True)
 
 # %% [markdown]
 # The loop around them is the same for every sampler, and for the networks of notebook 05. Samplers
-# differ in what they need beside the prediction: fresh noise, nothing, or, further below, an earlier
-# prediction. A `Solver` is a step together with that need, so a solver that needs no noise draws
-# none.
+# differ in what they need beside the prediction: fresh noise, nothing, or, further below, an
+# earlier prediction. A `Solver` is a step together with that need, so a solver that needs no noise
+# draws none.
 
 
 # %% tags=["export"]
@@ -1687,10 +1703,8 @@ plots.show(
     ),
 )
 orders = {name: (torch.stack(film)[..., 0].diff(dim=1) > 0).all() for name, film in films.items()}
-claim(
-    "Paths of the ODE keep their order, those of the SDE cross",
-    orders["ODE (DDIM)"] and not orders["SDE (ancestral)"],
-)
+claim("Paths of the ODE (DDIM) keep their order", orders["ODE (DDIM)"])
+claim("Paths of the SDE (ancestral) cross", not orders["SDE (ancestral)"])
 
 # %% [markdown]
 # ### What a slip costs
@@ -1794,8 +1808,14 @@ plots.show(
 right = max(costs["right: 50 levels of 1000"], costs["right: betas made for T = 50"])
 claim("Fifty steps done right are within a W1 of 0.06 of the data", right, at_most=0.06)
 claim(
-    "Kept betas cost more than twice that, range(50) more than three times",
-    costs["kept betas, T = 50"] > 2 * right and costs["range(50) of 1000 steps"] > 3 * right,
+    "Keeping the betas of 50 steps costs more than twice the W1 of respaced levels",
+    costs["kept betas, T = 50"] / right,
+    at_least=2,
+)
+claim(
+    "Running range(50) of 1000 steps costs more than three times the W1 of respaced levels",
+    costs["range(50) of 1000 steps"] / right,
+    at_least=3,
 )
 narrow, small, large = (
     widths[name]
@@ -1807,9 +1827,12 @@ claim(
     at_most=0.75,
 )
 claim(
-    "Fifty steps make the left bump too narrow with the small variance and too wide with "
-    "the large one",
-    small < 0.2 < large,
+    "Fifty steps with the small variance make the left bump narrower than its 0.2",
+    small,
+    at_most=0.2,
+)
+claim(
+    "Fifty steps with the large variance make the left bump wider than its 0.2", large, at_least=0.2
 )
 
 # %% [markdown]
@@ -1828,9 +1851,9 @@ tens = {
 for name, cost in tens.items():
     print(f"{name:<32} W1 to the data {cost:.3f}")
 claim(
-    "With ten steps of DDIM a list of timesteps that ends at 0 costs more than one whose "
-    "last step is as long as the others",
-    tens["list ends at 0"] > tens["last step as long as the others"],
+    "Ten DDIM steps that end at t = 0 have a larger W1 than ten whose last step is as long",
+    tens["list ends at 0"] / tens["last step as long as the others"],
+    at_least=1,
 )
 
 # %% [markdown]
@@ -2049,19 +2072,22 @@ plots.show(
     ),
 )
 claim(
-    "Euler and DDIM are of order 1 (0.9 to 1.1)",
-    all(0.9 < slopes[name] < 1.1 for name in ("Euler", "DDIM")),
+    "Euler and DDIM are of order 1",
+    [slopes[name] for name in ("Euler", "DDIM")],
+    between=(0.9, 1.1),
 )
 claim(
-    "Heun and DPM-Solver++(2M) are of order 2 (1.9 to 2.1)",
-    all(1.9 < slopes[name] < 2.1 for name in ("Heun", "DPM-Solver++(2M)")),
+    "Heun and DPM-Solver++(2M) are of order 2",
+    [slopes[name] for name in ("Heun", "DPM-Solver++(2M)")],
+    between=(1.9, 2.1),
 )
 fair = {
     name: error[counts.index(64 if name == "Heun" else 128)] for name, error in errors.items()
 }  # 128 calls each
 claim(
-    "For 128 calls of the denoiser both methods of order 2 have less than a tenth of DDIM's error",
-    10 * max(fair["Heun"], fair["DPM-Solver++(2M)"]) < fair["DDIM"],
+    "With 128 function evaluations Heun and DPM-Solver++(2M) have under a tenth of DDIM's error",
+    max(fair["Heun"], fair["DPM-Solver++(2M)"]) / fair["DDIM"],
+    at_most=0.1,
 )
 
 # %% [markdown]
@@ -2105,7 +2131,7 @@ claim(
     error,
     at_most=1e-9,
 )
-claim("One Euler step misses that solution by more than 0.1", one_euler, at_least=0.1)
+claim("One Euler step misses the exact solution by more than 0.1", one_euler, at_least=0.1)
 
 # %% [markdown]
 # Two things follow. If the data are a single point, $\hat x_0$ never changes, and DDIM is exact
