@@ -25,15 +25,11 @@ from .student import students
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for command in ("build", "text", "run", "stamp", "lessons"):
         one = commands.add_parser(command)
-        one.add_argument(
-            "notebook", nargs="?", default="", help="a prefix such as 02; all when left out"
-        )
+        one.add_argument("notebook", nargs="?", default="", help="a prefix such as 02; all when left out")
     for command in ("check", "readme", "student"):
         commands.add_parser(command)
     commands.add_parser("badge").add_argument("repository", help="owner/name")
@@ -49,9 +45,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
             run(course, course.names(options.notebook))
         elif options.command == "badge":
             change_address(course, options.repository)
-            print(
-                f"Badges, set-up cells and links point to https://github.com/{options.repository} now."
-            )
+            print(f"Badges, set-up cells and links point to https://github.com/{options.repository} now.")
         elif options.command == "check":
             if problems := check(course):
                 raise CourseError("\n".join(problems))

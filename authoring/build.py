@@ -39,9 +39,7 @@ def update_text(course: Course, name: str) -> None:
     text, stored = read_source(course, name), stored_or_source(course, name)
     old, new = ([cell for cell in nb.cells if cell.cell_type == "code"] for nb in (stored, text))
     if [signature(cell) for cell in old] != [signature(cell) for cell in new]:
-        raise CourseError(
-            f"{name}: code changed, so outputs must be made anew: type `make notebooks NB={name[:2]}`."
-        )
+        raise CourseError(f"{name}: code changed, so outputs must be made anew: type `make notebooks NB={name[:2]}`.")
     nb = with_outputs(text, stored)
     nb.metadata.course["build_seconds"] = stored.metadata.course.build_seconds
     write_notebook(course.stored(name), nb)
@@ -73,16 +71,12 @@ def notebook_problems(course: Course, name: str) -> list[str]:
     facts = dict(stored.metadata.get("course", {}))
     facts.pop("build_seconds", None)
     if facts != text.metadata.course:
-        return [
-            f"notebooks/{name}.ipynb: `course` metadata differs from the text's header: {remedy}."
-        ]
+        return [f"notebooks/{name}.ipynb: `course` metadata differs from the text's header: {remedy}."]
     pairs = [[(*signature(cell), cell.metadata) for cell in nb.cells] for nb in (text, stored)]
     for number, (wanted, found) in enumerate(zip(*pairs, strict=False), start=1):
         if wanted != found:
             begins = next(iter(found[1].splitlines()), "")
-            return [
-                f"notebooks/{name}.ipynb: cell {number} (`{begins}`) differs from the text: {remedy}."
-            ]
+            return [f"notebooks/{name}.ipynb: cell {number} (`{begins}`) differs from the text: {remedy}."]
     if len(text.cells) != len(stored.cells):
         counts = f"{len(stored.cells)} cells, the text {len(text.cells)}"
         return [f"notebooks/{name}.ipynb has {counts}: {remedy}."]
@@ -96,16 +90,12 @@ def check(course: Course) -> list[str]:
         text = course.source(name).read_text("utf-8")
         if stamp_text(text, course, name) != text:
             remedy = "type `python -m authoring stamp`"
-            problems.append(
-                f"notebooks/src/{name}.py: badge or set-up cell is not the stamped one: {remedy}."
-            )
+            problems.append(f"notebooks/src/{name}.py: badge or set-up cell is not the stamped one: {remedy}.")
         problems += notebook_problems(course, name)
         path = course.lesson(name)
         if lesson_text(course, name) != (path.read_text("utf-8") if path.exists() else ""):
             remedy = f"type `python -m authoring lessons {name[:2]}`"
-            problems.append(
-                f"course_utils/lessons/{path.name} differs from the exported cells: {remedy}."
-            )
+            problems.append(f"course_utils/lessons/{path.name} differs from the exported cells: {remedy}.")
     made = {course.stored(name) for name in names} | {course.lesson(name) for name in names}
     present = [*course.notebooks.glob("*.ipynb"), *course.lessons.glob("nb*.py")]
     orphans = [path.relative_to(course.root).as_posix() for path in present if path not in made]

@@ -43,19 +43,13 @@ def read_source(course: Course, name: str) -> NotebookNode:
     nb = jupytext.reads(course.source(name).read_text("utf-8"), fmt="py:percent")
     facts = nb.metadata.get("course", {})
     if missing := [key for key in COURSE_KEYS if key not in facts]:
-        raise CourseError(
-            f"notebooks/src/{name}.py: the header's `course:` lacks {', '.join(missing)}."
-        )
+        raise CourseError(f"notebooks/src/{name}.py: the header's `course:` lacks {', '.join(missing)}.")
     nb.nbformat, nb.nbformat_minor = 4, 5
     return clean_metadata(nb)
 
 
 def stored_or_source(course: Course, name: str) -> NotebookNode:
-    return (
-        read_notebook(course.stored(name))
-        if course.stored(name).exists()
-        else read_source(course, name)
-    )
+    return read_notebook(course.stored(name)) if course.stored(name).exists() else read_source(course, name)
 
 
 def with_outputs(text: NotebookNode, stored: NotebookNode) -> NotebookNode:
@@ -80,23 +74,14 @@ def claims(nb: NotebookNode) -> list[str]:
     """The sentences that the stored outputs print with a tick, in order, each once."""
     streams = (output.get("text", "") for cell in nb.cells for output in cell.get("outputs", []))
     lines = (line for text in streams for line in text.splitlines())
-    return list(
-        dict.fromkeys(line.removeprefix("✓ ").strip() for line in lines if line.startswith("✓ "))
-    )
+    return list(dict.fromkeys(line.removeprefix("✓ ").strip() for line in lines if line.startswith("✓ ")))
 
 
 def defined_names(source: str) -> list[str]:
     """Functions, classes and variables that a cell makes."""
     kinds = (ast.FunctionDef, ast.ClassDef)
-    assigned = [
-        target
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-    ]
-    variables = [
-        node.id for target in assigned for node in ast.walk(target) if isinstance(node, ast.Name)
-    ]
+    assigned = [target for node in ast.parse(source).body if isinstance(node, ast.Assign) for target in node.targets]
+    variables = [node.id for target in assigned for node in ast.walk(target) if isinstance(node, ast.Name)]
     return [node.name for node in ast.parse(source).body if isinstance(node, kinds)] + variables
 
 
@@ -105,9 +90,7 @@ def clean_metadata(nb: NotebookNode) -> NotebookNode:
     facts = nb.metadata.get("course", NotebookNode())
     nb.metadata = NotebookNode(kernelspec=KERNELSPEC, language_info=LANGUAGE_INFO, course=facts)
     for cell in nb.cells:
-        cell.metadata = NotebookNode(
-            {key: cell.metadata[key] for key in CELL_METADATA & set(cell.metadata)}
-        )
+        cell.metadata = NotebookNode({key: cell.metadata[key] for key in CELL_METADATA & set(cell.metadata)})
         if "solution" in tags(cell):
             cell.metadata["jupyter"] = NotebookNode(source_hidden=True)
         if {"solution", "setup"} & set(tags(cell)):

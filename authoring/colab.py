@@ -29,9 +29,7 @@ PYTHON = "python3.13"
 ADDRESS = "https://github.com/alice/gan-course"
 PACKAGE = "gans-to-diffusion"
 NO_SETTINGS = ("COURSE_", "PYTHONPATH", "VIRTUAL_ENV", "OMP_NUM_THREADS")
-PEAK = (
-    "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
-)
+PEAK = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
 
 
 def environment_python() -> Path:
@@ -43,9 +41,7 @@ def environment_python() -> Path:
         base = shutil.which(PYTHON)
         if base is None:
             base = sys.executable
-            print(
-                f"{PYTHON}, Colab's Python, is not here: this is {sys.version.split()[0]} with Colab's packages."
-            )
+            print(f"{PYTHON}, Colab's Python, is not here: this is {sys.version.split()[0]} with Colab's packages.")
         subprocess.run([base, "-m", "venv", "--clear", str(folder)], check=True)
         subprocess.run(
             [python, "-m", "pip", "install", "-q", "setuptools>=77", "wheel", "-r", str(PINS)],
@@ -73,12 +69,7 @@ def colab_environment(bare: Path) -> dict[str, str]:
         "COURSE_BUDGET": "quick",
         "TQDM_DISABLE": "1",
     }
-    return (
-        kept
-        | rule
-        | data
-        | {"MPLBACKEND": backend, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
-    )
+    return kept | rule | data | {"MPLBACKEND": backend, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
 
 
 def stamped(path: Path) -> nbformat.NotebookNode:
@@ -101,9 +92,7 @@ def run(name: str, python: Path, environment: dict[str, str]) -> str:
         manager = KernelManager(kernel_name="python3")
         manager.kernel_spec.argv[0] = str(python)
         resources = {"metadata": {"path": folder}}
-        client = NotebookClient(
-            nb, km=manager, timeout=None, resources=resources, store_widget_state=False
-        )
+        client = NotebookClient(nb, km=manager, timeout=None, resources=resources, store_widget_state=False)
         try:
             client.execute(env=environment, cleanup_kc=True)
         except CellExecutionError as error:
@@ -121,21 +110,15 @@ def run(name: str, python: Path, environment: dict[str, str]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "notebook", nargs="?", default="", help="a prefix such as 05; all when left out"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebook", nargs="?", default="", help="a prefix such as 05; all when left out")
     prefix = parser.parse_args().notebook
     names = sorted(path.stem for path in (ROOT / "notebooks").glob(f"{prefix}*.ipynb"))
     python = environment_python()
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "course.git"
         subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(bare)], check=True)
-        subprocess.run(
-            ["git", "-C", str(bare), "update-ref", "refs/heads/main", "HEAD"], check=True
-        )
+        subprocess.run(["git", "-C", str(bare), "update-ref", "refs/heads/main", "HEAD"], check=True)
         problems = [run(name, python, colab_environment(bare)) for name in names]
     return 1 if any(problems) or not names else 0
 

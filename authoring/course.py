@@ -96,9 +96,7 @@ class Course:
         every = sorted(path.stem for path in (self.notebooks / "src").glob("[0-9][0-9]_*.py"))
         chosen = [name for name in every if name.startswith(prefix)]
         if prefix and not chosen:
-            raise CourseError(
-                f"No notebook begins with {prefix!r}; there is {', '.join(every) or 'none yet'}."
-            )
+            raise CourseError(f"No notebook begins with {prefix!r}; there is {', '.join(every) or 'none yet'}.")
         return chosen
 
     def source(self, name: str) -> Path:

@@ -37,9 +37,7 @@ def execute(nb: NotebookNode, course: Course, name: str) -> float:
     def cell_begins(cell: NotebookNode, cell_index: int) -> None:
         at[:] = [at[0] + 1, cell]
         if sys.stderr.isatty():
-            progress(
-                f"{name}: cell {at[0]} of {total} runs, {time.perf_counter() - begun:.0f} s so far"
-            )
+            progress(f"{name}: cell {at[0]} of {total} runs, {time.perf_counter() - begun:.0f} s so far")
 
     def cell_ends(cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
         if execute_reply["content"]["status"] == "ok":
@@ -60,9 +58,7 @@ def execute(nb: NotebookNode, course: Course, name: str) -> float:
         on_cell_executed=cell_ends,
     )
     stopped: list[int] = []
-    usual = signal.signal(
-        signal.SIGINT, lambda number, frame: (stopped.append(number), usual(number, frame))
-    )
+    usual = signal.signal(signal.SIGINT, lambda number, frame: (stopped.append(number), usual(number, frame)))
     try:
         client.execute(env=kernel_environment(course))
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
@@ -71,9 +67,7 @@ def execute(nb: NotebookNode, course: Course, name: str) -> float:
         trace = getattr(error, "traceback", "") or str(error)
         end = "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", trace).strip().splitlines()[-12:])
         first = next(iter(at[1].source.splitlines()), "")
-        raise CourseError(
-            f"\n{name}: cell {at[0]} of {total} failed; it begins with\n    {first}\n{end}"
-        ) from None
+        raise CourseError(f"\n{name}: cell {at[0]} of {total} failed; it begins with\n    {first}\n{end}") from None
     finally:
         signal.signal(signal.SIGINT, usual)
     return time.perf_counter() - begun

@@ -43,9 +43,7 @@ def build_tokenizer() -> CLIPTokenizer:
         *sorted(set(sum(spelled, []))),
     ]
     while pairs := Counter(pair for symbols in spelled for pair in pairwise(symbols)):
-        merges.append(
-            min(pairs, key=lambda pair: (-pairs[pair], pair))
-        )  # no random order among equals
+        merges.append(min(pairs, key=lambda pair: (-pairs[pair], pair)))  # no random order among equals
         for symbols in spelled:
             for i in range(len(symbols) - 1, 0, -1):
                 if (symbols[i - 1], *symbols[i : i + 1]) == merges[-1]:
@@ -116,9 +114,7 @@ def fit(
     On a processor with AVX512-BF16 bfloat16 saves a quarter of a step, but the backward pass of PyTorch's fused
     attention takes five times as long in it as in float32: hence the plain one.
     """
-    optimiser = torch.optim.AdamW(
-        net.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True
-    )
+    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     ramp = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
         lambda step: min((step + 1) / min(300, steps), 1.0, (steps - step) / (0.4 * steps)),
@@ -163,9 +159,7 @@ def some(x: Tensor, draw: torch.Generator, n: int) -> Tensor:
     return torch.randint(len(x), (n,), generator=draw)
 
 
-def train_vae(
-    x: Tensor, test: Tensor, steps: int, folder: Path, vae: AutoencoderKL | None = None
-) -> AutoencoderKL:
+def train_vae(x: Tensor, test: Tensor, steps: int, folder: Path, vae: AutoencoderKL | None = None) -> AutoencoderKL:
     """L1 and a little KL divergence, on pictures (N, 1, 28, 28) of which a fifth is in one of STYLES."""
 
     def loss_of(vae: nn.Module, draw: torch.Generator) -> Tensor:
@@ -180,9 +174,7 @@ def train_vae(
 
     def watch(vae: nn.Module) -> str:
         pictures = {"photographs": test, **{name: style(test) for name, style in STYLES.items()}}
-        return "; ".join(
-            f"{name} {psnr(reconstruct(vae, p), p):.1f} dB" for name, p in pictures.items()
-        )
+        return "; ".join(f"{name} {psnr(reconstruct(vae, p), p):.1f} dB" for name, p in pictures.items())
 
     return fit("vae", vae or build_vae(), loss_of, steps, folder, watch=watch)
 
@@ -215,9 +207,7 @@ def train_unet(
         latents = (mean[chosen] + std[chosen] * shift) * vae.config.scaling_factor
         t = torch.randint(scheduler.config.num_train_timesteps, (UNET_BATCH,), generator=draw)
         silent = (torch.rand(UNET_BATCH, generator=draw) < NO_PROMPT).tolist()
-        prompts = [
-            "" if no else caption(described[i], draw) for no, i in zip(silent, chosen.tolist())
-        ]
+        prompts = ["" if no else caption(described[i], draw) for no, i in zip(silent, chosen.tolist())]
         ids = token_ids(tokenizer, prompts)
         lost = (torch.rand(ids.shape, generator=draw) < NO_WORD) & (ids > tokenizer.unk_token_id)
         states = net["text"](ids.masked_fill(lost, tokenizer.unk_token_id))[0]
@@ -263,9 +253,7 @@ def report(pipeline: StableDiffusionPipeline, n: int = 2_000) -> None:
     print(metrics.Report.head() + "  adherence")
 
     def line(label: str, pictures: Tensor) -> None:
-        kept = {
-            kind: f"{marks.nanmean():.2f}" for kind, marks in adherence(pictures, prompts).items()
-        }
+        kept = {kind: f"{marks.nanmean():.2f}" for kind, marks in adherence(pictures, prompts).items()}
         print(metrics.evaluate(pictures, "fashion_mnist").row(label), kept, flush=True)
 
     back = reconstruct(pipeline.vae, x)

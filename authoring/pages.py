@@ -13,9 +13,7 @@ from nbformat import NotebookNode
 from .cells import tags
 from .course import BADGE_IMAGE
 
-FORMULA = re.compile(
-    r"(?s)(`[^`\n]+`|```.*?```)|\$\$(.+?)\$\$|(?<![\\$`\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?!\d)"
-)
+FORMULA = re.compile(r"(?s)(`[^`\n]+`|```.*?```)|\$\$(.+?)\$\$|(?<![\\$`\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?!\d)")
 
 
 def web_page(nb: NotebookNode, name: str) -> str:
@@ -23,9 +21,7 @@ def web_page(nb: NotebookNode, name: str) -> str:
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             cell.source = FORMULA.sub(_mathml, cell.source.replace(BADGE_IMAGE, "[Open in Colab]"))
-    page, _ = HTMLExporter().from_notebook_node(
-        fold_solutions(describe_images(nb)), {"metadata": {"name": name}}
-    )
+    page, _ = HTMLExporter().from_notebook_node(fold_solutions(describe_images(nb)), {"metadata": {"name": name}})
     return re.sub(r"(?s)<script\b.*?</script>", "", page)
 
 
@@ -33,9 +29,7 @@ def _mathml(found: re.Match) -> str:
     code, display, inline = found.groups()
     if code:
         return code
-    return tex_to_mathml(display or inline, display="block" if display else "inline").replace(
-        "\n", " "
-    )
+    return tex_to_mathml(display or inline, display="block" if display else "inline").replace("\n", " ")
 
 
 def fold_solutions(nb: NotebookNode) -> NotebookNode:
@@ -58,8 +52,6 @@ def describe_images(nb: NotebookNode) -> NotebookNode:
             alt = output.metadata.get(mime, {}).get("alt")
             if mime in output.data and alt:
                 picture = f'<img src="data:{mime};base64,{output.data[mime].strip()}" alt="{html.escape(alt)}">'
-                output.data = NotebookNode(
-                    {"text/html": f'<div class="jp-RenderedImage">{picture}</div>'}
-                )
+                output.data = NotebookNode({"text/html": f'<div class="jp-RenderedImage">{picture}</div>'})
                 break
     return nb

@@ -16,9 +16,7 @@ from .course import PLANNED, Course, CourseError
 from .pages import describe_images
 
 PICTURE = ".github/picture.png"
-IMAGE = re.compile(
-    r'<img (?=[^>]*alt="(?P<alt>[^"]*)")[^>]*src="data:image/\w+;base64,(?P<image>[^"]+)"'
-)
+IMAGE = re.compile(r'<img (?=[^>]*alt="(?P<alt>[^"]*)")[^>]*src="data:image/\w+;base64,(?P<image>[^"]+)"')
 
 
 def _minutes(value: float | None) -> str:
@@ -45,12 +43,8 @@ def notebook_table(course: Course) -> str:
 def claims_list(course: Course) -> str:
     parts = []
     for name in course.names():
-        if course.stored(name).exists() and (
-            found := claims(nb := read_notebook(course.stored(name)))
-        ):
-            escaped = [
-                re.sub(r"([*_`\[\]|])", r"\\\1", line).replace("<", "&lt;") for line in found
-            ]
+        if course.stored(name).exists() and (found := claims(nb := read_notebook(course.stored(name)))):
+            escaped = [re.sub(r"([*_`\[\]|])", r"\\\1", line).replace("<", "&lt;") for line in found]
             heading = f"**[{name[:2]} {nb.metadata.course.title}](notebooks/{name}.ipynb)**"
             parts.append("\n".join([heading, "", *(f"- ✓ {line}" for line in escaped)]))
     return "\n\n".join(parts) or "No claims yet."
@@ -61,17 +55,10 @@ def readme_picture(course: Course) -> tuple[bytes, str] | None:
     for name in filter(lambda name: course.stored(name).exists(), course.names()):
         for cell in read_notebook(course.stored(name)).cells:
             for output in cell.get("outputs", []) if "readme" in tags(cell) else []:
-                page = (
-                    describe_images(nbformat.from_dict({"cells": [{"outputs": [output]}]}))
-                    .cells[0]
-                    .outputs[0]
-                    .data
-                )
+                page = describe_images(nbformat.from_dict({"cells": [{"outputs": [output]}]})).cells[0].outputs[0].data
                 found = re.search(IMAGE, page.get("text/html", ""))
                 if found:
-                    return Picture(base64.b64decode(found["image"]), "").png, html.unescape(
-                        found["alt"]
-                    )
+                    return Picture(base64.b64decode(found["image"]), "").png, html.unescape(found["alt"])
     return None
 
 

@@ -22,12 +22,8 @@ HEADINGS = (
     "## Next",
 )
 MAX_NOTEBOOK_BYTES, MAX_PICTURE_BYTES = 1_500_000, 120_000
-PICTURE_LINE = re.compile(
-    r"(?m)^\[picture\] .*$|<img\b[^>]*>"
-)  # nbval compares no picture and no alt text
-ABSOLUTE_PATH = re.compile(
-    r"(?<![\w.:/~-])/(?:home|work|tmp|root|Users)/[\w.-]+|(?<!\w)[C-Z]:\\[A-Za-z]{2}"
-)
+PICTURE_LINE = re.compile(r"(?m)^\[picture\] .*$|<img\b[^>]*>")  # nbval compares no picture and no alt text
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~-])/(?:home|work|tmp|root|Users)/[\w.-]+|(?<!\w)[C-Z]:\\[A-Za-z]{2}")
 
 
 def code_cells(nb):
@@ -47,11 +43,7 @@ def printed(cell) -> str:
     parts = []
     for out in cell.get("outputs", []):
         parts += [out.get("text", ""), out.get("evalue", ""), *out.get("traceback", [])]
-        parts += [
-            as_text(value)
-            for mime, value in out.get("data", {}).items()
-            if not mime.startswith("image/")
-        ]
+        parts += [as_text(value) for mime, value in out.get("data", {}).items() if not mime.startswith("image/")]
     return "\n".join(parts)
 
 
@@ -92,9 +84,7 @@ def metadata_problems(nb) -> list[str]:
 
 def size_problems(nb, path: Path) -> list[str]:
     size = path.stat().st_size
-    return (
-        [f"{size:,} bytes, more than {MAX_NOTEBOOK_BYTES:,}"] if size > MAX_NOTEBOOK_BYTES else []
-    )
+    return [f"{size:,} bytes, more than {MAX_NOTEBOOK_BYTES:,}"] if size > MAX_NOTEBOOK_BYTES else []
 
 
 def picture_problems(nb) -> list[str]:
@@ -102,10 +92,7 @@ def picture_problems(nb) -> list[str]:
     for cell in nb.cells:
         for out in cell.get("outputs", []):
             for mime, value in out.get("data", {}).items():
-                problems += [
-                    f"{problem} in {first_line(cell)!r}"
-                    for problem in _picture(out, mime, as_text(value))
-                ]
+                problems += [f"{problem} in {first_line(cell)!r}" for problem in _picture(out, mime, as_text(value))]
         if cell.cell_type == "markdown" and re.search(r"!\[\s*\]\(", cell.source):
             problems.append(f"a picture in the text has no alt text: {first_line(cell)!r}")
     return problems
@@ -115,12 +102,8 @@ def _picture(out, mime: str, value: str) -> list[str]:
     if not mime.startswith("image/") and mime != "text/html":
         return []
     if mime == "text/html":
-        pictures = [
-            base64.b64decode(found) for found in re.findall(r"base64,([A-Za-z0-9+/=\s]+)", value)
-        ]
-        described = all(
-            re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img\b[^>]*>", value)
-        )
+        pictures = [base64.b64decode(found) for found in re.findall(r"base64,([A-Za-z0-9+/=\s]+)", value)]
+        described = all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img\b[^>]*>", value))
     else:
         pictures = [value.encode() if mime == "image/svg+xml" else base64.b64decode(value)]
         described = bool(out.metadata.get(mime, {}).get("alt", "").strip())
@@ -164,15 +147,9 @@ def width_problems(nb) -> list[str]:
         for line in cell.source.splitlines()
         if len(line) > MAX_COLUMNS
     ]
-    widths = [
-        int(width)
-        for cell in code_cells(nb)
-        for width in re.findall(r'<img\b[^>]*width="(\d+)"', printed(cell))
-    ]
+    widths = [int(width) for cell in code_cells(nb) for width in re.findall(r'<img\b[^>]*width="(\d+)"', printed(cell))]
     wide = [width for width in widths if width > MAX_PICTURE_WIDTH]
-    return problems + [
-        f"a picture of {width} pixels, more than {MAX_PICTURE_WIDTH}" for width in wide
-    ]
+    return problems + [f"a picture of {width} pixels, more than {MAX_PICTURE_WIDTH}" for width in wide]
 
 
 # ----------------------------------------------------------------------------------------- the required parts
@@ -190,15 +167,8 @@ def structure_problems(nb) -> list[str]:
             problems.append(f"the Time line of the first cell does not state {key} ({facts[key]})")
     if not time_line:
         problems.append("the first cell has no line that begins with **Time**")
-    lines = {
-        line.strip()
-        for cell in nb.cells
-        if cell.cell_type == "markdown"
-        for line in cell.source.splitlines()
-    }
-    return problems + [
-        f"the heading {heading!r} is missing" for heading in HEADINGS if heading not in lines
-    ]
+    lines = {line.strip() for cell in nb.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()}
+    return problems + [f"the heading {heading!r} is missing" for heading in HEADINGS if heading not in lines]
 
 
 def setup_problems(nb, setup: str) -> list[str]:
@@ -213,18 +183,14 @@ def time_problems(nb) -> list[str]:
     if "build_seconds" not in facts:
         return ["course.build_seconds is missing"]
     if facts.minutes_cpu < facts.build_seconds / 60:
-        return [
-            f"{facts.minutes_cpu} minutes are promised, the build took {facts.build_seconds / 60:.1f}"
-        ]
+        return [f"{facts.minutes_cpu} minutes are promised, the build took {facts.build_seconds / 60:.1f}"]
     return []
 
 
 def claim_problems(nb) -> list[str]:
     found = claims(nb)
     problems = [] if len(found) >= 5 else [f"{len(found)} claims, fewer than 5"]
-    return problems + [
-        f"a float tail in the claim {line!r}" for line in found if re.search(r"\d\.\d{5,}", line)
-    ]
+    return problems + [f"a float tail in the claim {line!r}" for line in found if re.search(r"\d\.\d{5,}", line)]
 
 
 def widget_problems(nb) -> list[str]:
@@ -245,9 +211,7 @@ def exercise_problems(nb) -> list[str]:
     if not any("find the bug" in cell.source.lower() for cell in instructions):
         problems.append("no exercise says 'find the bug'")
     for index, text in zip(exercises, instructions, strict=True):
-        problems += [
-            f"{problem}: {first_line(nb.cells[index])!r}" for problem in _exercise(nb, index, text)
-        ]
+        problems += [f"{problem}: {first_line(nb.cells[index])!r}" for problem in _exercise(nb, index, text)]
     return problems
 
 
@@ -291,9 +255,7 @@ def class_problems(nb) -> list[str]:
             plain = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", cell.source)
             used = {node.id for node in ast.walk(ast.parse(plain)) if isinstance(node, ast.Name)}
             missing = sorted(used & withheld)
-            problems += [
-                f"{name} is used after its solution, which is not tagged export" for name in missing
-            ]
+            problems += [f"{name} is used after its solution, which is not tagged export" for name in missing]
     return problems
 
 
@@ -313,12 +275,8 @@ def compared_problems(nb) -> list[str]:
         if {"nbval-ignore-output", "nbval-skip", "exact"} & set(tags(cell)):
             continue
         said = NUMBERED.sub(" ", PICTURE_LINE.sub("", printed(cell)))
-        found = dict.fromkeys(
-            number for number in DECIMAL.findall(said) if number.lstrip("-") not in cell.source
-        )
-        problems += [
-            f"{number} is compared and is not exact, in {first_line(cell)!r}" for number in found
-        ]
+        found = dict.fromkeys(number for number in DECIMAL.findall(said) if number.lstrip("-") not in cell.source)
+        problems += [f"{number} is compared and is not exact, in {first_line(cell)!r}" for number in found]
     return problems
 
 
@@ -326,9 +284,7 @@ def compared_problems(nb) -> list[str]:
 
 
 NOT_PROSE = re.compile(r"(?s)```.*?```|\$\$.*?\$\$|\$[^$\n]+\$|`[^`\n]+`|\]\([^)]*\)|https?://\S+")
-NUMBERED = re.compile(
-    r"(?i)\b(?:exercise|section|equation|eq\.|figure|table|version|python|arxiv:?) *\(?[\d.]+"
-)
+NUMBERED = re.compile(r"(?i)\b(?:exercise|section|equation|eq\.|figure|table|version|python|arxiv:?) *\(?[\d.]+")
 QUOTED = re.compile(r"(?<![\w.])(\d+\.\d+(?: ?%)?|\d+ ?%)(?![\w.]*\d)")
 
 

@@ -213,9 +213,7 @@ def check_disk(venv):
     if free < NEEDED_GB:
         raise SetupError(
             "Not enough disk: {:.1f} GB are free in {} and set-up needs {} GB while it works; make room or "
-            "set COURSE_VENV to a folder on a larger disk and run again.".format(
-                free, venv.parent, NEEDED_GB
-            )
+            "set COURSE_VENV to a folder on a larger disk and run again.".format(free, venv.parent, NEEDED_GB)
         )
 
 
@@ -257,9 +255,7 @@ def explain(output, log):
         if re.search(pattern, tail):
             return sentence.format(
                 size=SIZE_GB,
-                machine="{}, Python {}".format(
-                    platform.platform(terse=True), platform.python_version()
-                ),
+                machine="{}, Python {}".format(platform.platform(terse=True), platform.python_version()),
                 oldest="{}.{}".format(*OLDEST),
                 newest="{}.{}".format(*NEWEST),
             )
@@ -274,18 +270,12 @@ def last_line(output):
 
 def phase(line):
     """What to show of a line of pip's output, mostly nothing."""
-    large = re.match(
-        r"\s*Downloading (?:\S*/)?([A-Za-z0-9_]+)-\S+ \((\d{3,}(?:\.\d+)? MB|[\d.]+ GB)\)", line
-    )
+    large = re.match(r"\s*Downloading (?:\S*/)?([A-Za-z0-9_]+)-\S+ \((\d{3,}(?:\.\d+)? MB|[\d.]+ GB)\)", line)
     if large:
         return "  downloading {} ({})".format(*large.groups())
     if line.startswith("Installing collected packages:"):
         number = line.count(",") + 1
-        return (
-            "  installing {} packages: a minute or more".format(number)
-            if number > 20
-            else "  installing"
-        )
+        return "  installing {} packages: a minute or more".format(number) if number > 20 else "  installing"
     return None
 
 
@@ -375,15 +365,10 @@ def upgrade(venv, log, inherit=()):
         install(venv, log, inherit)
     except SetupError as error:  # pip gave up by itself and left the environment whole: the next try goes on from here
         unfinished.unlink()
-        works = (
-            str(error) == NO_NETWORK
-            and run_pip([str(venv_python(venv)), "-c", IMPORTS], log, inherit)[0] == 0
-        )
+        works = str(error) == NO_NETWORK and run_pip([str(venv_python(venv)), "-c", IMPORTS], log, inherit)[0] == 0
         if not works:
             raise
-        say(
-            "No network, so it stays as it is; everything that the course needs is there. The next call tries again."
-        )
+        say("No network, so it stays as it is; everything that the course needs is there. The next call tries again.")
         return False
     return True
 
@@ -403,11 +388,7 @@ def set_up(venv):
                 "or set COURSE_VENV to another folder, and run again.".format(shown(venv), *OLDEST)
             )
         if state == "unfinished":
-            say(
-                "An earlier set-up did not finish: removing {} and beginning again.".format(
-                    shown(venv)
-                )
-            )
+            say("An earlier set-up did not finish: removing {} and beginning again.".format(shown(venv)))
         if state == "broken":
             say("The Python behind {} is gone: making it anew.".format(shown(venv)))
         log = venv / "setup.log"

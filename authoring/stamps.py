@@ -31,12 +31,8 @@ def stamp_text(text: str, course: Course, name: str) -> str:
         one = 'exactly one cell must be `# %% tags=["setup"]`'
         raise CourseError(f"notebooks/src/{name}.py: {one}, there are {len(setups)}.")
     marker, *lines = cells[0].strip("\n").splitlines()
-    markdown = with_badge(
-        "\n".join(re.sub(r"^# ?", "", line) for line in lines), course.badge(name)
-    )
-    cells[0] = (
-        "\n".join([marker, *(f"# {line}".rstrip() for line in markdown.splitlines())]) + "\n\n"
-    )
+    markdown = with_badge("\n".join(re.sub(r"^# ?", "", line) for line in lines), course.badge(name))
+    cells[0] = "\n".join([marker, *(f"# {line}".rstrip() for line in markdown.splitlines())]) + "\n\n"
     marker = cells[setups[0]].splitlines()[0]
     cells[setups[0]] = f"{marker}\n{course.setup_cell()}\n\n"
     return header + "".join(cells)

@@ -83,13 +83,9 @@ def carried_files(number: str) -> list[Path]:
     """The package's code and the assets that notebook `number` opens."""
     code = [path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts]
     wanted = OPENED.get(number, ("",))  # all, for a notebook that is not listed
-    assets = [
-        path for path in ASSETS.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
-    ]
+    assets = [path for path in ASSETS.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     licences = [ROOT / "LICENSE", *(ROOT / "LICENSES").glob("*.txt")]
-    opened = [
-        path for path in assets if path.relative_to(ASSETS).as_posix().startswith(tuple(wanted))
-    ]
+    opened = [path for path in assets if path.relative_to(ASSETS).as_posix().startswith(tuple(wanted))]
     return sorted([*code, *licences, *opened])
 
 
@@ -100,9 +96,7 @@ def packed(number: str) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in carried_files(number):
             kind = zipfile.ZIP_LZMA if path.suffix == ".py" else zipfile.ZIP_STORED
-            archive.writestr(
-                zipfile.ZipInfo(path.relative_to(ROOT).as_posix()), path.read_bytes(), kind
-            )
+            archive.writestr(zipfile.ZipInfo(path.relative_to(ROOT).as_posix()), path.read_bytes(), kind)
     return buffer.getvalue()
 
 
@@ -113,20 +107,14 @@ def standalone(path: Path) -> nbformat.NotebookNode:
     lines = "\n".join(text[i : i + 100] for i in range(0, len(text), 100))
     for cell in nb.cells:
         if "setup" in cell.metadata.get("tags", []):
-            cell.source = SETUP.format(
-                lines=lines, digest=hashlib.sha256(text.encode()).hexdigest()
-            ).rstrip("\n")
+            cell.source = SETUP.format(lines=lines, digest=hashlib.sha256(text.encode()).hexdigest()).rstrip("\n")
             cell.metadata["jupyter"] = {"source_hidden": True}
     return nb
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "notebook", nargs="?", default="", help="a prefix such as 05; all when left out"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebook", nargs="?", default="", help="a prefix such as 05; all when left out")
     prefix = parser.parse_args().notebook
     prefix = prefix.zfill(2) if prefix.isdecimal() else prefix
     paths = sorted((ROOT / "notebooks").glob(f"{prefix}*.ipynb"))

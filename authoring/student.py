@@ -13,9 +13,7 @@ from .course import Course
 
 def mark_solution(stub: str) -> str:
     """The stub with nbgrader's markers around its `...` only, so that the signature survives a release."""
-    stub = re.sub(
-        r"(?m)^( *)((?:def|class)\b.*:) *(\.\.\.|return \.\.\.) *$", r"\1\2\n\1    \3", stub
-    )
+    stub = re.sub(r"(?m)^( *)((?:def|class)\b.*:) *(\.\.\.|return \.\.\.) *$", r"\1\2\n\1    \3", stub)
     hole = r"(?m)^( *)((?:return |[\w, ]+ = )?\.\.\. *(?:#.*)?)$"
     marked = re.sub(hole, r"\1### BEGIN SOLUTION\n\1\2\n\1### END SOLUTION", stub)
     return marked if marked != stub else f"### BEGIN SOLUTION\n{stub}\n### END SOLUTION"
@@ -36,9 +34,7 @@ def student_version(nb: NotebookNode, name: str) -> NotebookNode:
             cell.source, cell.metadata = imported(cell, name), NotebookNode()
         elif skip:
             continue
-        if level := re.search(
-            r"difficulty (\d)/5", cell.source if cell.cell_type == "markdown" else ""
-        ):
+        if level := re.search(r"difficulty (\d)/5", cell.source if cell.cell_type == "markdown" else ""):
             points = int(level[1])
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

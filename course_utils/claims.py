@@ -58,9 +58,7 @@ def claim(
     say(f"✓ {sentence}")
 
 
-def _collected(
-    kind: str, sentence: str, bound: Bound | None, value: float | bool, holds: bool, **more: Any
-) -> bool:
+def _collected(kind: str, sentence: str, bound: Bound | None, value: float | bool, holds: bool, **more: Any) -> bool:
     """Whether `COURSE_CLAIMS` names a file, to which the claim is added."""
     path = os.environ.get("COURSE_CLAIMS")
     if path:
@@ -154,9 +152,7 @@ def bound_of(
     if at_most is not None:
         return Bound(-math.inf, float(at_most), abs(float(at_most)), f"at most {_number(at_most)}")
     if at_least is not None:
-        return Bound(
-            float(at_least), math.inf, abs(float(at_least)), f"at least {_number(at_least)}"
-        )
+        return Bound(float(at_least), math.inf, abs(float(at_least)), f"at least {_number(at_least)}")
     if between is not None:
         low, high = map(float, between)
         return Bound(low, high, (high - low) / 2, f"{_number(between[0])} to {_number(between[1])}")

@@ -49,9 +49,7 @@ STYLES = {"outline": outline, "mosaic": mosaic}
 
 def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
     """(N, L), padded and cut to the model's length as in the pipeline."""
-    return tokenizer(
-        list(prompts), padding="max_length", truncation=True, return_tensors="pt"
-    ).input_ids
+    return tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def psnr(x: Tensor, of: Tensor) -> float:

@@ -102,16 +102,12 @@ class Picture:
 
 def _described(alt: str) -> str:
     if not isinstance(alt, str) or len(alt.split()) < 4:
-        raise ValueError(
-            "Alt text of at least four words is wanted: say what a reader who cannot see it should know."
-        )
+        raise ValueError("Alt text of at least four words is wanted: say what a reader who cannot see it should know.")
     return " ".join(alt.split())
 
 
 MAX_BYTES = 115_000
-MAX_WIDTH = (
-    830  # of a figure, in pixels of the page: what JupyterLab shows at 1280 with its file list open
-)
+MAX_WIDTH = 830  # of a figure, in pixels of the page: what JupyterLab shows at 1280 with its file list open
 # Set while a widget draws a frame: it has to come soon, and is not kept.
 live: ContextVar[bool] = ContextVar("live", default=False)
 
@@ -133,9 +129,7 @@ def subplots(
     figure = Figure(figsize=figsize, layout="none")
     width, height = figsize  # inches
     left, below, between = (0.62, 0.5, 0.75) if labels else (0.05, 0.05, 0.1)
-    figure.subplots_adjust(
-        left=left / width, right=1 - 0.15 / width, bottom=below / height, top=1 - 0.38 / height
-    )
+    figure.subplots_adjust(left=left / width, right=1 - 0.15 / width, bottom=below / height, top=1 - 0.38 / height)
     figure.subplots_adjust(wspace=between * columns / width, hspace=between * rows / height)
     return figure, figure.subplots(rows, columns, **options)
 
@@ -169,9 +163,7 @@ def render(figure: Figure, alt: str) -> Picture:
     ):  # less where a picture is too full for its size
         buffer.seek(0), buffer.truncate()
         dpi = density * figure.dpi
-        figure.savefig(
-            buffer, format="png", facecolor="white", dpi=dpi, pil_kwargs={"compress_level": 1}
-        )
+        figure.savefig(buffer, format="png", facecolor="white", dpi=dpi, pil_kwargs={"compress_level": 1})
         if len(packed := _pack(Image.open(buffer).convert("RGB"), colours)) < MAX_BYTES:
             break
     plt.close(figure)
@@ -186,23 +178,13 @@ def show(figure: Figure, alt: str) -> None:
 def _pack(picture: Image.Image, colours: int) -> bytes:
     """A picture as WebP, of so many colours: half are its most frequent ones, half stand for all others."""
     channels = np.asarray(picture).astype(np.int32)
-    every, inverse, counts = np.unique(
-        channels @ [65536, 256, 1], return_inverse=True, return_counts=True
-    )
+    every, inverse, counts = np.unique(channels @ [65536, 256, 1], return_inverse=True, return_counts=True)
     if len(every) > colours:
         frequent = every[np.argsort(-counts)[: colours // 2]]
-        others = picture.quantize(
-            colours // 2, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
-        ).getpalette()
-        palette = np.concatenate(
-            [_channels(frequent), np.reshape(others[: 3 * (colours // 2)], (-1, 3))]
-        )
-        apart = np.square(_channels(every)[:, None] - palette).sum(
-            axis=2
-        )  # (colours of the picture, of the palette)
-        picture = Image.fromarray(
-            palette[apart.argmin(axis=1)][inverse.reshape(channels.shape[:2])].astype(np.uint8)
-        )
+        others = picture.quantize(colours // 2, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette()
+        palette = np.concatenate([_channels(frequent), np.reshape(others[: 3 * (colours // 2)], (-1, 3))])
+        apart = np.square(_channels(every)[:, None] - palette).sum(axis=2)  # (colours of the picture, of the palette)
+        picture = Image.fromarray(palette[apart.argmin(axis=1)][inverse.reshape(channels.shape[:2])].astype(np.uint8))
     buffer = io.BytesIO()
     picture.save(buffer, format="WEBP", lossless=True, method=4, quality=80)
     return buffer.getvalue()
@@ -224,20 +206,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     if any(len(row) != len(head) for row in cells):
         raise ValueError(f"Each row needs {len(head)} cells, as many as the head has.")
     widths = [max(map(len, column)) for column in zip(*cells)]
-    aligned = [
-        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]
-        for row in cells
-    ]
+    aligned = [[row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))] for row in cells]
     kinds = ["th", *["td"] * (len(cells) - 1)]
     lines = []
     for kind, row in zip(kinds, cells):
         sides = ["left", *["right"] * (len(row) - 1)]
         columns = zip(sides, row)
-        lines.append(
-            "".join(
-                f'<{kind} style="text-align: {s}">{html.escape(c)}</{kind}>' for s, c in columns
-            )
-        )
+        lines.append("".join(f'<{kind} style="text-align: {s}">{html.escape(c)}</{kind}>' for s, c in columns))
     page = "".join(f"<tr>{line}</tr>" for line in lines)
     style = "overflow-x: auto; white-space: nowrap"
     data = {
@@ -276,9 +251,7 @@ def heading(figure: Figure, title: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=STYLE["axes.titlesize"])
 
 
-def image_grid(
-    x: Tensor, alt: str, title: str = "", columns: int = 8, zoom: int | None = None
-) -> None:
+def image_grid(x: Tensor, alt: str, title: str = "", columns: int = 8, zoom: int | None = None) -> None:
     """Show pictures (N, C, H, W) in [-1, 1] in rows of `columns`, enlarged by a whole number.
 
     Args:
@@ -323,9 +296,7 @@ def _strip(
     beside = max(math.ceil(_length(label, size=9)) for label in labels) + 12 if any(labels) else 0
     width = max(row.shape[1] for row in rows)
     largest = min((MAX_WIDTH - beside) // width, max(1, SIDE // (width // columns)))
-    zoom = (
-        zoom or largest or (MAX_WIDTH - beside) / width
-    )  # shrunk only where even one to one is too wide
+    zoom = zoom or largest or (MAX_WIDTH - beside) / width  # shrunk only where even one to one is too wide
     total = max(round(beside + zoom * width), 360 if title else 0)
     lines = _wrapped(title, total)
     above = 19 * len(lines) + 3
@@ -338,9 +309,7 @@ def _strip(
         top -= tall
         place = (beside / total, top / height, wide / total, tall / height)
         axis = figure.add_axes(place)
-        axis.imshow(
-            row.numpy(), vmin=0, vmax=1, interpolation="nearest", cmap="gray", aspect="auto"
-        )
+        axis.imshow(row.numpy(), vmin=0, vmax=1, interpolation="nearest", cmap="gray", aspect="auto")
         axis.set_axis_off()
         middle = (top + tall / 2) / height
         figure.text((beside - 8) / total, middle, label, ha="right", va="center", fontsize=9)
@@ -350,11 +319,7 @@ def _strip(
 
 def _length(text: str, size: float) -> float:
     """How long a line is in pixels of the page, in points of `size`."""
-    return (
-        TextPath((0, 0), text, size=size).get_extents().width * STYLE["figure.dpi"] / 72
-        if text
-        else 0.0
-    )
+    return TextPath((0, 0), text, size=size).get_extents().width * STYLE["figure.dpi"] / 72 if text else 0.0
 
 
 def _wrapped(title: str, width: float) -> list[str]:
@@ -369,9 +334,7 @@ def _wrapped(title: str, width: float) -> list[str]:
     return lines
 
 
-def animation(
-    frames: Sequence[Tensor], alt: str, milliseconds: int = 300, columns: int = 8, zoom: int = 2
-) -> Picture:
+def animation(frames: Sequence[Tensor], alt: str, milliseconds: int = 300, columns: int = 8, zoom: int = 2) -> Picture:
     """An animated PNG of pictures: each frame (N, C, H, W) in [-1, 1]; the last one stays four times as long.
 
     Shows in every browser, on GitHub and in JupyterLab, without a widget or a player.
@@ -382,14 +345,9 @@ def animation(
     pictures = []
     for frame in frames:
         picture = _frame(tile(frame, columns))
-        pictures.append(
-            picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
-        )
+        pictures.append(picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST))
     size = tuple(max(sides) for sides in zip(*(picture.size for picture in pictures)))
-    pictures = [
-        ImageOps.expand(p, (0, 0, size[0] - p.width, size[1] - p.height), fill=_white(p))
-        for p in pictures
-    ]
+    pictures = [ImageOps.expand(p, (0, 0, size[0] - p.width, size[1] - p.height), fill=_white(p)) for p in pictures]
     buffer = io.BytesIO()
     shown = [milliseconds] * (len(pictures) - 1) + [4 * milliseconds]
     pictures[0].save(

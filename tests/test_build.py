@@ -171,10 +171,7 @@ display(IntSlider())
 display({"image/png": PNG}, raw=True, metadata={"image/png": {"alt": "What the slider shows"}})
 
 """
-    + "".join(
-        EXERCISE.format(n=n, task="Find the bug." if n == 4 else "Add a number.")
-        for n in (1, 2, 3, 4)
-    )
+    + "".join(EXERCISE.format(n=n, task="Find the bug." if n == 4 else "Add a number.") for n in (1, 2, 3, 4))
     + """\
 # %% [markdown]
 # ## What was measured
@@ -259,17 +256,13 @@ def test_colab_leftovers_go_and_adjacent_streams_are_joined():
         return nbformat.v4.new_output("stream", name=name, text=text)
 
     view = {WIDGET_VIEW: {"model_id": "1"}, "text/plain": "IntSlider()"}
-    cell = nbformat.v4.new_code_cell(
-        "1", metadata={"outputId": "x", "id": "y", "executionInfo": {}, "tags": ["long"]}
-    )
+    cell = nbformat.v4.new_code_cell("1", metadata={"outputId": "x", "id": "y", "executionInfo": {}, "tags": ["long"]})
     cell.outputs = [
         stream("a"), stream("b"), stream("c", "stderr"), stream("d"),
         nbformat.v4.new_output("display_data", view),
         nbformat.v4.new_output("display_data", {**view, "image/png": PNG}),
     ]  # fmt: skip
-    nb = nbformat.v4.new_notebook(
-        cells=[cell], metadata={"colab": {}, "widgets": {}, "course": {"title": "t"}}
-    )
+    nb = nbformat.v4.new_notebook(cells=[cell], metadata={"colab": {}, "widgets": {}, "course": {"title": "t"}})
     strip(nb)
     assert nb.cells[0].metadata == {"tags": ["long"]}
     assert "widgets" not in nb.metadata and "colab" not in nb.metadata
@@ -288,9 +281,7 @@ def test_unchanged_cells_keep_their_id_and_outputs_and_new_ones_get_their_own(co
     assert len({cell.id for cell in changed.cells}) == len(changed.cells)
     assert not any(cell.outputs for cell in new)
     kept = [cell for cell in changed.cells if cell.id.startswith("old-")]
-    assert [(cell.id, cell.get("outputs")) for cell in kept] == [
-        (cell.id, cell.get("outputs")) for cell in nb.cells
-    ]
+    assert [(cell.id, cell.get("outputs")) for cell in kept] == [(cell.id, cell.get("outputs")) for cell in nb.cells]
 
 
 def test_a_tag_that_was_taken_off_stays_off(course, nb):
@@ -306,10 +297,7 @@ def test_a_failing_cell_is_named_and_leaves_the_stored_notebook_as_it_was(course
     assert main(["build", "02"], root=course.root) == 1
     message = capsys.readouterr().err
     assert "cell 5 of 5 failed" in message and "# why" in message
-    assert (
-        message.rstrip().endswith("NameError: name 'missing_name' is not defined")
-        and "\x1b" not in message
-    )
+    assert message.rstrip().endswith("NameError: name 'missing_name' is not defined") and "\x1b" not in message
     assert course.stored("02_tiny").read_bytes() == before
     assert not list(course.root.rglob("*.tmp"))
 
@@ -359,25 +347,14 @@ def test_an_unknown_prefix_names_the_notebooks_that_exist(built, capsys):
 
 def test_a_page_needs_no_network_and_keeps_solutions_folded(course):
     nb = read_notebook(course.stored("02_tiny"))
-    nb.cells.append(
-        nbformat.v4.new_markdown_cell(
-            r"So $\frac{a}{b}$ costs 5$ and `$x$` and $$\sum_i x_i \le 1$$"
-        )
-    )
+    nb.cells.append(nbformat.v4.new_markdown_cell(r"So $\frac{a}{b}$ costs 5$ and `$x$` and $$\sum_i x_i \le 1$$"))
     page = BeautifulSoup(web_page(nb, "02_tiny"), "html.parser")
-    assert (
-        page.find("mfrac")
-        and page.find("math", display="block")
-        and "5$" in page.text
-        and "$x$" in page.text
-    )
+    assert page.find("mfrac") and page.find("math", display="block") and "5$" in page.text and "$x$" in page.text
     assert not page.find_all("script") and not page.find_all("link", href=re.compile("^http"))
     assert not page.find_all("img", src=re.compile("^http"))
     solutions = page.find_all("details")
     assert [s.find("summary").text for s in solutions] == [f"Solution {n}" for n in (1, 2, 3, 4)]
-    assert "def " in solutions[0].find("pre").text and not any(
-        s.has_attr("open") for s in solutions
-    )
+    assert "def " in solutions[0].find("pre").text and not any(s.has_attr("open") for s in solutions)
 
 
 def test_every_formula_of_the_course_becomes_mathml():
@@ -387,9 +364,7 @@ def test_every_formula_of_the_course_becomes_mathml():
             if cell.cell_type == "markdown":
                 text, number = FORMULA.subn(_mathml, cell.source)
                 found += number
-                assert not re.search(r"<math[^>]*>(?:(?!</math>).)*\\[a-zA-Z]", text, re.DOTALL), (
-                    cell.source
-                )
+                assert not re.search(r"<math[^>]*>(?:(?!</math>).)*\\[a-zA-Z]", text, re.DOTALL), cell.source
     assert found > 500
 
 
@@ -397,9 +372,7 @@ def test_no_formula_begins_a_list_for_an_engine_that_reads_markdown_first():
     course = Course(ROOT)
     for name in course.names():
         for cell in read_source(course, name).cells:
-            for block in re.findall(
-                r"(?s)\$\$.+?\$\$", cell.source if cell.cell_type == "markdown" else ""
-            ):
+            for block in re.findall(r"(?s)\$\$.+?\$\$", cell.source if cell.cell_type == "markdown" else ""):
                 assert not re.search(r"(?m)^\s*[-+*] ", block), block
 
 
@@ -462,9 +435,7 @@ def run_setup_cell(course, monkeypatch, installed: bool, status: int = 0) -> lis
         calls.append(command)
         return types.SimpleNamespace(returncode=status)
 
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: types.SimpleNamespace() if installed else None
-    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: types.SimpleNamespace() if installed else None)
     monkeypatch.setattr(subprocess, "run", run)
     exec(course.setup_cell(), {})
     return calls
@@ -494,9 +465,7 @@ def test_the_setup_cell_installs_the_package_and_nothing_else_from_its_address(c
 
 def test_a_fetch_that_fails_is_said_in_a_sentence(course, monkeypatch):
     change_address(course, "someone/fork")
-    with pytest.raises(
-        ImportError, match="someone/fork@main: is that public, and is there a network?"
-    ) as failure:
+    with pytest.raises(ImportError, match="someone/fork@main: is that public, and is there a network?") as failure:
         run_setup_cell(course, monkeypatch, installed=False, status=1)
     assert failure.value.__context__ is None and "\n" not in str(failure.value)
 
@@ -505,12 +474,8 @@ def test_the_setup_cell_is_short_and_valid_python(built):
     assert len(built.setup_cell().splitlines()) < 16
     ast.parse(built.setup_cell())
     formatter = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length=100", "-"]
-    formatted = subprocess.run(
-        formatter, input=built.setup_cell() + "\n", capture_output=True, text=True
-    )
-    assert (
-        formatted.stdout == built.setup_cell() + "\n"
-    )  # formatting the texts leaves the stamp alone
+    formatted = subprocess.run(formatter, input=built.setup_cell() + "\n", capture_output=True, text=True)
+    assert formatted.stdout == built.setup_cell() + "\n"  # formatting the texts leaves the stamp alone
 
 
 def test_stamping_twice_changes_nothing_and_keeps_the_authors_lines(course):
@@ -518,9 +483,9 @@ def test_stamping_twice_changes_nothing_and_keeps_the_authors_lines(course):
     assert stamp_text(text, course, "02_tiny") == text
     assert stamp_text(SOURCE, course, "02_tiny") == text
     added = [line for line in text.splitlines() if line not in SOURCE.splitlines()]
-    assert {line.lstrip("# ") for line in added} <= {
-        *map(str.lstrip, course.setup_cell().splitlines())
-    } | {line.lstrip("# ") for line in [*course.setup_cell().splitlines(), course.badge("02_tiny")]}
+    assert {line.lstrip("# ") for line in added} <= {*map(str.lstrip, course.setup_cell().splitlines())} | {
+        line.lstrip("# ") for line in [*course.setup_cell().splitlines(), course.badge("02_tiny")]
+    }
 
 
 def test_a_badge_of_another_spelling_is_replaced(built):
@@ -555,9 +520,7 @@ def test_badge_moves_every_address_and_executes_nothing(course, nb):
     ]
 
 
-@pytest.mark.parametrize(
-    "wrong", ["someone", "a/b/c", "https://github.com/a/b", "a b/c", "/b", "a/"]
-)
+@pytest.mark.parametrize("wrong", ["someone", "a/b/c", "https://github.com/a/b", "a b/c", "/b", "a/"])
 def test_badge_refuses_what_is_not_owner_and_name(course, wrong, capsys):
     assert main(["badge", wrong], root=course.root) == 1
     assert "owner/name" in capsys.readouterr().err
@@ -569,9 +532,7 @@ def test_badge_refuses_what_is_not_owner_and_name(course, wrong, capsys):
 
 def test_a_lesson_holds_the_exported_cells_in_order_and_works(built):
     text = built.lesson("02_tiny").read_text("utf-8")
-    assert text.startswith(
-        "# Generated by authoring from notebooks/src/02_tiny.py: edit the notebook.\n"
-    )
+    assert text.startswith("# Generated by authoring from notebooks/src/02_tiny.py: edit the notebook.\n")
     assert text.index("import math") < text.index("def scaled") and "check" not in text
     namespace = {}
     exec(text, namespace)
@@ -646,20 +607,10 @@ def test_check_sees_missing_and_orphaned_files(course):
 
 def test_the_readme_lists_notebooks_and_claims_and_is_stable(built):
     text = built.readme.read_text("utf-8")
-    row = next(
-        line
-        for line in text.splitlines()
-        if line.startswith("| [02 Tiny](notebooks/02_tiny.ipynb)")
-    )
+    row = next(line for line in text.splitlines() if line.startswith("| [02 Tiny](notebooks/02_tiny.ipynb)"))
     assert "| How a small notebook is made | 1 | 0.5 | [![Open In Colab]" in row
-    assert (
-        "| 01 GAN theory | planned |" in text
-        and "| 10 Studio | planned |" in text
-        and "02 DCGAN" not in text
-    )
-    assert (
-        "- ✓ the share is 0.25 &lt; 1 for every\\_seed" in text and "- ✓ exercise 3 adds 3" in text
-    )
+    assert "| 01 GAN theory | planned |" in text and "| 10 Studio | planned |" in text and "02 DCGAN" not in text
+    assert "- ✓ the share is 0.25 &lt; 1 for every\\_seed" in text and "- ✓ exercise 3 adds 3" in text
     assert "old" not in text and "between" in text
     assert readme_text(built) == text
 
@@ -674,9 +625,7 @@ def test_the_student_version_has_no_solutions_and_is_graded(course):
     assert main(["student"], root=course.root) == 0
     nb = read_notebook(course.root / "build" / "student" / "02_tiny.ipynb")
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
-    assert not any(
-        "solution" in tags(cell) or cell.outputs or cell.execution_count for cell in code
-    )
+    assert not any("solution" in tags(cell) or cell.outputs or cell.execution_count for cell in code)
     graded = [cell.metadata.nbgrader for cell in nb.cells if "nbgrader" in cell.metadata]
     assert len({entry.grade_id for entry in graded}) == len(graded) == 8
     assert all(entry.schema_version == 3 for entry in graded)
@@ -705,10 +654,7 @@ def test_the_markers_surround_only_what_a_learner_replaces(stub, marked):
 
 def test_a_second_check_after_the_solution_is_dropped():
     roles = ["exercise", "check", "solution", "check"]
-    cells = [
-        nbformat.v4.new_code_cell(f"{i} ...", metadata={"tags": [role]})
-        for i, role in enumerate(roles)
-    ]
+    cells = [nbformat.v4.new_code_cell(f"{i} ...", metadata={"tags": [role]}) for i, role in enumerate(roles)]
     nb = student_version(nbformat.v4.new_notebook(cells=cells), "02_tiny")
     assert [cell.metadata.tags for cell in nb.cells] == [["exercise"], ["check"]]
 
@@ -828,9 +774,7 @@ DEFECTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("rule", "defect", "said"), DEFECTS, ids=[f"{d[0]}-{i}" for i, d in enumerate(DEFECTS)]
-)
+@pytest.mark.parametrize(("rule", "defect", "said"), DEFECTS, ids=[f"{d[0]}-{i}" for i, d in enumerate(DEFECTS)])
 def test_a_rule_sees_its_mistake(nb, rule, defect, said):
     check = getattr(rules, f"{rule}_problems")
     assert check in rules.RULES and check(nb) == []
@@ -839,9 +783,7 @@ def test_a_rule_sees_its_mistake(nb, rule, defect, said):
 
 
 def test_every_rule_is_shown_to_see_a_mistake():
-    assert {rule.__name__ for rule in rules.RULES} == {
-        f"{defect[0]}_problems" for defect in DEFECTS
-    }
+    assert {rule.__name__ for rule in rules.RULES} == {f"{defect[0]}_problems" for defect in DEFECTS}
 
 
 def test_a_magic_in_a_cell_is_no_problem_but_cannot_be_exported(nb):
@@ -857,9 +799,7 @@ def test_the_rules_for_size_and_setup_cell_see_their_mistakes(built, nb, tmp_pat
     assert "more than 1,500,000" in rules.size_problems(nb, large)[0]
     setup = cell_with(nb, "@title Setup")
     setup.source += " "
-    assert rules.setup_problems(nb, built.setup_cell()) == [
-        "the set-up cell is not the stamped one"
-    ]
+    assert rules.setup_problems(nb, built.setup_cell()) == ["the set-up cell is not the stamped one"]
     nb.cells.append(copy.deepcopy(setup))
     assert rules.setup_problems(nb, built.setup_cell()) == ["2 cells are tagged setup, not one"]
 
@@ -887,9 +827,7 @@ def test_what_a_picture_says_is_not_compared(nb):
         "text/plain": "[picture] FD falls to 8.27.",
         "text/html": '<img alt="FD falls to 8.27." width="500">',
     }
-    cell_with(nb, "41 + 1").outputs = [
-        nbformat.NotebookNode(output_type="display_data", data=said, metadata={})
-    ]
+    cell_with(nb, "41 + 1").outputs = [nbformat.NotebookNode(output_type="display_data", data=said, metadata={})]
     assert rules.compared_problems(nb) == []
 
 
@@ -917,9 +855,7 @@ def test_nbval_honours_a_trailing_semicolon_and_sees_an_output_that_changed(cour
 
 
 def test_the_network_switch_lets_only_this_machine_through(monkeypatch):
-    place = importlib.util.spec_from_file_location(
-        "course_conftest", ROOT / "tests" / "conftest.py"
-    )
+    place = importlib.util.spec_from_file_location("course_conftest", ROOT / "tests" / "conftest.py")
     conftest = importlib.util.module_from_spec(place)
     place.loader.exec_module(conftest)
     conftest.block_network(monkeypatch)

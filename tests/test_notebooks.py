@@ -15,9 +15,7 @@ COURSE = Course(Path(__file__).resolve().parents[1])
 STORED = sorted(COURSE.notebooks.glob("*.ipynb"))
 
 
-@pytest.mark.parametrize(
-    "rule", rules.RULES, ids=lambda rule: rule.__name__.removesuffix("_problems")
-)
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__.removesuffix("_problems"))
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_stored_notebook_keeps_the_rule(path, rule):
     assert rule(read_notebook(path)) == []

@@ -120,9 +120,12 @@ def test_plain_pillow_reads_everything(tmp_path, monkeypatch) -> None:
     assert record["settings"] == SETTINGS and record["kind"] == "face" and record["size"] == [20, 30, 3]
     assert record["marks"] == {"visible": True, "invisible": True}
     assert record["versions"] == {"torch": "9.1", "diffusers": "9.2"}
-    assert record["sha256"] == pictures.hashlib.sha256(
-        any_picture((3, 20, 30)).add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy().tobytes()
-    ).hexdigest(), "of the unmarked picture"
+    assert (
+        record["sha256"]
+        == pictures.hashlib.sha256(
+            any_picture((3, 20, 30)).add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy().tobytes()
+        ).hexdigest()
+    ), "of the unmarked picture"
 
 
 def test_the_real_versions_and_a_library_that_is_missing(tmp_path, monkeypatch) -> None:

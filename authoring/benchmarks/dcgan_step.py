@@ -34,8 +34,7 @@ def main() -> None:
     pictures = data.to_unit_range(data.embedded("fashion_mnist", "train")[0]).to(run.device)
     networks = Generator(LATENT_DIM), Discriminator()
     generator, discriminator = (
-        network.apply(init_weights).to(run.device, memory_format=torch.channels_last)
-        for network in networks
+        network.apply(init_weights).to(run.device, memory_format=torch.channels_last) for network in networks
     )
 
     def steps(n: int) -> None:
@@ -47,9 +46,7 @@ def main() -> None:
     steps(STEPS)
     runtime.synchronize()
     step_rate = per_step * STEPS / (time.perf_counter() - start)
-    print(
-        f"training step: {step_rate / per_step * BATCH:,.0f} images/s, {step_rate / 1e9:.1f} GFLOP/s"
-    )
+    print(f"training step: {step_rate / per_step * BATCH:,.0f} images/s, {step_rate / 1e9:.1f} GFLOP/s")
 
     conv = nn.Conv2d(24, 48, 4, 2, 1).to(run.device)  # the discriminator's second layer
     x = torch.randn(BATCH, 24, 14, 14, device=run.device, requires_grad=True)

@@ -53,10 +53,7 @@ def measure(generate: Callable[[Tensor, torch.Generator], Tensor]) -> dict[str, 
     """Means of FD and the rest over DRAWS draws of 2,048 pictures that `generate` makes of labels and a generator,
     and the standard deviation of one draw's FD."""
     y = torch.arange(metrics.MIN_SAMPLES) % 10
-    reports = [
-        metrics.evaluate(generate(y, torch.Generator().manual_seed(1 + draw)), DATASET)
-        for draw in range(DRAWS)
-    ]
+    reports = [metrics.evaluate(generate(y, torch.Generator().manual_seed(1 + draw)), DATASET) for draw in range(DRAWS)]
 
     def values(name: str) -> Tensor:
         return torch.tensor([float(getattr(report, name)) for report in reports])
@@ -93,9 +90,7 @@ def measure_all(runs: list[tuple[str, int, float]]) -> None:
         sampler, steps, guidance = run.values()
         settings = {"num_steps": steps, "guidance": guidance, "solver": SAMPLERS[sampler]}
         generate = partial(nb05.sample_images, net, SCHEDULE, **settings)
-        return {"evaluations": evaluations(*run.values())} | measure(
-            lambda y, draw: generate(y, rng=draw)
-        )
+        return {"evaluations": evaluations(*run.values())} | measure(lambda y, draw: generate(y, rng=draw))
 
     fill(FILE, [dict(zip(("sampler", "steps", "guidance"), run)) for run in runs], measured)
 
@@ -114,9 +109,7 @@ def cost() -> None:
     net = nb05.pretrained()
     print("pictures at once, seconds for ten guided steps:")
     for n in (1, 4, 16, 64, 256):
-        took = runtime.seconds(
-            lambda n=n: nb05.sample_images(net, SCHEDULE, torch.arange(n) % 10), repeats=3
-        )
+        took = runtime.seconds(lambda n=n: nb05.sample_images(net, SCHEDULE, torch.arange(n) % 10), repeats=3)
         print(f"{n:>6}{took:>9.2f}", flush=True)
     print("\nsteps, seconds for 64 pictures:")
     for steps in (5, 10, 20, 40):

@@ -40,9 +40,7 @@ class Contestant:
     net: nn.Module
     step: Callable[[], int]
     sample: Callable[[int], Tensor]
-    finish: Callable[[float], None] = field(
-        default=lambda share: None
-    )  # told the share of the time that is over
+    finish: Callable[[float], None] = field(default=lambda share: None)  # told the share of the time that is over
 
 
 def batches(train: data.Images, n: int) -> tuple[Tensor, Tensor]:
@@ -53,9 +51,7 @@ def batches(train: data.Images, n: int) -> tuple[Tensor, Tensor]:
 # --- ours, and other networks with our recipe ---------------------------------------------------------------
 
 
-def our_recipe(
-    train: data.Images, net: nn.Module, classes: bool = True, batch: int = 32, **options
-) -> Contestant:
+def our_recipe(train: data.Images, net: nn.Module, classes: bool = True, batch: int = 32, **options) -> Contestant:
     """Notebook 05's training; the fall of the learning rate follows the clock, not a number of steps."""
     players = nb05.make_optimisers(net, **options)
     ema, weights = training.EMA(net), nb05.timestep_weights(SCHEDULE)
@@ -125,9 +121,7 @@ def tutorial_unet(**options: object) -> nn.Module:
     )
 
 
-def draw(
-    net: Callable, schedule: nb04.Schedule, kind: str, n: int, size: int, batch: int = 128
-) -> Tensor:
+def draw(net: Callable, schedule: nb04.Schedule, kind: str, n: int, size: int, batch: int = 128) -> Tensor:
     """Samples (n, 1, size, size) of a network without classes, by notebook 04's solver."""
     parts = []
     for y in torch.full((n,), nb05.NULL).split(batch):
@@ -189,9 +183,7 @@ def lucidrains(train: data.Images, batch: int = 16) -> Contestant:
     return Contestant(net, step, sample)
 
 
-CONTESTANTS: dict[
-    str, tuple[Callable[[data.Images], Contestant], float]
-] = {  # and how many times the seconds
+CONTESTANTS: dict[str, tuple[Callable[[data.Images], Contestant], float]] = {  # and how many times the seconds
     "ours": (ours, 1),
     "ours, no classes": (lambda train: ours(train, classes=False), 1),
     "UNet2DModel, our recipe": (diffusers_with_our_recipe, 1),
@@ -216,16 +208,12 @@ def ceiling() -> float:
     return 3 * 2 * 64 * 64 * 9 * 49 * 256 / took / 1e9
 
 
-def race(
-    make: Callable[[data.Images], Contestant], train: data.Images, seconds: float
-) -> tuple[Contestant, dict]:
+def race(make: Callable[[data.Images], Contestant], train: data.Images, seconds: float) -> tuple[Contestant, dict]:
     """Train for these seconds; the contestant, and what was timed."""
     torch.manual_seed(0)
     contestant = make(train)
     batch: list[int] = []
-    cost = (
-        operations(lambda: batch.append(contestant.step())) / batch[0] / 1e9
-    )  # GFLOP for one picture in training
+    cost = operations(lambda: batch.append(contestant.step())) / batch[0] / 1e9  # GFLOP for one picture in training
     start, pictures = time.perf_counter(), 0
     while (spent := time.perf_counter() - start) < seconds:
         contestant.finish(spent / seconds)
@@ -247,9 +235,7 @@ def processor() -> str:
     """The processor's name where Linux tells it."""
     try:
         with open("/proc/cpuinfo") as lines:
-            return next(
-                line.split(":")[1].strip() for line in lines if line.startswith("model name")
-            )
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -287,18 +273,12 @@ def main() -> None:
         torch.manual_seed(1)
         report = metrics.evaluate(contestant.sample(options.samples), DATASET)
         fd[name] = report.fd
-        lines.append(
-            f"{timed[name]}{report.fd:>8.1f}{report.kid:>8.3f}{report.precision:>7.2f}{report.recall:>8.2f}"
-        )
+        lines.append(f"{timed[name]}{report.fd:>8.1f}{report.kid:>8.3f}{report.precision:>7.2f}{report.recall:>8.2f}")
         print(lines[-1], flush=True)
     if "ours" in fd:
         lines += [
             "",
-            *(
-                f"FD of {name} / ours: {value / fd['ours']:.1f}"
-                for name, value in fd.items()
-                if name != "ours"
-            ),
+            *(f"FD of {name} / ours: {value / fd['ours']:.1f}" for name, value in fd.items() if name != "ours"),
         ]
         print("\n".join(lines[-len(fd) :]), flush=True)
     if options.out:

@@ -29,10 +29,7 @@ def main() -> None:
 
     def generate(run: dict[str, object], y: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
         scheduler = nb06.make_schedulers()[run["scheduler"]]
-        parts = (
-            nb06.sample_with(scheduler, unet, part, run["steps"], generator=draw)
-            for part in y.split(512)
-        )
+        parts = (nb06.sample_with(scheduler, unet, part, run["steps"], generator=draw) for part in y.split(512))
         return torch.cat(list(parts))
 
     def measured(run: dict[str, object]) -> dict[str, object]:

@@ -70,11 +70,7 @@ def exercise(number: str) -> Callable[[Callable[..., None]], Callable[..., None]
             fault = _fault(check, answer)
             if fault is None:
                 _verdicts[id(answer)] = answer, True
-                whose = (
-                    f"Solution {number} passes the check."
-                    if solution
-                    else f"Exercise {number}: correct."
-                )
+                whose = f"Solution {number} passes the check." if solution else f"Exercise {number}: correct."
                 return say(whose)
             not_attempted = isinstance(fault, NotAttempted)
             if not not_attempted:
@@ -110,9 +106,7 @@ def _one_line(error: Exception, answer: Callable) -> str:
     kind, name = type(error).__name__, _name(answer)
     trace = traceback.extract_tb(error.__traceback__)
     if frames := [frame for frame in trace if not frame.filename.startswith(NOT_THE_LEARNERS)]:
-        line = f"Line {frames[-1].lineno} of your cell" + f", `{frames[-1].line}`," * bool(
-            frames[-1].line
-        )
+        line = f"Line {frames[-1].lineno} of your cell" + f", `{frames[-1].line}`," * bool(frames[-1].line)
         return f"{line} raises {kind}: {said}"
     if trace[-1].name == "attempt":
         return f"{name} cannot be called as the exercise calls it ({kind}: {said})."
@@ -140,9 +134,7 @@ def attempt(answer: Callable, *args: Any, **kwargs: Any) -> Any:
     result = answer(*args, **kwargs)
     if result is ...:
         raise NotAttempted("not attempted yet.")
-    expect(
-        result is not None, f"{_name(answer)} returned None: does it end with a return statement?"
-    )
+    expect(result is not None, f"{_name(answer)} returned None: does it end with a return statement?")
     return result
 
 
@@ -167,9 +159,7 @@ def number(found: object, what: str) -> float:
         found = found[0]
     count = found.numel() if isinstance(found, Tensor) else getattr(found, "size", 1)
     if isinstance(count, int) and count > 1:
-        raise WrongAnswer(
-            f"{what} is one number, and you return {count} of them: is a mean or a sum missing?"
-        )
+        raise WrongAnswer(f"{what} is one number, and you return {count} of them: is a mean or a sum missing?")
     try:
         return float(found)
     except (TypeError, ValueError):
@@ -183,16 +173,12 @@ def tensor(found: object, what: str, shape: Sequence[int] | None = None) -> Tens
         WrongAnswer: it is none, or of another shape than `shape`.
     """
     try:
-        parts = (
-            [torch.as_tensor(part) for part in found] if isinstance(found, (list, tuple)) else None
-        )
+        parts = [torch.as_tensor(part) for part in found] if isinstance(found, (list, tuple)) else None
         found = torch.stack(parts) if parts else torch.as_tensor(found)
     except (TypeError, ValueError, RuntimeError):
         raise WrongAnswer(f"{what} is a tensor, not {_shown(found)}.") from None
     if shape is not None and tuple(found.shape) != tuple(shape):
-        raise WrongAnswer(
-            f"{what} has the shape {tuple(shape)}, and yours is {tuple(found.shape)}."
-        )
+        raise WrongAnswer(f"{what} has the shape {tuple(shape)}, and yours is {tuple(found.shape)}.")
     return found.detach().to(torch.complex128 if found.is_complex() else torch.float64).cpu()
 
 
@@ -201,14 +187,10 @@ def close(a: object, b: object, tolerance: float = 1e-5) -> bool:
     pair = [torch.as_tensor(v).detach().cpu() for v in (a, b)]
     kind = torch.complex128 if any(v.is_complex() for v in pair) else torch.float64
     first, second = (v.to(kind) for v in pair)
-    return first.shape == second.shape and torch.allclose(
-        first, second, atol=tolerance, rtol=tolerance
-    )
+    return first.shape == second.shape and torch.allclose(first, second, atol=tolerance, rtol=tolerance)
 
 
-def reject(
-    found: object, slips: Mapping[str, object], same: Callable[[Any, Any], bool] = close
-) -> None:
+def reject(found: object, slips: Mapping[str, object], same: Callable[[Any, Any], bool] = close) -> None:
     """Raise `WrongAnswer` with the message of the known slip whose value was found."""
     for message, wrong in slips.items():
         if same(found, wrong):

@@ -81,9 +81,7 @@ def optimal_discriminator(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
         "these are logarithms of densities: take exp, or better, think of the logit.",
     )
     expect(_close(found, right), "compare with p / (p + q) at a point where you know p and q.")
-    expect(
-        _close(answer(log_p, log_p), torch.full((3,), 0.5)), "where p = q the best that D can do is to say 1/2."
-    )
+    expect(_close(answer(log_p, log_p), torch.full((3,), 0.5)), "where p = q the best that D can do is to say 1/2.")
     far = answer(torch.tensor([-2000.0]), torch.tensor([-2001.0]))
     expect(
         _close(far, torch.sigmoid(torch.tensor([1.0]))),

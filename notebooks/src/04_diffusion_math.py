@@ -19,8 +19,7 @@
 # %% [markdown]
 # # 04 · Diffusion mathematics
 #
-# [![Open In
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
 #
 # A diffusion model destroys data with noise, a little at a time, and learns to undo it. This
 # notebook has no neural network in it. Its data are a handful of Gaussians, for which the *perfect*
@@ -733,10 +732,10 @@ plots.render(
 # | name | what it is | good to know |
 # |---|---|---|
 # | `x0` | the clean point | easy when there is little noise, and then says little |
-# | `epsilon` | the noise (Ho et al. 2020) | hard with little noise; near $T$ it says little about $x_0$ |
+# | `epsilon` | the noise (Ho et al. 2020) | hard with little noise; says little near $T$ |
 # | `v` | $\alpha\epsilon - \sigma x_0$ (Salimans and Ho 2022) | useful at both ends |
-# | `score` | $\nabla \log p_t(x) = -\mathbb E[\epsilon \mid x] / \sigma$ | Tweedie; a denoiser is a score |
-# | `velocity` | $\epsilon - x_0$ (flow matching; Lipman 2023, Liu 2023) | for $\alpha + \sigma = 1$ |
+# | `score` | $\nabla \log p_t = -\mathbb E[\epsilon \mid x]/\sigma$ | Tweedie: a denoiser |
+# | `velocity` | $\epsilon - x_0$ (Lipman 2023, Liu 2023) | flow matching; $\alpha + \sigma = 1$ |
 #
 # A network trained with squared error gives a conditional mean, $\mathbb E[x_0 \mid x]$. At a given
 # $x$ each conversion in the table is linear in the prediction, so it holds for these means too.

@@ -20,8 +20,7 @@
 # %% [markdown]
 # # 05 · DDPM from scratch
 #
-# [![Open In
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
 #
 # Notebook 04 had the perfect denoiser and asked what can be done with it. Here we have pictures and
 # no formula, so a network must learn to denoise. Everything else stays: the levels, the conversions
