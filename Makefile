@@ -16,7 +16,7 @@ TORCH  := torch==2.14.1 torchvision==0.29.1
 unexport MPLBACKEND
 unit nbval full test: export TQDM_DISABLE = 1
 
-.PHONY: help setup lab test unit nbval browser full run notebooks text check badge readme student colab standalone assets bench lock clean
+.PHONY: help setup lab test unit nbval browser full run notebooks text check badge readme student colab standalone assets seeds bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,9 @@ standalone: setup ## notebooks that carry the course inside, into build/standalo
 
 assets: setup ## make the embedded data and the small trained weights again
 	$(PY) -m authoring.assets
+
+seeds: setup ## the notebooks on seeds 0, 1, 2, their claims into notebooks/CLAIMS.md (NB=02 for one)
+	$(PY) -m authoring.seeds $(NB)
 
 bench: setup ## our diffusion recipe beside two libraries', hours (BENCH_ARGS="--seconds 20 --only ours")
 	$(PY) -m pip install --quiet -c requirements.lock -e ".[bench]"

@@ -189,12 +189,14 @@ SOURCES = {
     "fashion_mnist_ddpm_fd.json": (
         "this course",
         "MIT",
-        "authoring/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance; three draws of 2,048 pictures a row; H200",
+        "authoring/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance;"
+        " three draws of 2,048 pictures a row, on an H200",
     ),
     "fashion_mnist_schedulers.json": (
         "this course",
         "MIT",
-        "authoring/benchmarks/schedulers.py: FD of that model by diffusers' schedulers and steps; three draws of 2,048 pictures a row; H200",
+        "authoring/benchmarks/schedulers.py: FD of that model by diffusers' schedulers and steps;"
+        " three draws of 2,048 pictures a row, on an H200",
     ),
     "ddpm_pipeline": (
         "this course",

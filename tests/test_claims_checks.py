@@ -29,6 +29,7 @@ HELD = [
     (np.array([1.0, 2.0]), {"between": (1, 2)}),
     (torch.tensor(1e-9), {"equal": 0, "tolerance": 1e-6}),
     (8, {"equal": 8}),
+    (-math.inf, {"at_most": 0}),
     (True, {}),
     (np.bool_(True), {}),
     (torch.tensor([True]), {}),
@@ -37,6 +38,8 @@ BROKEN = [
     (3, {"at_least": 4}, "measured: 3, claimed: at least 4"),
     ([1, 9, 2], {"at_most": 5}, "measured: 9, claimed: at most 5"),
     ([0.5, math.nan], {"at_most": 1}, "measured: nan"),
+    ([0.5, math.nan], {"between": (0, 1)}, "measured: nan"),
+    (-math.inf, {"at_least": 0}, "measured: -inf"),
     (3.0, {"between": (1, 2)}, "measured: 3, claimed: 1 to 2"),
     (1e-3, {"equal": 0, "tolerance": 1e-6}, "equal to 0 ± 1e-06"),
     (np.bool_(False), {}, "$"),
@@ -89,6 +92,30 @@ def test_a_stored_number_says_where_it_comes_from_and_is_no_claim(capsys) -> Non
     assert capsys.readouterr().out == "▪ FD is below 4 in the table (stored 2026-11-24, 3 seeds, spread 0.05)\n"
     with pytest.raises(ClaimError, match="Not in the table"):
         stored("FD is below 3 in the table", 3.2, at_most=3, **origin)
+
+
+def test_a_stored_number_is_collected_with_its_origin(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("COURSE_CLAIMS", str(tmp_path / "claims.jsonl"))
+    stored("FD is below 4 in the table", 3, at_most=4, date="2026-11-24", seeds=1, spread=None)
+    line = json.loads((tmp_path / "claims.jsonl").read_text("utf-8"))
+    assert line["stored"] == {"date": "2026-11-24", "seeds": 1, "spread": None}
+    assert line["margin"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "margin"),
+    [
+        (3, {"at_least": 2}, 0.5),
+        (3, {"between": (2, 6)}, 0.5),
+        (0.25, {"equal": 0, "tolerance": 1}, 0.75),
+        (1, {"at_least": 0}, None),
+        (8, {"equal": 8}, None),
+    ],
+)
+def test_a_margin_is_a_share_of_the_size_of_the_bound(tmp_path, monkeypatch, value, bound, margin) -> None:
+    monkeypatch.setenv("COURSE_CLAIMS", str(tmp_path / "claims.jsonl"))
+    claim("A bound has a size, or none", value, **bound)
+    assert json.loads((tmp_path / "claims.jsonl").read_text("utf-8"))["margin"] == margin
 
 
 # --- answers to the exercises of notebook 02 ----------------------------------------------------------------

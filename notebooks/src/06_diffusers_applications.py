@@ -1686,14 +1686,16 @@ together = sample_prompts(pipe, WISHES, guidance=3.0, seed=3)
 pipe.unet.unfuse_lora()
 back = with_style(0.0)
 claim(
-    "The style gives the same pictures merged into the weights as beside them, to a thousandth",
+    "The style gives the same pictures merged into the weights as beside them, to a thousandth on a "
+    "CPU and a hundredth on a graphics card",
     (apart - together).abs().max().item(),
-    at_most=1e-3,
+    at_most=1e-3 if run.device.type == "cpu" else 1e-2,
 )
 claim(
-    "The model without the style gives its own pictures again after unmerging, to a thousandth",
+    "After unmerging the model gives its own pictures again, to a thousandth on a CPU and a "
+    "hundredth on a graphics card",
     (back - in_style[0.0]).abs().max().item(),
-    at_most=1e-3,
+    at_most=1e-3 if run.device.type == "cpu" else 1e-2,
 )
 
 # %% [markdown]
