@@ -235,7 +235,7 @@ def make_gans() -> None:
     run = start(seed=0)
     generator, discriminator = (net().apply(nb02.init_weights) for net in (nb02.Generator, nb02.Discriminator))
     begin = time.perf_counter()
-    ema, _ = nb02.train(generator, discriminator, pictures, run, steps=DCGAN_STEPS, smoothing=0.1)
+    ema, _ = nb02.train(generator, discriminator, pictures, run, num_steps=DCGAN_STEPS, smoothing=0.1)
     print(f"DCGAN: {DCGAN_STEPS} steps of 64 in {time.perf_counter() - begin:.0f} s", flush=True)
     store("fashion_mnist_dcgan.safetensors", ema.module)
     run = start(seed=0)
@@ -243,7 +243,7 @@ def make_gans() -> None:
     for i, layer in enumerate(critic.net):
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
             critic.net[i] = nn.Identity()  # a penalised critic has none (notebook 03)
-    recipe = nb03.Recipe(partial(nb03.wgan_gp_d, weight=10.0), nb03.wgan_g, rate_d=1e-3, rate_g=2e-3)
+    recipe = nb03.Recipe(partial(nb03.wgan_gp_d, weight=10.0), nb03.wgan_g, lr_d=1e-3, lr_g=2e-3)
     begin = time.perf_counter()
     ema = nb03.train(
         recipe,
@@ -251,7 +251,7 @@ def make_gans() -> None:
         critic,
         lambda: pictures[torch.randint(len(pictures), (64,))],
         lambda: torch.randn(64, 64, 1, 1),
-        steps=WGAN_GP_STEPS,
+        num_steps=WGAN_GP_STEPS,
     )
     print(f"WGAN-GP: {WGAN_GP_STEPS} steps of 64 in {time.perf_counter() - begin:.0f} s", flush=True)
     store("fashion_mnist_wgan_gp.safetensors", ema.module)

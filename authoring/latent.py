@@ -107,14 +107,14 @@ def assemble(
 
 def fit(
     name: str, net: nn.Module, loss_of: Callable[[nn.Module, torch.Generator], Tensor], steps: int, folder: Path,
-    rate: float = 1e-3, watch: Callable[[nn.Module], str] = lambda net: "",
+    lr: float = 1e-3, watch: Callable[[nn.Module], str] = lambda net: "",
 ) -> nn.Module:  # fmt: skip
     """Train by AdamW with warm-up and cool-down; goes on from `folder`'s checkpoint, if any. Returns the average.
 
     On a processor with AVX512-BF16 bfloat16 saves a quarter of a step, but the backward pass of PyTorch's fused
     attention takes five times as long in it as in float32: hence the plain one.
     """
-    optimiser = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     ramp = torch.optim.lr_scheduler.LambdaLR(
         optimiser,
         lambda step: min((step + 1) / min(300, steps), 1.0, (steps - step) / (0.4 * steps)),

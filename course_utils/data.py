@@ -358,16 +358,16 @@ def _answers(url: str, seconds: float = 3.0) -> bool:
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """Equal isotropic Gaussians: `centers` (M, D), one standard deviation `std` in the units of the centres."""
+    """Equal isotropic Gaussians: `centres` (M, D), one standard deviation `std` in the units of the centres."""
 
-    centers: Tensor
+    centres: Tensor
     std: float
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """`n` independent points, float32 (n, D)."""
-        mode = torch.randint(len(self.centers), (n,), generator=generator)
-        noise = torch.randn(n, self.centers.shape[1], generator=generator, dtype=torch.float32)
-        return self.centers[mode] + self.std * noise
+        mode = torch.randint(len(self.centres), (n,), generator=generator)
+        noise = torch.randn(n, self.centres.shape[1], generator=generator, dtype=torch.float32)
+        return self.centres[mode] + self.std * noise
 
 
 def ring(modes: int = 8, radius: float = 1.0, std: float = 0.01) -> GaussianMixture:

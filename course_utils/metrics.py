@@ -240,12 +240,12 @@ def modes_covered(points: Tensor, mixture: data.GaussianMixture, sigmas: float =
         mixture: centres (M, D) and standard deviation.
         sigmas: radius, in standard deviations, within which a sample is of high quality.
     """
-    if points.ndim != 2 or len(points) == 0 or points.shape[1] != mixture.centers.shape[1]:
-        size = mixture.centers.shape[1]
+    if points.ndim != 2 or len(points) == 0 or points.shape[1] != mixture.centres.shape[1]:
+        size = mixture.centres.shape[1]
         raise ValueError(f"Points (N, {size}), at least one, are wanted, not {tuple(points.shape)}.")
-    distance, nearest = torch.cdist(points.double(), mixture.centers.double()).min(dim=1)
+    distance, nearest = torch.cdist(points.double(), mixture.centres.double()).min(dim=1)
     good = distance <= sigmas * mixture.std
-    return Coverage(nearest[good].unique().numel(), len(mixture.centers), good.double().mean().item())
+    return Coverage(nearest[good].unique().numel(), len(mixture.centres), good.double().mean().item())
 
 
 # --- one report ---------------------------------------------------------------------------------------------

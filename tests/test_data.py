@@ -532,17 +532,17 @@ def test_the_cache_is_where_the_settings_say(monkeypatch, tmp_path) -> None:
 
 def test_the_ring_has_its_modes_evenly_on_a_circle() -> None:
     ring = data.ring(modes=8, radius=2.0)
-    assert ring.centers.norm(dim=1).tolist() == pytest.approx([2.0] * 8)
-    gaps = (ring.centers - ring.centers.roll(1, dims=0)).norm(dim=1)
+    assert ring.centres.norm(dim=1).tolist() == pytest.approx([2.0] * 8)
+    gaps = (ring.centres - ring.centres.roll(1, dims=0)).norm(dim=1)
     assert gaps.tolist() == pytest.approx([4 * math.sin(math.pi / 8)] * 8, rel=1e-5)
     assert ring.std**2 == pytest.approx(1e-4)  # PacGAN, section 4.1
 
 
 def test_the_grid_is_a_square_lattice_around_zero() -> None:
     grid = data.grid(side=5, spacing=2.0)
-    assert {tuple(c) for c in grid.centers.tolist()} == {(x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)}
-    assert len(grid.centers) == 25
-    assert data.grid(side=2, spacing=1.0).centers.abs().unique().tolist() == [0.5]
+    assert {tuple(c) for c in grid.centres.tolist()} == {(x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)}
+    assert len(grid.centres) == 25
+    assert data.grid(side=2, spacing=1.0).centres.abs().unique().tolist() == [0.5]
 
 
 @pytest.mark.parametrize("mixture", [data.ring(), data.grid()], ids=["ring", "grid"])
@@ -550,11 +550,11 @@ def test_samples_visit_every_mode_alike_with_the_stated_spread(mixture: data.Gau
     n = 20_000
     points = mixture.sample(n, torch.Generator().manual_seed(0))
     assert points.shape == (n, 2) and points.dtype == torch.float32
-    nearest = torch.cdist(points, mixture.centers).argmin(dim=1)
-    expected = n / len(mixture.centers)
-    counts = nearest.bincount(minlength=len(mixture.centers))
+    nearest = torch.cdist(points, mixture.centres).argmin(dim=1)
+    expected = n / len(mixture.centres)
+    counts = nearest.bincount(minlength=len(mixture.centres))
     assert (counts - expected).abs().max() < 5 * math.sqrt(expected)
-    offsets = points - mixture.centers[nearest]
+    offsets = points - mixture.centres[nearest]
     assert offsets.std(dim=0).tolist() == pytest.approx([mixture.std] * 2, rel=0.03)
     assert offsets.mean(dim=0).abs().max() < 5 * mixture.std / math.sqrt(n)
 

@@ -352,7 +352,7 @@ def test_samples_of_a_mixture_cover_it_with_the_gaussian_share_inside_three_sigm
 
 def test_one_collapsed_mode_and_diverged_points_cover_nothing_else() -> None:
     ring = data.ring()
-    points = torch.cat([ring.centers[3].repeat(5, 1), torch.full((5, 2), math.nan), torch.full((10, 2), 1e6)])
+    points = torch.cat([ring.centres[3].repeat(5, 1), torch.full((5, 2), math.nan), torch.full((10, 2), 1e6)])
     assert metrics.modes_covered(points, ring) == metrics.Coverage(1, 8, 5 / 20)
 
 

@@ -76,7 +76,7 @@ def test_training_does_not_reseed() -> None:
         generator, discriminator = nb02.Generator(width=4), nb02.Discriminator((4, 8, 8), 16)
         seen: list[torch.Tensor] = []
         handle = generator.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))  # noqa: B023
-        nb02.train(generator, discriminator, pictures, run, steps=3, batch_size=8)
+        nb02.train(generator, discriminator, pictures, run, num_steps=3, batch_size=8)
         handle.remove()
         outcomes.append((seen, torch.random.get_rng_state()))
     first = outcomes[0][0]
@@ -137,4 +137,4 @@ def test_training_refuses_pictures_that_the_generator_cannot_reach(wrong) -> Non
     x = data.to_unit_range(data.embedded("fashion_mnist", "test")[0][:64])
     networks = nb02.Generator(8, 4), nb02.Discriminator((4, 4, 4), 4)
     with pytest.raises(ValueError, match=r"Pictures in \[-1, 1\] are wanted, not"):
-        nb02.train(*networks, wrong(x), runtime.start(verbose=False), steps=1)
+        nb02.train(*networks, wrong(x), runtime.start(verbose=False), num_steps=1)

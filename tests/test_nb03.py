@@ -83,7 +83,9 @@ def test_a_stack_trains_as_its_members_would_alone(name) -> None:
 
     def train(pair, members, networks):
         real, z = iter(reals), iter(zs)
-        nb03.train(recipe, *pair, lambda: next(real)[members], lambda: next(z)[members], steps=steps, networks=networks)
+        nb03.train(
+            recipe, *pair, lambda: next(real)[members], lambda: next(z)[members], num_steps=steps, networks=networks
+        )
 
     train((generator, critic), slice(None), 3)
     for i, pair in enumerate(alone):
@@ -97,15 +99,15 @@ def test_training_one_player_leaves_no_gradient_in_the_other() -> None:
     generator, critic = nb03.PointGenerator(1), nb03.PointCritic(1)
     before = copy.deepcopy(critic.state_dict())
     recipe = nb03.Recipe(lambda critic, real, fake, progress: 0 * critic(real).sum(), nb03.gan_g)
-    nb03.train(recipe, generator, critic, lambda: torch.randn(1, 8, 2), lambda: nb03.point_latents(1, 8), steps=2)
+    nb03.train(recipe, generator, critic, lambda: torch.randn(1, 8, 2), lambda: nb03.point_latents(1, 8), num_steps=2)
     assert all(torch.equal(value, before[key]) for key, value in critic.state_dict().items())
 
 
 def test_unit_size_keeps_the_shape_of_a_mixture() -> None:
     for mixture in (data.ring(), data.grid()):
         unit = nb03.unit_size(mixture)
-        assert unit.centers.square().mean().item() == pytest.approx(1)
-        assert unit.std / unit.centers.norm() == pytest.approx(mixture.std / mixture.centers.norm().item())
+        assert unit.centres.square().mean().item() == pytest.approx(1)
+        assert unit.std / unit.centres.norm() == pytest.approx(mixture.std / mixture.centres.norm().item())
 
 
 def test_an_unknown_batch_statistic_is_refused() -> None:
@@ -314,8 +316,8 @@ def test_digit_networks_fit_each_other(batch_norm) -> None:
 # --- checks: right answers pass, published mistakes are named -----------------------------------------------
 
 
-def solution_coverage(points, centers, std):
-    distance, nearest = torch.cdist(points, centers).min(dim=1)
+def solution_coverage(points, centres, std):
+    distance, nearest = torch.cdist(points, centres).min(dim=1)
     good = distance <= 3 * std
     return nearest[good].unique().numel(), good.float().mean().item()
 
@@ -345,13 +347,13 @@ EXERCISE = {
 }  # fmt: skip
 
 
-def counts_bad_points(points, centers, std):
-    distance, nearest = torch.cdist(points, centers).min(dim=1)
+def counts_bad_points(points, centres, std):
+    distance, nearest = torch.cdist(points, centres).min(dim=1)
     return nearest.unique().numel(), (distance <= 3 * std).float().mean().item()
 
 
-def largest_coordinate(points, centers, std):
-    distance, nearest = torch.cdist(points, centers, p=math.inf).min(dim=1)
+def largest_coordinate(points, centres, std):
+    distance, nearest = torch.cdist(points, centres, p=math.inf).min(dim=1)
     good = distance <= 3 * std
     return nearest[good].unique().numel(), good.float().mean().item()
 

@@ -416,10 +416,10 @@ def test_for_a_single_gaussian_the_ode_only_scales():
 
 def test_the_cdf_and_the_exact_flow_agree_with_scipy():
     first, last = lesson.even_levels(1)
-    centers, x = LINE.centers[:, 0].tolist(), normal(6, 1)
+    centres, x = LINE.centres[:, 0].tolist(), normal(6, 1)
     for level in (first, last):
         width = math.sqrt((level.alpha * 0.2) ** 2 + level.sigma**2)
-        expected = sum(stats.norm.cdf(x, level.alpha * c, width) for c in centers) / 3
+        expected = sum(stats.norm.cdf(x, level.alpha * c, width) for c in centres) / 3
         assert close(lesson.cdf(LINE, x, level), expected)
 
     def slope(angle, y):

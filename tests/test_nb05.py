@@ -328,8 +328,14 @@ def test_the_stored_table_of_fd_counts_evaluations() -> None:
     assert len({(row["sampler"], row["steps"], row["guidance"]) for row in rows}) == len(rows)
     for row in rows:
         once = 2 * row["steps"] - 1 if row["sampler"] == "Heun" else row["steps"]
-        assert row["evaluations"] == once * (1 if row["guidance"] == 1 else 2)
-        assert row["samples"] >= metrics.MIN_SAMPLES and row["fd"] > 0 and row["date"] and row["threads"] > 0
+        assert row["nfe"] == once * (1 if row["guidance"] == 1 else 2)
+        assert (
+            row["samples"] >= metrics.MIN_SAMPLES
+            and row["fd"] > 0
+            and row["date"]
+            and row["draws"] >= 3
+            and row["fd_spread"] > 0
+        )
 
 
 # --- several processes --------------------------------------------------------------------------------------

@@ -253,7 +253,7 @@ def test_the_first_section_runs_on_what_the_hub_gives(tmp_path: Path) -> None:
         said = on_a_hub(hub, tmp_path / "home", FIRST_SECTION)
         assert hub.downloads("google/ddpm-cifar10-32")
     assert "hub: answers" in said and any("32 pixels a side" in line for line in said)
-    assert "✓ Our loop and the DDPM pipeline draw the same pictures, bit for bit" in said
+    assert "✓ Our sample_loop and DDPMPipeline give the same pictures, bit for bit" in said
 
 
 @pytest.mark.slow

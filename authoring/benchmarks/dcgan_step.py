@@ -38,7 +38,7 @@ def main() -> None:
     )
 
     def steps(n: int) -> None:
-        train(generator, discriminator, pictures, run, steps=n, batch_size=BATCH)
+        train(generator, discriminator, pictures, run, num_steps=n, batch_size=BATCH)
 
     per_step = operations(lambda: steps(1))
     steps(20)

@@ -90,7 +90,7 @@ def measure_all(runs: list[tuple[str, int, float]]) -> None:
         sampler, steps, guidance = run.values()
         settings = {"num_steps": steps, "guidance": guidance, "solver": SAMPLERS[sampler]}
         generate = partial(nb05.sample_images, net, SCHEDULE, **settings)
-        return {"evaluations": evaluations(*run.values())} | measure(lambda y, draw: generate(y, rng=draw))
+        return {"nfe": evaluations(*run.values())} | measure(lambda y, draw: generate(y, rng=draw))
 
     fill(FILE, [dict(zip(("sampler", "steps", "guidance"), run)) for run in runs], measured)
 

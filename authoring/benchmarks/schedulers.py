@@ -35,7 +35,7 @@ def main() -> None:
     def measured(run: dict[str, object]) -> dict[str, object]:
         calls.clear()
         row = measure(lambda y, draw: generate(run, y, draw))
-        return {"evaluations": len(calls) // (row["samples"] // 512 * DRAWS)} | row
+        return {"nfe": len(calls) // (row["samples"] // 512 * DRAWS)} | row
 
     fill(FILE, RUNS, measured)
 

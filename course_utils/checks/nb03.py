@@ -27,23 +27,23 @@ def _scalar(value: object, what: str = "a loss") -> float:
 
 @exercise("3.1")
 def coverage(answer: Callable[[Tensor, Tensor, float], tuple[int, float]]) -> None:
-    """`answer(points, centers, std)`: modes with a good point nearest to them, and the share of good points."""
+    """`answer(points, centres, std)`: modes with a good point nearest to them, and the share of good points."""
     mixture = data.grid()
-    on_two = mixture.centers[[3, 3, 3, 17]]
-    found = answer(on_two, mixture.centers, mixture.std)
+    on_two = mixture.centres[[3, 3, 3, 17]]
+    found = answer(on_two, mixture.centres, mixture.std)
     expect(isinstance(found, tuple) and len(found) == 2, "return two values: (modes, share).")
     expect(int(found[0]) == 2, f"four points on two centres cover 2 modes, and yours says {found[0]}.")
     expect(abs(float(found[1]) - 1) < 1e-6, f"points on the centres are all good: share 1, not {float(found[1]):.2f}.")
-    far = mixture.centers[:10] + torch.tensor([3.5 * mixture.std, 0.0])
-    modes, share = answer(torch.cat([far, mixture.centers[:2]]), mixture.centers, mixture.std)
+    far = mixture.centres[:10] + torch.tensor([3.5 * mixture.std, 0.0])
+    modes, share = answer(torch.cat([far, mixture.centres[:2]]), mixture.centres, mixture.std)
     expect(
         int(modes) == 2,
         f"10 of 12 points lie 3.5 sigma from their centres: only 2 modes hold a good point, and yours says {modes}."
         " A bad point covers nothing.",
     )
     expect(abs(float(share) - 2 / 12) < 1e-6, f"2 of 12 points are good, a share of 0.17, not {float(share):.2f}.")
-    diagonal = mixture.centers[:5] + 2.5 * mixture.std
-    modes, _ = answer(diagonal, mixture.centers, mixture.std)
+    diagonal = mixture.centres[:5] + 2.5 * mixture.std
+    modes, _ = answer(diagonal, mixture.centres, mixture.std)
     expect(
         int(modes) == 0,
         "a point 2.5 sigma off in both coordinates is 3.5 sigma away: measure the Euclidean distance.",

@@ -292,7 +292,7 @@ class ToyGAN:
     """Two small networks that play for one of TOYS; z is uniform on the square [-1, 1]^2."""
 
     def __init__(
-        self, dataset: str = "ring", seed: int = 0, batch_size: int = 256, rate: float = 1e-3
+        self, dataset: str = "ring", seed: int = 0, batch_size: int = 256, lr: float = 1e-3
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -302,7 +302,7 @@ class ToyGAN:
             TOYS[dataset],
             batch_size,
         )
-        adam = partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.99))
+        adam = partial(torch.optim.Adam, lr=lr, betas=(0.0, 0.99))
         self.optimiser_g, self.optimiser_d = (
             adam(self.generator.parameters()),
             adam(self.discriminator.parameters()),

@@ -127,27 +127,28 @@ def train(
     pictures: Tensor,
     run: Runtime,
     *,
-    steps: int,
+    num_steps: int,
     batch_size: int = 64,
-    rate_g: float = 2e-3,
-    rate_d: float = 1e-3,
+    lr_g: float = 2e-3,
+    lr_d: float = 1e-3,
     smoothing: float = 0.0,
-    watch: Callable[[int, nn.Module, nn.Module], None] | None = None,
+    watch: Callable[[int, dict[str, float], nn.Module], None] | None = None,
 ) -> tuple[training.EMA, dict[str, list[float]]]:
     """Train in place on `pictures` (N, 1, 28, 28); returns the averaged generator and a curve for
     each of CURVES.
 
-    `watch(step, generator, ema)` is called before each step and once at the end. Adam with beta1 =
-    0.5 as in Radford et al. 2016, section 4. Raises ValueError for pictures in another range.
+    `watch(step, losses, ema)` is called after every step, the first being step 1, with "loss_d" and
+    "loss_g". Adam with beta1 = 0.5 as in Radford et al. 2016, section 4.
+
+    Raises:
+        ValueError: pictures in another range.
     """
     data.check_pixels(pictures.nan_to_num(), "Pictures")  # NaN shows in the curves
-    optimiser_g = torch.optim.Adam(generator.parameters(), lr=rate_g, betas=(0.5, 0.999))
-    optimiser_d = torch.optim.Adam(discriminator.parameters(), lr=rate_d, betas=(0.5, 0.999))
+    optimiser_g = torch.optim.Adam(generator.parameters(), lr=lr_g, betas=(0.5, 0.999))
+    optimiser_d = torch.optim.Adam(discriminator.parameters(), lr=lr_d, betas=(0.5, 0.999))
     ema, scaler = training.EMA(generator, decay=0.999), run.scaler()
     curves: dict[str, list[float]] = {name: [] for name in CURVES}
-    for step in training.progress(steps):
-        if watch:
-            watch(step, generator, ema)
+    for step in training.progress(num_steps):
         x_real = pictures[
             torch.randint(len(pictures), (batch_size,), device=pictures.device)
         ]  # (B, 1, 28, 28)
@@ -172,9 +173,10 @@ def train(
             CURVES, (loss_d, loss_g, *outputs, x_fake.float().std(dim=0).mean())
         ):
             curves[name].append(value.item())
-        training.note(loss_d=curves["loss_d"][-1], loss_g=curves["loss_g"][-1])
-    if watch:
-        watch(len(curves["loss_d"]), generator, ema)
+        losses = {name: curves[name][-1] for name in ("loss_d", "loss_g")}
+        training.note(**losses)
+        if watch:
+            watch(step + 1, losses, ema)
     return ema, curves
 
 

@@ -26,8 +26,8 @@ def unit_size(mixture: GaussianMixture) -> GaussianMixture:
     """The mixture scaled so that a coordinate of its centres has mean square 1: what networks like
     as input.
     """
-    scale = mixture.centers.square().mean().sqrt().item()
-    return GaussianMixture(mixture.centers / scale, mixture.std / scale)
+    scale = mixture.centres.square().mean().sqrt().item()
+    return GaussianMixture(mixture.centres / scale, mixture.std / scale)
 
 
 class StackedLinear(nn.Module):
@@ -250,11 +250,9 @@ class Recipe:
     critic: dict = field(default_factory=dict)  # options of PointCritic
     critic_steps: int = 1
     clip: float | None = None
-    rate_d: float = 5e-3
-    rate_g: float = 1e-2
-    rate_floor: float = (
-        0.0  # the share of both rates that is left at the end: 1 keeps them constant
-    )
+    lr_d: float = 5e-3
+    lr_g: float = 1e-2
+    lr_floor: float = 0.0  # the share of both rates that is left at the end: 1 keeps them constant
 
 
 def gan_d(critic, real, fake, progress):
@@ -302,53 +300,52 @@ def train(
     real_batch: Callable[[], Tensor],
     latents: Callable[[], Tensor],
     *,
-    steps: int,
+    num_steps: int,
     networks: int = 1,
-    watch: Callable[[int, nn.Module], None] | None = None,
+    watch: Callable[[int, dict[str, float], nn.Module], None] | None = None,
 ) -> training.EMA:
     """Train in place; returns the averaged generator.
 
     `networks` is how many the stack holds: losses are means over all of it, and their sum is what
-    each would get alone. `watch(step, ema)` is called before each step and at the end.
+    each would get alone. `watch(step, losses, ema)` is called after every step, the first being
+    step 1, with the losses "d" and "g" of the last update of each.
     """
-    players = {"d": critic, "g": generator}
-    rates = {"d": recipe.rate_d, "g": recipe.rate_g}
+    models = {"d": critic, "g": generator}
+    lrs = {"d": recipe.lr_d, "g": recipe.lr_g}
     optimisers = {
-        k: torch.optim.Adam(p.parameters(), lr=rates[k], betas=(0.0, 0.99), fused=True)
-        for k, p in players.items()
+        k: torch.optim.Adam(model.parameters(), lr=lrs[k], betas=(0.0, 0.99), fused=True)
+        for k, model in models.items()
     }
-    schedulers = [
+    lr_schedulers = [
         torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimisers[k], steps, eta_min=recipe.rate_floor * rates[k]
+            optimisers[k], num_steps, eta_min=recipe.lr_floor * lrs[k]
         )
-        for k in players
+        for k in models
     ]
     ema = training.EMA(generator, decay=0.999)
 
-    def descend(player: str, loss: Tensor) -> None:
-        optimisers[player].zero_grad()
-        (networks * loss).backward(inputs=list(players[player].parameters()))
-        optimisers[player].step()
+    def descend(which: str, loss: Tensor) -> float:
+        optimisers[which].zero_grad()
+        (networks * loss).backward(inputs=list(models[which].parameters()))
+        optimisers[which].step()
+        return loss.item()
 
-    done = 0
-    for step in training.progress(steps):
-        if watch:
-            watch(step, ema)
+    losses = {}
+    for step in training.progress(num_steps):
         for _ in range(recipe.critic_steps):
             real = real_batch()
             with torch.no_grad():
                 fake = generator(latents())
-            descend("d", recipe.d_loss(critic, real, fake, step / steps))
+            losses["d"] = descend("d", recipe.d_loss(critic, real, fake, step / num_steps))
             if recipe.clip:
                 clip_weights(critic, recipe.clip)
         z = latents()
-        descend("g", recipe.g_loss(critic, real, generator(z), z))
-        for scheduler in schedulers:
-            scheduler.step()
+        losses["g"] = descend("g", recipe.g_loss(critic, real, generator(z), z))
+        for lr_scheduler in lr_schedulers:
+            lr_scheduler.step()
         ema.update_parameters(generator)
-        done += 1
-    if watch:
-        watch(done, ema)
+        if watch:
+            watch(step + 1, losses, ema)
     return ema
 
 

@@ -205,9 +205,9 @@ class MixtureMarginals:
     """
 
     def __init__(self, mixture: GaussianMixture) -> None:
-        self.mixture, self.centers, self.std = (
+        self.mixture, self.centres, self.std = (
             mixture,
-            mixture.centers.double(),
+            mixture.centres.double(),
             float(mixture.std),
         )  # (M, D)
 
@@ -215,20 +215,20 @@ class MixtureMarginals:
         """Offsets x - alpha c_k (..., M, D), their common variance and alpha (..., 1, 1),
         log-likelihoods of the components (..., M).
         """
-        if x.shape[-1] != self.centers.shape[-1]:
+        if x.shape[-1] != self.centres.shape[-1]:
             raise ValueError(
-                f"Points of this mixture have {self.centers.shape[-1]} coordinates, not "
+                f"Points of this mixture have {self.centres.shape[-1]} coordinates, not "
                 f"{x.shape[-1]}."
             )
         points = x[..., None, :]
         alpha, sigma = like(level.alpha, points), like(level.sigma, points)
-        offsets, variance = points - alpha * self.centers, alpha**2 * self.std**2 + sigma**2
+        offsets, variance = points - alpha * self.centres, alpha**2 * self.std**2 + sigma**2
         log_normal = -(offsets**2 / variance + (2 * math.pi * variance).log()) / 2
         return offsets, variance, alpha, log_normal.sum(-1)
 
     def log_density(self, x: Tensor, level: Level) -> Tensor:
         """log p(x) (...,) at this level."""
-        return self._parts(x, level)[3].logsumexp(-1) - math.log(len(self.centers))
+        return self._parts(x, level)[3].logsumexp(-1) - math.log(len(self.centres))
 
     def score(self, x: Tensor, level: Level) -> Tensor:
         """The gradient of log p(x) with respect to x, (..., D)."""
@@ -236,10 +236,10 @@ class MixtureMarginals:
         return -(log_each.softmax(-1)[..., None] * offsets / variance).sum(-2)
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
-        """E[x0 | x], (..., D): the guess with the least mean squared error."""
+        """E[x0 | x], (..., D): the prediction with the least mean squared error."""
         offsets, variance, alpha, log_each = self._parts(x, level)
-        guesses = self.centers + alpha * self.std**2 / variance * offsets  # (..., M, D)
-        return (log_each.softmax(-1)[..., None] * guesses).sum(-2)
+        predictions = self.centres + alpha * self.std**2 / variance * offsets  # (..., M, D)
+        return (log_each.softmax(-1)[..., None] * predictions).sum(-2)
 
     def spread(self, x: Tensor, level: Level) -> Tensor:
         """The variance of x0 given x, summed over the D coordinates, (...,): what even the best
@@ -247,11 +247,11 @@ class MixtureMarginals:
         """
         offsets, variance, alpha, log_each = self._parts(x, level)
         sigma, weights = like(level.sigma, x[..., None, :]), log_each.softmax(-1)[..., None]
-        guesses = self.centers + alpha * self.std**2 / variance * offsets
+        predictions = self.centres + alpha * self.std**2 / variance * offsets
         within = (self.std**2 * sigma**2 / variance)[..., 0, 0] * x.shape[-1]
-        return within + (weights * (guesses - (weights * guesses).sum(-2, keepdim=True)) ** 2).sum(
-            (-1, -2)
-        )
+        return within + (
+            weights * (predictions - (weights * predictions).sum(-2, keepdim=True)) ** 2
+        ).sum((-1, -2))
 
 
 KINDS = ("epsilon", "x0", "v", "score", "velocity")
@@ -376,7 +376,7 @@ def evidence_bound(
     snr = [(level.alpha / level.sigma) ** 2 for level in levels[:-1]]
     middle = [(after - before) / 2 * error for before, after, error in zip(snr, snr[1:], errors)]
     alpha, sigma = levels[0]
-    power = (marginals.centers**2).mean().item() + marginals.std**2  # E x0^2
+    power = (marginals.centres**2).mean().item() + marginals.std**2  # E x0^2
     prior = (alpha**2 * power + sigma**2 - 1 - math.log(sigma**2)) / 2
     beta = transition(levels[-2], levels[-1])[1]  # the large variance of the last step
     return Bound(prior, middle, math.log(2 * math.pi * beta) / 2 + errors[-1] / (2 * beta))
@@ -423,7 +423,7 @@ def epsilon_weights(schedule: Schedule) -> Tensor:
 def ancestral_step(
     x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor, variance: str = "small"
 ) -> Tensor:
-    """One step of DDPM from the guess x0 at x, all (N, ...); no noise is added on the way to a
+    """One step of DDPM from the prediction x0 at x, all (N, ...); no noise is added on the way to a
     clean level.
 
     Args:
@@ -442,8 +442,8 @@ def ancestral_step(
 def ddim_step(
     x: Tensor, x0: Tensor, now: Level, then: Level, eta: float = 0.0, noise: Tensor | None = None
 ) -> Tensor:
-    """One step of DDIM from the guess x0 at x, all (N, ...); `noise` is needed for eta > 0 only
-    (Song, Meng, Ermon 2021, equations 12 and 16).
+    """One step of DDIM from the prediction x0 at x, all (N, ...); `noise` is needed for eta > 0
+    only (Song, Meng, Ermon 2021, equations 12 and 16).
 
     Raises:
         ValueError: eta asks for more new noise than the next level holds, or is above 0 without
@@ -566,8 +566,10 @@ def heun_step(
     """
     if is_clean(then):
         return ddim_step(x, x0, now, then)
-    guess = euler_step(x, x0, now, then)
-    mean = (angular_velocity(x, x0, now) + angular_velocity(guess, denoise(guess, then), then)) / 2
+    x_euler = euler_step(x, x0, now, then)
+    mean = (
+        angular_velocity(x, x0, now) + angular_velocity(x_euler, denoise(x_euler, then), then)
+    ) / 2
     return x + like(then.angle - now.angle, x) * mean
 
 
@@ -578,8 +580,8 @@ def dpmpp_2m_step(
     algorithm 2).
 
     Args:
-        previous: the guess before x0 and its level. Without it, and on the way to a clean level,
-            the step is DDIM's.
+        previous: the prediction before x0 and its level. Without it, and on the way to a clean
+            level, the step is DDIM's.
     """
     if previous is None or is_clean(then):
         return ddim_step(x, x0, now, then)
@@ -596,7 +598,7 @@ DPMPP_2M = Solver(dpmpp_2m_step, "previous")
 def cdf(marginals: MixtureMarginals, x: Tensor, level: Level) -> Tensor:
     """The share of the mixture on the line below x (N, 1), as (N, 1), at a level with floats."""
     std = math.sqrt((level.alpha * marginals.std) ** 2 + level.sigma**2)
-    return torch.special.ndtr((x - level.alpha * marginals.centers[:, 0]) / std).mean(
+    return torch.special.ndtr((x - level.alpha * marginals.centres[:, 0]) / std).mean(
         -1, keepdim=True
     )
 

@@ -202,8 +202,8 @@ class MixtureDenoiser(nn.Module):
         self.register_buffer("owner", torch.arange(N_CLASSES).repeat_interleave(clusters))
 
     def forward(self, x: Tensor, level: Level, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The guess E[x0 | x] like x, and the error that one Gaussian for each class would make
-        (for NULL too), root mean square, with 4 axes.
+        """The prediction E[x0 | x] like x, and the error that one Gaussian for each class would
+        make (for NULL too), root mean square, with 4 axes.
         """
         one_each(x, labels=y)
         in_basis = x.flatten(1) @ self.directions
@@ -217,13 +217,14 @@ class MixtureDenoiser(nn.Module):
         log_p = log_p.masked_fill((self.owner != y[:, None]) & (y[:, None] != NULL), -torch.inf)
         mean = log_p.softmax(dim=1) @ self.means
         gain = alpha * self.variances / variance
-        guess = (mean + gain * (in_basis - alpha * mean)) @ self.directions.T
+        x0_pred = (mean + gain * (in_basis - alpha * mean)) @ self.directions.T
         error = self.class_variances * sigma**2 / (alpha**2 * self.class_variances + sigma**2)
-        return guess.view_as(x), error.mean(dim=1).sqrt()[:, None, None, None]
+        return x0_pred.view_as(x), error.mean(dim=1).sqrt()[:, None, None, None]
 
 
 class HeadStart(nn.Module):
-    """A U-Net of 2 input channels that corrects the mixture's guess; puts out v (N, 1, 28, 28), so
+    """A U-Net of 2 input channels that corrects the mixture's prediction; puts out v (N, 1, 28,
+    28), so
     that its kind is "v".
     """
 
@@ -233,8 +234,8 @@ class HeadStart(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         level = self.schedule.level(t)
-        guess, error = self.mixture(x, level, y)
-        x0 = guess + error * self.unet(torch.cat([x, guess], dim=1), t, y)
+        x0_pred, error = self.mixture(x, level, y)
+        x0 = x0_pred + error * self.unet(torch.cat([x, x0_pred], dim=1), t, y)
         return (like(level.alpha, x) * x - x0) / like(level.sigma, x)
 
 
@@ -303,7 +304,7 @@ def sample_timesteps(weights: Tensor, n: int) -> Tensor:
 
 
 def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
-    """The guess without a class, moved `guidance` times as far as the class moves it (Ho and
+    """The prediction without a class, moved `guidance` times as far as the class moves it (Ho and
     Salimans 2022, equation 6, whose w is ours - 1).
     """
     same_shape(without=without, with_class=with_class)

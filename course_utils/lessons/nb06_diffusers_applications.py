@@ -194,7 +194,7 @@ def make_schedulers() -> dict[str, SchedulerMixin]:
     settings = {
         **LEVELS,
         "skip_prk_steps": True,
-    }  # no Runge-Kutta warm-up for PNDM, which would take four evaluations for each of three steps
+    }  # no Runge-Kutta warm-up for PNDM, which would take 4 NFE for each of three steps
     schedulers = {
         name: getattr(diffusers, f"{name}Scheduler").from_config(settings)
         for name in NOISY + SOLVERS
@@ -299,7 +299,7 @@ def check_input(name: str, x: Tensor, n: int) -> None:
     if not ((x >= 0) & (x <= 1)).all():  # NaN, too
         raise ValueError(
             f"{name} lies in [0, 1], not in [{x.min():.2f}, {x.max():.2f}]: the pipelines "
-            "would guess its range."
+            "would have to assume its range."
         )
 
 
@@ -516,13 +516,13 @@ def learn_style(
             torch.randn(batch, *latents.shape[1:], generator=generator).to(device),
             torch.randint(T, (batch,), generator=generator).to(device),
         )
-        guess = pipe.unet(noising.add_noise(latents[i], noise, t), t, words[i]).sample
+        v_pred = pipe.unet(noising.add_noise(latents[i], noise, t), t, words[i]).sample
         wanted = (
             noising.get_velocity(latents[i], noise, t)
             if noising.config.prediction_type == "v_prediction"
             else noise
         )
-        loss = F.mse_loss(guess, wanted)
+        loss = F.mse_loss(v_pred, wanted)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -20,7 +20,12 @@
 # %% [markdown]
 # # 01 · GAN theory
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/01_gan_theory.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/01_gan_theory.ipynb)
+#
+# [![Open In
+#
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/01_gan_theory.ipynb)
 #
 # A generative adversarial network is a game between two networks. This notebook plays it where
 # everything can be computed: on a line, in the plane, and between two single numbers. Each formula
@@ -1460,7 +1465,7 @@ class ToyGAN:
     """Two small networks that play for one of TOYS; z is uniform on the square [-1, 1]^2."""
 
     def __init__(
-        self, dataset: str = "ring", seed: int = 0, batch_size: int = 256, rate: float = 1e-3
+        self, dataset: str = "ring", seed: int = 0, batch_size: int = 256, lr: float = 1e-3
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -1470,7 +1475,7 @@ class ToyGAN:
             TOYS[dataset],
             batch_size,
         )
-        adam = partial(torch.optim.Adam, lr=rate, betas=(0.0, 0.99))
+        adam = partial(torch.optim.Adam, lr=lr, betas=(0.0, 0.99))
         self.optimiser_g, self.optimiser_d = (
             adam(self.generator.parameters()),
             adam(self.discriminator.parameters()),

@@ -18,7 +18,12 @@
 # %% [markdown]
 # # 02 · DCGAN training
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/02_dcgan_training.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/02_dcgan_training.ipynb)
+#
+# [![Open In
+#
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/02_dcgan_training.ipynb)
 #
 # A generative adversarial network learns to make pictures from a contest between two networks. Here
 # you build both, train them on pictures of clothes, and learn to *see* and to *measure* what the
@@ -92,7 +97,13 @@ train_set = data.images(DATASET, "train")
 
 # %%
 cfg = run.budget.pick(
-    quick={"latent_dim": 64, "width": 16, "channels": (24, 48, 128), "hidden": 256, "steps": 2500},
+    quick={
+        "latent_dim": 64,
+        "width": 16,
+        "channels": (24, 48, 128),
+        "hidden": 256,
+        "num_steps": 2500,
+    },
     full={
         "latent_dim": 100,
         "width": 64,
@@ -530,27 +541,28 @@ def train(
     pictures: Tensor,
     run: Runtime,
     *,
-    steps: int,
+    num_steps: int,
     batch_size: int = 64,
-    rate_g: float = 2e-3,
-    rate_d: float = 1e-3,
+    lr_g: float = 2e-3,
+    lr_d: float = 1e-3,
     smoothing: float = 0.0,
-    watch: Callable[[int, nn.Module, nn.Module], None] | None = None,
+    watch: Callable[[int, dict[str, float], nn.Module], None] | None = None,
 ) -> tuple[training.EMA, dict[str, list[float]]]:
     """Train in place on `pictures` (N, 1, 28, 28); returns the averaged generator and a curve for
     each of CURVES.
 
-    `watch(step, generator, ema)` is called before each step and once at the end. Adam with beta1 =
-    0.5 as in Radford et al. 2016, section 4. Raises ValueError for pictures in another range.
+    `watch(step, losses, ema)` is called after every step, the first being step 1, with "loss_d" and
+    "loss_g". Adam with beta1 = 0.5 as in Radford et al. 2016, section 4.
+
+    Raises:
+        ValueError: pictures in another range.
     """
     data.check_pixels(pictures.nan_to_num(), "Pictures")  # NaN shows in the curves
-    optimiser_g = torch.optim.Adam(generator.parameters(), lr=rate_g, betas=(0.5, 0.999))
-    optimiser_d = torch.optim.Adam(discriminator.parameters(), lr=rate_d, betas=(0.5, 0.999))
+    optimiser_g = torch.optim.Adam(generator.parameters(), lr=lr_g, betas=(0.5, 0.999))
+    optimiser_d = torch.optim.Adam(discriminator.parameters(), lr=lr_d, betas=(0.5, 0.999))
     ema, scaler = training.EMA(generator, decay=0.999), run.scaler()
     curves: dict[str, list[float]] = {name: [] for name in CURVES}
-    for step in training.progress(steps):
-        if watch:
-            watch(step, generator, ema)
+    for step in training.progress(num_steps):
         x_real = pictures[
             torch.randint(len(pictures), (batch_size,), device=pictures.device)
         ]  # (B, 1, 28, 28)
@@ -575,9 +587,10 @@ def train(
             CURVES, (loss_d, loss_g, *outputs, x_fake.float().std(dim=0).mean())
         ):
             curves[name].append(value.item())
-        training.note(loss_d=curves["loss_d"][-1], loss_g=curves["loss_g"][-1])
-    if watch:
-        watch(len(curves["loss_d"]), generator, ema)
+        losses = {name: curves[name][-1] for name in ("loss_d", "loss_g")}
+        training.note(**losses)
+        if watch:
+            watch(step + 1, losses, ema)
     return ema, curves
 
 
@@ -595,11 +608,9 @@ snapshots = {}
 
 
 @torch.no_grad()
-def keep_snapshots(step, generator, ema):
+def keep_snapshots(step, losses, model):
     if step in SNAPSHOT_STEPS:
-        generator.eval(), ema.eval()
-        snapshots[step] = (ema if step else generator)(fixed_z).cpu()  # (32, 1, 28, 28)
-        generator.train()
+        snapshots[step] = model.eval()(fixed_z).cpu()  # (32, 1, 28, 28)
         training.note(
             plots.animation(
                 [snapshots[step]], "What the generator makes of the 32 latents by now.", columns=16
@@ -607,15 +618,17 @@ def keep_snapshots(step, generator, ema):
         )
 
 
-SNAPSHOT_STEPS = sorted({round(cfg["steps"] * f**2) for f in torch.linspace(0, 1, 16).tolist()})
+SNAPSHOT_STEPS = sorted({round(cfg["num_steps"] * f**2) for f in torch.linspace(0, 1, 16).tolist()})
 generator, discriminator = make_networks()
+keep_snapshots(0, {}, generator)
+generator.train()
 pictures = train_set.x.to(run.device)
 ema, curves = train(
     generator,
     discriminator,
     pictures,
     run,
-    steps=cfg["steps"],
+    num_steps=cfg["num_steps"],
     batch_size=BATCH_SIZE,
     smoothing=0.1,
     watch=keep_snapshots,
@@ -734,14 +747,14 @@ claim(
 
 # %% tags=["nbval-ignore-output"]
 RECIPES = {
-    "healthy": {"rate_g": 2e-3, "rate_d": 1e-3},
-    "discriminator too strong": {"rate_g": 1e-5, "rate_d": 3e-3},
-    "generator collapsed": {"rate_g": 1e-1, "rate_d": 1e-5},
+    "healthy": {"lr_g": 2e-3, "lr_d": 1e-3},
+    "discriminator too strong": {"lr_g": 1e-5, "lr_d": 3e-3},
+    "generator collapsed": {"lr_g": 1e-1, "lr_d": 1e-5},
 }
 runs = {}
-for name, rates in RECIPES.items():
+for name, lrs in RECIPES.items():
     g, d = make_networks()
-    _, c = train(g, d, pictures, run, steps=SHORT_STEPS, batch_size=BATCH_SIZE, **rates)
+    _, c = train(g, d, pictures, run, num_steps=SHORT_STEPS, batch_size=BATCH_SIZE, **lrs)
     runs[name] = {"generator": g, "curves": c}
 
 # %%
@@ -769,10 +782,10 @@ plots.show(
 # collapse.
 #
 # Our collapsed run is a crash rather than the drift to one good picture that notebook 03 is about.
-# The rate blew the weights up, tanh sits at its ends, and the discriminator was made too slow to
-# object. (With its usual rate the generator recovers on some seeds.) Once there it stays: all
-# pictures of a batch are alike, so BatchNorm in the discriminator subtracts what they have in
-# common, and no gradient is left.
+# The learning rate blew the weights up, tanh sits at its ends, and the discriminator was made too
+# slow to object. (With its usual learning rate the generator recovers on some seeds.) Once there it
+# stays: all pictures of a batch are alike, so BatchNorm in the discriminator subtracts what they
+# have in common, and no gradient is left.
 
 
 # %% tags=["export"]
@@ -1183,10 +1196,10 @@ claim(
 # - **Tuning the optimiser moved nothing.** Depth and a dense layer in the discriminator did, about
 #   half each. The whole table is in `authoring/trials/nb02.md` of the repository.
 # - **Rates ten times (generator) and five times (discriminator) the paper's 2e-4.** With so few
-#   steps, small rates do not get anywhere; larger ones stay stable here, since the networks are
-#   small and BatchNorm is in both.
-# - **Two rates, not one**: the idea of Heusel et al. (2017), though which of the two should be
-#   larger depends on the networks.
+#   steps, small learning rates do not get anywhere; larger ones stay stable here, since the
+#   networks are small and BatchNorm is in both.
+# - **Two learning rates, not one**: the idea of Heusel et al. (2017), though which of the two
+#   should be larger depends on the networks.
 # - **Sandals stay ragged to the end.** Shirts and trousers are simple silhouettes; thin straps are
 #   not.
 #

@@ -20,7 +20,12 @@
 # %% [markdown]
 # # 03 · Mode collapse and WGAN
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/03_mode_collapse_and_wgan.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/03_mode_collapse_and_wgan.ipynb)
+#
+# [![Open In
+#
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/03_mode_collapse_and_wgan.ipynb)
 #
 # A generator that has found one convincing picture has little reason to look for a second. This
 # notebook makes that failure visible and countable, puts nine recipes to the same test, and takes
@@ -109,7 +114,7 @@ cfg = run.budget.pick(
         "steps_scale": 1,
         "long_steps": {"ring": 1800, "grid": 2700},
         "digit_width": 16,
-        "digit_batch": 64,
+        "digit_batch_size": 64,
         "digit_scale": 1,
         "digit_samples": 3000,
     },
@@ -117,7 +122,7 @@ cfg = run.budget.pick(
         "steps_scale": 2,
         "long_steps": {"ring": 4000, "grid": 7000},
         "digit_width": 64,
-        "digit_batch": 128,
+        "digit_batch_size": 128,
         "digit_scale": 25,
         "digit_samples": 26000,
     },
@@ -141,8 +146,8 @@ def unit_size(mixture: GaussianMixture) -> GaussianMixture:
     """The mixture scaled so that a coordinate of its centres has mean square 1: what networks like
     as input.
     """
-    scale = mixture.centers.square().mean().sqrt().item()
-    return GaussianMixture(mixture.centers / scale, mixture.std / scale)
+    scale = mixture.centres.square().mean().sqrt().item()
+    return GaussianMixture(mixture.centres / scale, mixture.std / scale)
 
 
 # %%
@@ -151,7 +156,7 @@ figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.1))
 for axis, (name, mixture) in zip(axes, MIXTURES.items()):
     axis.scatter(*mixture.sample(1500).T, s=2, color=plots.BLUE)
     axis.set(
-        title=f"{name}: {len(mixture.centers)} modes",
+        title=f"{name}: {len(mixture.centres)} modes",
         xlabel="x1",
         ylabel="x2",
         aspect="equal",
@@ -171,12 +176,12 @@ plots.show(
 # %% [markdown]
 # **Exercise 3.1** · difficulty 2/5 · 10 minutes
 #
-# Count them. `points` is (N, 2), `centers` (M, 2); return how many modes are covered, and the share
+# Count them. `points` is (N, 2), `centres` (M, 2); return how many modes are covered, and the share
 # of good points. `torch.cdist` gives all distances at once.
 
 
 # %% tags=["exercise"]
-def my_coverage(points, centers, std):
+def my_coverage(points, centres, std):
     return ...
 
 
@@ -186,8 +191,8 @@ checks.coverage(my_coverage)
 
 # %% tags=["solution"]
 # @title Solution 3.1
-def coverage(points, centers, std):
-    distance, nearest = torch.cdist(points, centers).min(dim=1)
+def coverage(points, centres, std):
+    distance, nearest = torch.cdist(points, centres).min(dim=1)
     good = distance <= 3 * std
     return nearest[good].unique().numel(), good.float().mean().item()
 
@@ -528,7 +533,7 @@ KEPT = (1, 2, 3, 4, 6, 8)
 
 
 def collapsed_ring(kept, n):
-    return GaussianMixture(ring.centers[:kept], ring.std).sample(n)
+    return GaussianMixture(ring.centres[:kept], ring.std).sample(n)
 
 
 exact = {
@@ -960,11 +965,9 @@ class Recipe:
     critic: dict = field(default_factory=dict)  # options of PointCritic
     critic_steps: int = 1
     clip: float | None = None
-    rate_d: float = 5e-3
-    rate_g: float = 1e-2
-    rate_floor: float = (
-        0.0  # the share of both rates that is left at the end: 1 keeps them constant
-    )
+    lr_d: float = 5e-3
+    lr_g: float = 1e-2
+    lr_floor: float = 0.0  # the share of both rates that is left at the end: 1 keeps them constant
 
 
 def gan_d(critic, real, fake, progress):
@@ -1007,7 +1010,7 @@ def r3_g(critic, real, fake, z):
 
 
 # %%
-slow = {"rate_d": 1e-3, "rate_g": 1e-3}  # these lose even more modes at the default rates
+slow = {"lr_d": 1e-3, "lr_g": 1e-3}  # these lose even more modes at the default learning rates
 RECIPES = {
     "vanilla": Recipe(gan_d, gan_g, **slow),
     "minibatch discrimination": Recipe(gan_d, gan_g, {"batch_statistic": "discrimination"}, **slow),
@@ -1015,7 +1018,7 @@ RECIPES = {
     "mode seeking": Recipe(gan_d, mode_seeking_g, **slow),
     "PacGAN, 2 packed": Recipe(gan_d, gan_g, {"pack": 2}, **slow),
     "WGAN, clipping": Recipe(wgan_d, wgan_g, critic_steps=2, clip=0.1, **slow),
-    "WGAN-GP": Recipe(wgan_gp_d, wgan_g, rate_g=5e-3),
+    "WGAN-GP": Recipe(wgan_gp_d, wgan_g, lr_g=5e-3),
     "spectral norm": Recipe(gan_d, gan_g, {"spectral": True}),
     "R3GAN": Recipe(r3_d, r3_g),
 }
@@ -1039,53 +1042,52 @@ def train(
     real_batch: Callable[[], Tensor],
     latents: Callable[[], Tensor],
     *,
-    steps: int,
+    num_steps: int,
     networks: int = 1,
-    watch: Callable[[int, nn.Module], None] | None = None,
+    watch: Callable[[int, dict[str, float], nn.Module], None] | None = None,
 ) -> training.EMA:
     """Train in place; returns the averaged generator.
 
     `networks` is how many the stack holds: losses are means over all of it, and their sum is what
-    each would get alone. `watch(step, ema)` is called before each step and at the end.
+    each would get alone. `watch(step, losses, ema)` is called after every step, the first being
+    step 1, with the losses "d" and "g" of the last update of each.
     """
-    players = {"d": critic, "g": generator}
-    rates = {"d": recipe.rate_d, "g": recipe.rate_g}
+    models = {"d": critic, "g": generator}
+    lrs = {"d": recipe.lr_d, "g": recipe.lr_g}
     optimisers = {
-        k: torch.optim.Adam(p.parameters(), lr=rates[k], betas=(0.0, 0.99), fused=True)
-        for k, p in players.items()
+        k: torch.optim.Adam(model.parameters(), lr=lrs[k], betas=(0.0, 0.99), fused=True)
+        for k, model in models.items()
     }
-    schedulers = [
+    lr_schedulers = [
         torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimisers[k], steps, eta_min=recipe.rate_floor * rates[k]
+            optimisers[k], num_steps, eta_min=recipe.lr_floor * lrs[k]
         )
-        for k in players
+        for k in models
     ]
     ema = training.EMA(generator, decay=0.999)
 
-    def descend(player: str, loss: Tensor) -> None:
-        optimisers[player].zero_grad()
-        (networks * loss).backward(inputs=list(players[player].parameters()))
-        optimisers[player].step()
+    def descend(which: str, loss: Tensor) -> float:
+        optimisers[which].zero_grad()
+        (networks * loss).backward(inputs=list(models[which].parameters()))
+        optimisers[which].step()
+        return loss.item()
 
-    done = 0
-    for step in training.progress(steps):
-        if watch:
-            watch(step, ema)
+    losses = {}
+    for step in training.progress(num_steps):
         for _ in range(recipe.critic_steps):
             real = real_batch()
             with torch.no_grad():
                 fake = generator(latents())
-            descend("d", recipe.d_loss(critic, real, fake, step / steps))
+            losses["d"] = descend("d", recipe.d_loss(critic, real, fake, step / num_steps))
             if recipe.clip:
                 clip_weights(critic, recipe.clip)
         z = latents()
-        descend("g", recipe.g_loss(critic, real, generator(z), z))
-        for scheduler in schedulers:
-            scheduler.step()
+        losses["g"] = descend("g", recipe.g_loss(critic, real, generator(z), z))
+        for lr_scheduler in lr_schedulers:
+            lr_scheduler.step()
         ema.update_parameters(generator)
-        done += 1
-    if watch:
-        watch(done, ema)
+        if watch:
+            watch(step + 1, losses, ema)
     return ema
 
 
@@ -1111,14 +1113,14 @@ def measure(generator, critic, ema, mixture):
     pairs = zip(critic(real), critic(current))
     current = current.cpu()
     coverages = [metrics.modes_covered(points, mixture) for points in averaged]
-    nearest = torch.cdist(current, mixture.centers.expand(SEEDS, -1, -1)).argmin(
+    nearest = torch.cdist(current, mixture.centres.expand(SEEDS, -1, -1)).argmin(
         dim=2
     )  # (SEEDS, 1024)
     raster = RASTER.to(run.device).repeat_interleave(critic.pack, dim=0).expand(SEEDS, -1, -1)
     return {
         "modes": [c.modes for c in coverages],
         "good": [c.high_quality for c in coverages],
-        "shares": torch.stack([n.bincount(minlength=len(mixture.centers)) / 1024 for n in nearest]),
+        "shares": torch.stack([n.bincount(minlength=len(mixture.centres)) / 1024 for n in nearest]),
         "losses": [
             discriminator_loss(real_scores, fake_scores).item()
             for real_scores, fake_scores in pairs
@@ -1129,7 +1131,7 @@ def measure(generator, critic, ema, mixture):
 
 
 # %% tags=["long"]
-def contest(recipe, dataset, steps):
+def contest(recipe, dataset, num_steps):
     """Train SEEDS networks by one recipe on one data set; returns looks, final measures and
     seconds.
     """
@@ -1139,23 +1141,24 @@ def contest(recipe, dataset, steps):
         PointCritic(SEEDS, **recipe.critic).to(run.device),
     )
     pool = mixture.sample(100_000).to(run.device)
-    look_at, looks, spent = {round(steps * i / LOOKS) for i in range(LOOKS + 1)}, {}, [0.0]
+    look_at, looks, spent = {round(num_steps * i / LOOKS) for i in range(LOOKS + 1)}, {}, [0.0]
 
-    def watch(step, ema):
+    def watch(step, losses, model):
         if step in look_at:
             start = time.perf_counter()
-            looks[step] = measure(generator, critic, ema, mixture)
+            looks[step] = measure(generator, critic, model, mixture)
             training.note(modes_covered=sum(looks[step]["modes"]) / SEEDS)
             spent[0] += time.perf_counter() - start
 
-    start = time.perf_counter()
+    watch(0, {}, generator)
+    start, spent[0] = time.perf_counter(), 0.0
     ema = train(
         recipe,
         generator,
         critic,
         lambda: pool[torch.randint(len(pool), (SEEDS, BATCH), device=run.device)],
         lambda: point_latents(SEEDS, BATCH, run.device),
-        steps=steps,
+        num_steps=num_steps,
         networks=SEEDS,
         watch=watch,
     )
@@ -1170,7 +1173,7 @@ def contest(recipe, dataset, steps):
         "coverage": finals,
         "w1": distances,
         "points": points,
-        "steps": steps,
+        "steps": num_steps,
         "seconds": seconds,
     }
 
@@ -1182,9 +1185,7 @@ def contest(recipe, dataset, steps):
 # and what its loss says.
 
 # %%
-restless = contest(
-    replace(RECIPES["vanilla"], rate_d=5e-3, rate_g=1e-2, rate_floor=1.0), "ring", 240
-)
+restless = contest(replace(RECIPES["vanilla"], lr_d=5e-3, lr_g=1e-2, lr_floor=1.0), "ring", 240)
 
 # %%
 figure, axes = plt.subplots(2, SEEDS, figsize=(8.3, 4), sharex=True, height_ratios=(3, 1.4))
@@ -1221,7 +1222,8 @@ plots.show(
 # A bright cell is a mode that holds a large part of the samples; eight equal rows would be right.
 # The generator moves to where the critic is fooled, the critic unlearns that place, and both move
 # on. The loss tells neither how many modes there are nor that they change. (Left alone, such a run
-# often comes to rest on one mode; at the lower rates of the contest it does so after a few hops.)
+# often comes to rest on one mode; at the lower learning rates of the contest it does so after a few
+# hops.)
 #
 # ### Then, all nine
 
@@ -1267,7 +1269,7 @@ def print_table(dataset):
             ]
         )
     plots.table(
-        ["", f"modes of {len(MIXTURES[dataset].centers)}", "% good", "W1", "steps", "seconds"], rows
+        ["", f"modes of {len(MIXTURES[dataset].centres)}", "% good", "W1", "steps", "seconds"], rows
     )
 
 
@@ -1332,7 +1334,7 @@ figure, axes = plt.subplots(3, 3, figsize=(8.3, 8.7))
 for axis, name in zip(axes.flat, RECIPES):
     r = results[name, "grid"]
     axis.scatter(
-        *MIXTURES["grid"].centers.T,
+        *MIXTURES["grid"].centres.T,
         s=60,
         facecolors="none",
         edgecolors=plots.ORANGE,
@@ -1381,13 +1383,13 @@ def modes(name, dataset):
 BEST = "R3GAN"
 claim(
     "The vanilla GAN loses modes of ring and grid on every seed",
-    [max(modes("vanilla", d)) - len(MIXTURES[d].centers) for d in MIXTURES],
+    [max(modes("vanilla", d)) - len(MIXTURES[d].centres) for d in MIXTURES],
     at_most=-1,
 )
 claim(
     "The vanilla GAN loses more than a third of the modes of ring and grid in the mean of its "
     "seeds",
-    [sum(modes("vanilla", d)) / SEEDS / len(MIXTURES[d].centers) for d in MIXTURES],
+    [sum(modes("vanilla", d)) / SEEDS / len(MIXTURES[d].centres) for d in MIXTURES],
     at_most=2 / 3,
 )
 claim(
@@ -1550,7 +1552,7 @@ def draw_moment(recipe, dataset, moment):
         interpolation="bilinear",
     )
     axis.scatter(
-        *MIXTURES[dataset].centers.T,
+        *MIXTURES[dataset].centres.T,
         s=50,
         facecolors="none",
         edgecolors=plots.BLACK,
@@ -1674,13 +1676,9 @@ for n in (400, 3000, 26000):
 
 # %%
 DIGIT_RECIPES = {  # recipe, BatchNorm in the critic, steps: so that all take about the same time
-    "DCGAN": (Recipe(gan_d, gan_g, rate_d=1e-3, rate_g=2e-3), True, 240),
-    "WGAN-GP": (
-        Recipe(partial(wgan_gp_d, weight=10.0), wgan_g, rate_d=1e-3, rate_g=2e-3),
-        False,
-        200,
-    ),
-    "R3GAN": (Recipe(r3_d, r3_g, rate_d=1e-3, rate_g=2e-3), False, 200),
+    "DCGAN": (Recipe(gan_d, gan_g, lr_d=1e-3, lr_g=2e-3), True, 240),
+    "WGAN-GP": (Recipe(partial(wgan_gp_d, weight=10.0), wgan_g, lr_d=1e-3, lr_g=2e-3), False, 200),
+    "R3GAN": (Recipe(r3_d, r3_g, lr_d=1e-3, lr_g=2e-3), False, 200),
 }
 DIGIT_LATENT_DIM, DIGIT_LOOKS, LOOK_SAMPLES = 64, 4, 400
 
@@ -1697,23 +1695,23 @@ def sample_digits(ema, n):
 
 # %%
 def train_digits(name):
-    recipe, batch_norm, steps = DIGIT_RECIPES[name]
-    steps = round(steps * cfg["digit_scale"])
+    recipe, batch_norm, num_steps = DIGIT_RECIPES[name]
+    num_steps = round(num_steps * cfg["digit_scale"])
     generator, critic = (
         net.to(run.device)
         for net in digit_networks(cfg["digit_width"], DIGIT_LATENT_DIM, batch_norm)
     )
-    pool, batch = digits.x.to(run.device), cfg["digit_batch"]
+    pool, batch_size = digits.x.to(run.device), cfg["digit_batch_size"]
     look_at, curve, spent = (
-        {round(steps * i / DIGIT_LOOKS) for i in range(1, DIGIT_LOOKS + 1)},
+        {round(num_steps * i / DIGIT_LOOKS) for i in range(1, DIGIT_LOOKS + 1)},
         {},
         [0.0],
     )
 
-    def watch(step, ema):
+    def watch(step, losses, model):
         if step in look_at:
             start = time.perf_counter()
-            curve[step] = modes_and_kl(triples(sample_digits(ema, LOOK_SAMPLES)), TRUE_SHARE)
+            curve[step] = modes_and_kl(triples(sample_digits(model, LOOK_SAMPLES)), TRUE_SHARE)
             training.note(modes=curve[step][0], kl=curve[step][1])
             spent[0] += time.perf_counter() - start
 
@@ -1722,9 +1720,9 @@ def train_digits(name):
         recipe,
         generator,
         critic,
-        lambda: stack_digits(pool, batch),
-        lambda: digit_latents(batch),
-        steps=steps,
+        lambda: stack_digits(pool, batch_size),
+        lambda: digit_latents(batch_size),
+        num_steps=num_steps,
         watch=watch,
     )
     runtime.synchronize()
@@ -1736,7 +1734,7 @@ def train_digits(name):
         "modes": modes,
         "kl": kl,
         "pictures": pictures[:12],
-        "steps": steps,
+        "steps": num_steps,
         "seconds": seconds,
     }
 
@@ -1835,10 +1833,10 @@ for name, r in digit_results.items():
 #   uniform square, and the square has a best width: too narrow and the generator cannot bend fast
 #   enough, too wide and it begins in pieces.
 # - *High learning rates with a fall to 0* were worth more than any other single change for R3GAN,
-#   and ruin for the vanilla GAN, which then sits on one mode. So its family runs at a lower rate
-#   here; each recipe got the better of the two.
-# - *The generator's rate at twice the critic's* made seeds agree; at four times, modes went
-#   missing.
+#   and ruin for the vanilla GAN, which then sits on one mode. So its family runs at a lower
+#   learning rate here; each recipe got the better of the two.
+# - *The generator's learning rate at twice the critic's* made seeds agree; at four times, modes
+#   went missing.
 # - *A falling penalty* ($\gamma$ by a factor of 100 over the run) gives order first and sharp modes
 #   later. Held at its first value, samples stay blurred.
 # - *A larger batch at fewer steps* did not pay, nor did a smaller one: 256 was best here.

@@ -19,7 +19,12 @@
 # %% [markdown]
 # # 04 · Diffusion mathematics
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
+#
+# [![Open In
+#
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
 #
 # A diffusion model destroys data with noise, a little at a time, and learns to undo it. This
 # notebook has no neural network in it. Its data are a handful of Gaussians, for which the *perfect*
@@ -534,9 +539,9 @@ plots.show(
 #
 # - the **density** $p_t(x)$;
 # - the **score** $\nabla_x \log p_t(x)$, the direction in which density rises fastest;
-# - the **denoiser** $\mathbb E[x_0 \mid x_t = x]$, the best guess of the clean point: for each
-#   centre the guess is linear in $x$, and the guesses are averaged with the probability that $x$
-#   came from that centre.
+# - the **denoiser** $\mathbb E[x_0 \mid x_t = x]$, the best prediction of the clean point: for each
+#   centre the prediction is linear in $x$, and the predictions are averaged with the probability
+#   that $x$ came from that centre.
 #
 # The last is what a network trained with squared error would learn with unlimited data and size:
 # the mean of all clean points that could have led here.
@@ -551,9 +556,9 @@ class MixtureMarginals:
     """
 
     def __init__(self, mixture: GaussianMixture) -> None:
-        self.mixture, self.centers, self.std = (
+        self.mixture, self.centres, self.std = (
             mixture,
-            mixture.centers.double(),
+            mixture.centres.double(),
             float(mixture.std),
         )  # (M, D)
 
@@ -561,20 +566,20 @@ class MixtureMarginals:
         """Offsets x - alpha c_k (..., M, D), their common variance and alpha (..., 1, 1),
         log-likelihoods of the components (..., M).
         """
-        if x.shape[-1] != self.centers.shape[-1]:
+        if x.shape[-1] != self.centres.shape[-1]:
             raise ValueError(
-                f"Points of this mixture have {self.centers.shape[-1]} coordinates, not "
+                f"Points of this mixture have {self.centres.shape[-1]} coordinates, not "
                 f"{x.shape[-1]}."
             )
         points = x[..., None, :]
         alpha, sigma = like(level.alpha, points), like(level.sigma, points)
-        offsets, variance = points - alpha * self.centers, alpha**2 * self.std**2 + sigma**2
+        offsets, variance = points - alpha * self.centres, alpha**2 * self.std**2 + sigma**2
         log_normal = -(offsets**2 / variance + (2 * math.pi * variance).log()) / 2
         return offsets, variance, alpha, log_normal.sum(-1)
 
     def log_density(self, x: Tensor, level: Level) -> Tensor:
         """log p(x) (...,) at this level."""
-        return self._parts(x, level)[3].logsumexp(-1) - math.log(len(self.centers))
+        return self._parts(x, level)[3].logsumexp(-1) - math.log(len(self.centres))
 
     def score(self, x: Tensor, level: Level) -> Tensor:
         """The gradient of log p(x) with respect to x, (..., D)."""
@@ -582,10 +587,10 @@ class MixtureMarginals:
         return -(log_each.softmax(-1)[..., None] * offsets / variance).sum(-2)
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
-        """E[x0 | x], (..., D): the guess with the least mean squared error."""
+        """E[x0 | x], (..., D): the prediction with the least mean squared error."""
         offsets, variance, alpha, log_each = self._parts(x, level)
-        guesses = self.centers + alpha * self.std**2 / variance * offsets  # (..., M, D)
-        return (log_each.softmax(-1)[..., None] * guesses).sum(-2)
+        predictions = self.centres + alpha * self.std**2 / variance * offsets  # (..., M, D)
+        return (log_each.softmax(-1)[..., None] * predictions).sum(-2)
 
     def spread(self, x: Tensor, level: Level) -> Tensor:
         """The variance of x0 given x, summed over the D coordinates, (...,): what even the best
@@ -593,11 +598,11 @@ class MixtureMarginals:
         """
         offsets, variance, alpha, log_each = self._parts(x, level)
         sigma, weights = like(level.sigma, x[..., None, :]), log_each.softmax(-1)[..., None]
-        guesses = self.centers + alpha * self.std**2 / variance * offsets
+        predictions = self.centres + alpha * self.std**2 / variance * offsets
         within = (self.std**2 * sigma**2 / variance)[..., 0, 0] * x.shape[-1]
-        return within + (weights * (guesses - (weights * guesses).sum(-2, keepdim=True)) ** 2).sum(
-            (-1, -2)
-        )
+        return within + (
+            weights * (predictions - (weights * predictions).sum(-2, keepdim=True)) ** 2
+        ).sum((-1, -2))
 
 
 # %% [markdown]
@@ -986,7 +991,7 @@ claim(
 # %% [markdown]
 # ### Two variances
 #
-# In a sampler $x_0$ is only guessed, and there are two published choices for the variance of the
+# In a sampler $x_0$ is only predicted, and there are two published choices for the variance of the
 # step back. *Small*, $\tilde\beta_t$, is the posterior's own, right if $x_0$ is known exactly (all
 # data at one point). *Large*, $\beta_t$, is right if the data are themselves standard Gaussian
 # noise (Ho et al. 2020, section 3.2). For data of variance 1 per coordinate the truth lies between
@@ -1018,8 +1023,8 @@ claim(
 # ## The bound that is trained
 #
 # A diffusion model is a chain of Gaussians that starts at $p(x_T) = \mathcal N(0, I)$ and steps
-# back with the posterior in which the unknown $x_0$ is replaced by a guess $\hat x_0(x_t)$. Its
-# likelihood $p(x_0)$ is an integral over all paths, out of reach for pictures. A lower bound is
+# back with the posterior in which the unknown $x_0$ is replaced by a prediction $\hat x_0(x_t)$.
+# Its likelihood $p(x_0)$ is an integral over all paths, out of reach for pictures. A lower bound is
 # not. Average over the paths of the forward chain $q$; by Jensen's inequality the log of a mean is
 # at least the mean of the log:
 #
@@ -1089,7 +1094,7 @@ def evidence_bound(
     snr = [(level.alpha / level.sigma) ** 2 for level in levels[:-1]]
     middle = [(after - before) / 2 * error for before, after, error in zip(snr, snr[1:], errors)]
     alpha, sigma = levels[0]
-    power = (marginals.centers**2).mean().item() + marginals.std**2  # E x0^2
+    power = (marginals.centres**2).mean().item() + marginals.std**2  # E x0^2
     prior = (alpha**2 * power + sigma**2 - 1 - math.log(sigma**2)) / 2
     beta = transition(levels[-2], levels[-1])[1]  # the large variance of the last step
     return Bound(prior, middle, math.log(2 * math.pi * beta) / 2 + errors[-1] / (2 * beta))
@@ -1121,8 +1126,8 @@ def chain_density(denoise: Callable, levels: Sequence[Level], grid: Tensor) -> T
 
 
 # %% [markdown]
-# Beside the exact denoiser we take a poorer one: the best *linear* guess, which knows the data's
-# mean and variance only. It is the exact denoiser of a single Gaussian.
+# Beside the exact denoiser we take a poorer one: the best *linear* prediction, which knows the
+# data's mean and variance only. It is the exact denoiser of a single Gaussian.
 #
 # Which levels? First try the cosine schedule, with more and more steps. And beside it levels that
 # are *even in log SNR*, between fixed ends.
@@ -1152,7 +1157,7 @@ def per_sample(log_q):
     return torch.trapezoid(log_p.exp() * log_q, fine).item()
 
 
-mean, power = line.centers.mean().item(), (line.centers**2).mean().item() + line.std**2
+mean, power = line.centres.mean().item(), (line.centres**2).mean().item() + line.std**2
 bell_curve = MixtureMarginals(GaussianMixture(torch.tensor([[mean]]), std=(power - mean**2) ** 0.5))
 best, best_bell = per_sample(log_p), per_sample(bell_curve.log_density(fine[:, None], CLEAN))
 
@@ -1401,8 +1406,8 @@ claim(
 # for $\hat x_0$, and then decides how to use it. All samplers below share one form,
 # `step(x, x0, now, then, ...)`, so that they differ only where the mathematics differs.
 #
-# **Ancestral sampling** (Ho et al. 2020, algorithm 2) draws from the posterior as if the guess were
-# the truth: go to its mean, add fresh noise of its variance.
+# **Ancestral sampling** (Ho et al. 2020, algorithm 2) draws from the posterior as if the prediction
+# were the truth: go to its mean, add fresh noise of its variance.
 #
 # **Exercise 4.5** · find the bug · difficulty 2/5 · 8 minutes
 #
@@ -1433,7 +1438,7 @@ checks.ancestral_step(my_ancestral_step)
 def ancestral_step(
     x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor, variance: str = "small"
 ) -> Tensor:
-    """One step of DDPM from the guess x0 at x, all (N, ...); no noise is added on the way to a
+    """One step of DDPM from the prediction x0 at x, all (N, ...); no noise is added on the way to a
     clean level.
 
     Args:
@@ -1455,9 +1460,9 @@ checks.ancestral_step(partial(ancestral_step, variance="large"), solution=True)
 # With the posterior's own, small variance there is nothing to forget: at the clean level it is 0 by
 # itself.
 #
-# **DDIM** (Song, Meng and Ermon 2021, equation 12) reads the guess differently. $\hat x_0$ and $x$
-# together say what the noise was, $\hat\epsilon = (x - \alpha \hat x_0)/\sigma$. Put the same two
-# together again at the next level:
+# **DDIM** (Song, Meng and Ermon 2021, equation 12) reads the prediction differently. $\hat x_0$ and
+# $x$ together say what the noise was, $\hat\epsilon = (x - \alpha \hat x_0)/\sigma$. Put the same
+# two together again at the next level:
 #
 # $$x_\text{then} = \alpha_\text{then}\, \hat x_0 + \sqrt{\sigma_\text{then}^2 - s^2}\; \hat\epsilon
 # + s\, \epsilon', \qquad
@@ -1489,8 +1494,8 @@ checks.ddim_step(my_ddim_step)
 def ddim_step(
     x: Tensor, x0: Tensor, now: Level, then: Level, eta: float = 0.0, noise: Tensor | None = None
 ) -> Tensor:
-    """One step of DDIM from the guess x0 at x, all (N, ...); `noise` is needed for eta > 0 only
-    (Song, Meng, Ermon 2021, equations 12 and 16).
+    """One step of DDIM from the prediction x0 at x, all (N, ...); `noise` is needed for eta > 0
+    only (Song, Meng, Ermon 2021, equations 12 and 16).
 
     Raises:
         ValueError: eta asks for more new noise than the next level holds, or is above 0 without
@@ -1897,15 +1902,18 @@ def heun_step(
     """
     if is_clean(then):
         return ddim_step(x, x0, now, then)
-    guess = euler_step(x, x0, now, then)
-    mean = (angular_velocity(x, x0, now) + angular_velocity(guess, denoise(guess, then), then)) / 2
+    x_euler = euler_step(x, x0, now, then)
+    mean = (
+        angular_velocity(x, x0, now) + angular_velocity(x_euler, denoise(x_euler, then), then)
+    ) / 2
     return x + like(then.angle - now.angle, x) * mean
 
 
 # %% [markdown]
 # **DPM-Solver++(2M)** (Lu et al. 2022, *DPM-Solver++*, algorithm 2) gets to order 2 with *one* call
 # a step, by memory. DDIM acts as if $\hat x_0$ stayed the same during the step. But we know the
-# guess at this level and at the one before, so we can continue the line through them. In the clock
+# prediction at this level and at the one before, so we can continue the line through them. In the
+# clock
 # $\lambda = \log(\alpha/\sigma)$, with the step $h = \lambda_\text{then} - \lambda_\text{now}$ and
 # the last step $h' = \lambda_\text{now} - \lambda_\text{previous}$, its value *half-way* through
 # the step is
@@ -1916,9 +1924,9 @@ def heun_step(
 #
 # **Exercise 4.7** · difficulty 3/5 · 10 minutes
 #
-# Write it with `ddim_step`. `previous` is a pair, the last guess and its level; it is `None` at the
-# first step. There, and on the way to a clean level (where $h$ is infinite), take DDIM's step.
-# `level.half_log_snr` is $\lambda$.
+# Write it with `ddim_step`. `previous` is a pair, the last prediction and its level; it is `None`
+# at the first step. There, and on the way to a clean level (where $h$ is infinite), take DDIM's
+# step. `level.half_log_snr` is $\lambda$.
 
 
 # %% tags=["exercise"]
@@ -1939,8 +1947,8 @@ def dpmpp_2m_step(
     algorithm 2).
 
     Args:
-        previous: the guess before x0 and its level. Without it, and on the way to a clean level,
-            the step is DDIM's.
+        previous: the prediction before x0 and its level. Without it, and on the way to a clean
+            level, the step is DDIM's.
     """
     if previous is None or is_clean(then):
         return ddim_step(x, x0, now, then)
@@ -1973,7 +1981,7 @@ DPMPP_2M = Solver(dpmpp_2m_step, "previous")
 def cdf(marginals: MixtureMarginals, x: Tensor, level: Level) -> Tensor:
     """The share of the mixture on the line below x (N, 1), as (N, 1), at a level with floats."""
     std = math.sqrt((level.alpha * marginals.std) ** 2 + level.sigma**2)
-    return torch.special.ndtr((x - level.alpha * marginals.centers[:, 0]) / std).mean(
+    return torch.special.ndtr((x - level.alpha * marginals.centres[:, 0]) / std).mean(
         -1, keepdim=True
     )
 
@@ -2280,7 +2288,7 @@ plots.show(
 #
 # - *1 to 10 steps with Euler and with DPM-Solver++(2M)*: at which number do the points land on the
 #   clusters?
-# - *ancestral with few steps*: each guess is taken for the truth too early.
+# - *ancestral with few steps*: each prediction is taken for the truth too early.
 # - *kept betas*: the paths start from a noise that the model has never seen.
 
 # %% tags=["export", "long"]

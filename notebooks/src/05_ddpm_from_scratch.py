@@ -20,7 +20,12 @@
 # %% [markdown]
 # # 05 · DDPM from scratch
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
+#
+# [![Open In
+#
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
 #
 # Notebook 04 had the perfect denoiser and asked what can be done with it. Here we have pictures and
 # no formula, so a network must learn to denoise. Everything else stays: the levels, the conversions
@@ -123,9 +128,10 @@ cfg = run.budget.pick(
 # %% [markdown]
 # ## The task
 #
-# Take a picture, a level and some noise, and guess the picture. Notebook 04 calls the best guess
-# $\mathbb E[x_0 \mid x_t]$. At low noise that is cleaning, at high noise it is imagining, and one
-# network has to do it all. Here are pictures at seven levels of the cosine schedule with
+# Take a picture, a level and some noise, and predict the picture. Notebook 04 calls the best
+# prediction $\mathbb E[x_0 \mid x_t]$. At low noise that is cleaning, at high noise it is
+# imagining, and one network has to do it all. Here are pictures at seven levels of the cosine
+# schedule with
 # $T = 1000$.
 
 # %% tags=["export"]
@@ -297,9 +303,9 @@ class ResBlock(nn.Module):
 
 # %% [markdown]
 # Why GroupNorm, and not the BatchNorm of notebook 02? A batch here holds pictures at *all* noise
-# levels. BatchNorm would give them common statistics, so that the guess for one picture depends on
-# the noise of the others; and a sampler, whose batch is all at one level, would find statistics
-# that never occurred in training. GroupNorm looks at each picture alone. See it happen:
+# levels. BatchNorm would give them common statistics, so that the prediction for one picture
+# depends on the noise of the others; and a sampler, whose batch is all at one level, would find
+# statistics that never occurred in training. GroupNorm looks at each picture alone. See it happen:
 
 
 # %%
@@ -448,17 +454,17 @@ claim("A new U-Net predicts zero", out.abs().max(), equal=0)
 # *exact* denoiser of a Gaussian mixture. Pictures are not Gaussian, but a mixture fitted to them
 # has their means and their coarse structure, and its denoiser is a formula. At high noise, where
 # only the coarse is visible, it is nearly right (Wang and Vastola 2024 found the same of trained
-# networks). So we give the network that guess, as a second input and as a starting point: it puts
-# out a *correction*, in units of the error that a Gaussian's guess would have.
+# networks). So we give the network that prediction, as a second input and as a starting point: it
+# puts out a *correction*, in units of the error that a Gaussian's prediction would have.
 #
 # $$\hat x_0 = \hat m(x_t, y) + e_t\, \mathrm{net}(x_t, \hat m, t, y), \qquad v = (\alpha x_t - \hat
 # x_0) / \sigma ,$$
 #
-# with the mixture's guess $\hat m$ and that error $e_t$. The second formula is notebook 04's
+# with the mixture's prediction $\hat m$ and that error $e_t$. The second formula is notebook 04's
 # $\hat x_0 = \alpha x_t - \sigma v$ solved for $v$, so that to the outside this is a network that
-# puts out $v$. $e_t$ is the typical error of such a guess: about $\sigma$ where there is little
-# noise, the spread of a class where there is much. Divided by it, the correction is of order one at
-# every level, which networks like.
+# puts out $v$. $e_t$ is the typical error of such a prediction: about $\sigma$ where there is
+# little noise, the spread of a class where there is much. Divided by it, the correction is of order
+# one at every level, which networks like.
 #
 # The mixture: a few cluster means $m_k$ for each class (k-means), with $\pi_k$ the share of cluster
 # $k$, and one covariance for all, $U \operatorname{diag}(\ell)\, U^\top$. The columns of $U$ are
@@ -528,8 +534,8 @@ class MixtureDenoiser(nn.Module):
         self.register_buffer("owner", torch.arange(N_CLASSES).repeat_interleave(clusters))
 
     def forward(self, x: Tensor, level: Level, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The guess E[x0 | x] like x, and the error that one Gaussian for each class would make
-        (for NULL too), root mean square, with 4 axes.
+        """The prediction E[x0 | x] like x, and the error that one Gaussian for each class would
+        make (for NULL too), root mean square, with 4 axes.
         """
         one_each(x, labels=y)
         in_basis = x.flatten(1) @ self.directions
@@ -543,14 +549,15 @@ class MixtureDenoiser(nn.Module):
         log_p = log_p.masked_fill((self.owner != y[:, None]) & (y[:, None] != NULL), -torch.inf)
         mean = log_p.softmax(dim=1) @ self.means
         gain = alpha * self.variances / variance
-        guess = (mean + gain * (in_basis - alpha * mean)) @ self.directions.T
+        x0_pred = (mean + gain * (in_basis - alpha * mean)) @ self.directions.T
         error = self.class_variances * sigma**2 / (alpha**2 * self.class_variances + sigma**2)
-        return guess.view_as(x), error.mean(dim=1).sqrt()[:, None, None, None]
+        return x0_pred.view_as(x), error.mean(dim=1).sqrt()[:, None, None, None]
 
 
 # %% tags=["export"]
 class HeadStart(nn.Module):
-    """A U-Net of 2 input channels that corrects the mixture's guess; puts out v (N, 1, 28, 28), so
+    """A U-Net of 2 input channels that corrects the mixture's prediction; puts out v (N, 1, 28,
+    28), so
     that its kind is "v".
     """
 
@@ -560,24 +567,24 @@ class HeadStart(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         level = self.schedule.level(t)
-        guess, error = self.mixture(x, level, y)
-        x0 = guess + error * self.unet(torch.cat([x, guess], dim=1), t, y)
+        x0_pred, error = self.mixture(x, level, y)
+        x0 = x0_pred + error * self.unet(torch.cat([x, x0_pred], dim=1), t, y)
         return (like(level.alpha, x) * x - x0) / like(level.sigma, x)
 
 
 # %%
 mixture = MixtureDenoiser(train_set.x, train_set.y).to(run.device)
-shown_guess = [100, 400, 700, 850, 999]
+shown_t = [100, 400, 700, 850, 999]
 labels = torch.arange(10, device=run.device)
-guesses = [
+predictions = [
     mixture(
         add_noise(examples, noise, schedule.level(t)).to(run.device), schedule.level(t), labels
     )[0]
-    for t in shown_guess
+    for t in shown_t
 ]
 plots.film_strip(
-    guesses,
-    [f"t = {t}" for t in shown_guess],
+    predictions,
+    [f"t = {t}" for t in shown_t],
     title="What a fitted mixture of Gaussians makes of noisy training pictures, without a network",
     alt=(
         "Guesses of ten clothes from five noise levels by the mixture. Row t = 100: "
@@ -590,7 +597,7 @@ with torch.no_grad():
     x_high = add_noise(examples, noise, schedule.level(700)).to(run.device)
     t_high = torch.full((10,), 700, device=run.device)
     differs = (
-        x0_from("v", new(x_high, t_high, labels), x_high, schedule.level(700)) - guesses[2]
+        x0_from("v", new(x_high, t_high, labels), x_high, schedule.level(700)) - predictions[2]
     ).abs()
 claim(
     "A new network with the head start predicts what the mixture predicts, to 2e-4",
@@ -602,9 +609,9 @@ claim(
 # ## What to ask of it
 #
 # Notebook 04 converts between the noise $\epsilon$, the clean picture $x_0$ and the mixture of
-# both, $v = \alpha\epsilon - \sigma x_0$. Whatever the network puts out, one formula makes a guess
-# of the clean picture from it. So the choice of target is a choice of *what is easy to put out*,
-# and of how errors count:
+# both, $v = \alpha\epsilon - \sigma x_0$. Whatever the network puts out, one formula makes a
+# prediction of the clean picture from it. So the choice of target is a choice of *what is easy to
+# put out*, and of how errors count:
 #
 # - from $\epsilon$ the picture is $(x_t - \sigma\epsilon)/\alpha$: at high noise $\alpha$ is tiny,
 #   and an error of the network is multiplied by $\sigma/\alpha$;
@@ -771,7 +778,7 @@ claim(
 # ## With a class and without: guidance
 #
 # Our network is told the class of a picture. It must also work without one, and for a reason that
-# is worth the trouble: the difference between its two guesses is what the class adds.
+# is worth the trouble: the difference between its two predictions is what the class adds.
 # *Classifier-free guidance* (Ho and Salimans 2022) exaggerates it,
 #
 # $$\hat x_0 = \hat x_0(x_t, \varnothing) + w\, \big(\hat x_0(x_t, y) - \hat x_0(x_t,
@@ -779,9 +786,9 @@ claim(
 #
 # Here $\varnothing$ means that no class is given, `NULL` in code. $w = 0$ ignores the class,
 # $w = 1$ is the plain conditional model, $w > 1$ makes pictures more typical of their class, and
-# less varied. (The paper counts from the conditional guess: its $w$ is ours minus 1.) So that one
-# network knows both guesses, training replaces some of the labels, one in ten, by an eleventh,
-# `NULL`.
+# less varied. (The paper counts from the conditional prediction: its $w$ is ours minus 1.) So that
+# one network knows both predictions, training replaces some of the labels, one in ten, by an
+# eleventh, `NULL`.
 #
 # **Exercise 5.3** · difficulty 2/5 · 8 minutes
 #
@@ -807,7 +814,7 @@ checks.drop_labels(my_drop_labels)
 # %% tags=["solution", "export"]
 # @title Solution 5.3
 def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
-    """The guess without a class, moved `guidance` times as far as the class moves it (Ho and
+    """The prediction without a class, moved `guidance` times as far as the class moves it (Ho and
     Salimans 2022, equation 6, whose w is ours - 1).
     """
     same_shape(without=without, with_class=with_class)
@@ -994,9 +1001,9 @@ def train(
 
 
 # %% [markdown]
-# To sample, notebook 04's `sample` wants a function of a picture and a level that returns the guess
-# $\hat x_0$. This one asks the network, with a class and with guidance. It clips the guess to the
-# range of pictures, since no clean pixel is outside.
+# To sample, notebook 04's `sample` wants a function of a picture and a level that returns the
+# prediction $\hat x_0$. This one asks the network, with a class and with guidance. It clips the
+# prediction to the range of pictures, since no clean pixel is outside.
 
 
 # %% tags=["export", "long"]
@@ -1196,13 +1203,13 @@ plots.show(
 # %%
 @torch.no_grad()
 def picture_error(model, kind="v", points=12, n=200):
-    """Mean squared error of the guess x0 at some timesteps, on unseen pictures."""
+    """Mean squared error of the prediction x0 at some timesteps, on unseen pictures."""
     errors = {}
     for t in torch.linspace(20, T - 1, points).long().tolist():
         level, x0, label = schedule.level(t), held_out[0][:n], held_out[1][:n]
         x = add_noise(x0, held_noise[:n], level)
-        guess = x0_from(kind, model(x, torch.full((n,), t, device=x.device), label), x, level)
-        errors[t] = (guess - x0).square().mean().item()
+        x0_pred = x0_from(kind, model(x, torch.full((n,), t, device=x.device), label), x, level)
+        errors[t] = (x0_pred - x0).square().mean().item()
     return errors
 
 
@@ -1214,7 +1221,9 @@ ahead, behind = looks[steps_seen[2]]
 # %%
 errors_v = {t: error / schedule.level(t).sigma ** 2 for t, error in errors.items()}
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3))
-left.plot(list(errors), list(errors.values()), "o-", color=plots.BLUE, label="the network's guess")
+left.plot(
+    list(errors), list(errors.values()), "o-", color=plots.BLUE, label="the network's prediction"
+)
 left.plot(
     list(errors),
     [(schedule.level(t).sigma / schedule.level(t).alpha) ** 2 for t in errors],
@@ -1240,7 +1249,7 @@ right.set(
 plots.show(
     figure,
     (
-        "Left: the guess's error in x0 over timesteps rises slowly from near zero, stays far "
+        "Left: the prediction's error in x0 over timesteps rises slowly from near zero, stays far "
         "below the error of the noisy input, and ends at the error of the class mean, a "
         "horizontal line. Right: the same error divided by sigma squared, the error in v, is "
         "highest at the first timestep, lowest in the middle, and rises again to the end."
@@ -1293,8 +1302,8 @@ claim(
 # ### Three targets, one budget
 #
 # A plain U-Net without the head start (whose output is bound to $v$), all timesteps equally often,
-# the same starting weights and a fifteenth of the steps for each target. The error of the guess
-# $\hat x_0$ is comparable between them.
+# the same starting weights and a fifteenth of the steps for each target. The error of the
+# prediction $\hat x_0$ is comparable between them.
 
 # %% tags=["nbval-ignore-output"]
 target_errors, fresh = {}, UNet(cfg["widths"])
@@ -1324,7 +1333,7 @@ axis.set(
     xlabel="timestep t",
     ylabel="error in x0",
     ylim=(None, 10),
-    title="epsilon gives no guess at high noise, x0 a poor one at low noise",
+    title="epsilon gives no prediction at high noise, x0 a poor one at low noise",
 )
 axis.annotate(
     f"epsilon at t = {T - 1}: {target_errors['epsilon'][T - 1]:.0e}",
@@ -1338,7 +1347,7 @@ axis.legend()
 plots.show(
     figure,
     (
-        "Errors of the guess over timesteps on a logarithmic axis for three targets. The "
+        "Errors of the prediction over timesteps on a logarithmic axis for three targets. The "
         "curve for epsilon leaves the plot upwards at the last timesteps, the one for x0 is "
         "highest at the first, the one for v is low at both ends."
     ),
@@ -1365,9 +1374,9 @@ claim(
 
 # %% [markdown]
 # $v$ never fails: it is near $\epsilon$ at low noise, and though $x_0$ is better from the middle to
-# the end, it is never far behind. So we use it. (Clipping the guess hides most of epsilon's trouble
-# at high noise; and with the linear schedule of Ho et al. 2020, $\sigma / \alpha$ ends near 160,
-# not near 20,000.)
+# the end, it is never far behind. So we use it. (Clipping the prediction hides most of epsilon's
+# trouble at high noise; and with the linear schedule of Ho et al. 2020, $\sigma / \alpha$ ends near
+# 160, not near 20,000.)
 #
 # ## Sampling
 #
@@ -1808,13 +1817,13 @@ claim(
 #
 # ### How many steps?
 #
-# A step costs one evaluation of the network, or two with guidance or with Heun's method. With ever
-# smaller steps every ODE solver ends at the same picture: its limit. How far from it is each
-# sampler? We take 100 steps of DPM-Solver++(2M) for the limit (which flatters that solver a little)
-# and measure the root mean square distance of a pixel, in $[-1, 1]$: thirty pictures, without
-# guidance, the same starting points for all. (Heun's last step, to the clean level, needs one
-# evaluation less. The ancestral chain is not in the list: it draws noise, so that it has no limit
-# to compare with.)
+# A step costs one function evaluation of the network, or two with guidance or with Heun's method.
+# With ever smaller steps every ODE solver ends at the same picture: its limit. How far from it is
+# each sampler? We take 100 steps of DPM-Solver++(2M) for the limit (which flatters that solver a
+# little) and measure the root mean square distance of a pixel, in $[-1, 1]$: thirty pictures,
+# without guidance, the same starting points for all. (Heun's last step, to the clean level, needs
+# one evaluation less. The ancestral chain is not in the list: it draws noise, so that it has no
+# limit to compare with.)
 
 # %%
 y_limit = torch.arange(30, device=run.device) % 10
@@ -1844,9 +1853,9 @@ for (name, values), colour, marker in zip(
         label=name,
     )
 axis.set(
-    xlabel="evaluations of the network",
+    xlabel="function evaluations (NFE)",
     ylabel="distance to the limit",
-    title="Second order pays late: only at 32 evaluations is DDIM clearly behind",
+    title="Second order pays late: only at 32 function evaluations is DDIM clearly behind",
     xticks=CALLS,
     xticklabels=CALLS,
 )
@@ -1856,14 +1865,14 @@ axis.legend()
 plots.show(
     figure,
     (
-        "Root mean square distance to the limit over 4 to 32 evaluations, both axes "
+        "Root mean square distance to the limit over 4 to 32 function evaluations, both axes "
         "logarithmic: up to 16 the three curves fall close together, Heun a little above the "
         "others at 7; at the last points DDIM is about twice as far as the others."
     ),
 )
 
 # %% tags=["nbval-ignore-output"]
-print(f"{'evaluations*':<18}" + "".join(f"{calls:>9}" for calls in CALLS))
+print(f"{'NFE*':<18}" + "".join(f"{calls:>9}" for calls in CALLS))
 for name, values in distance.items():
     print(f"{name:<18}" + "".join(f"{value:>9.3f}" for value in values))
 print("* Heun: one less")
@@ -1887,7 +1896,7 @@ claim(
 # the same recipe, 9,000 steps of twice the batch, shipped likewise (`make ddpm`). Our other row was
 # trained above, in the seconds that its name says; fitting the mixture, some seconds more, comes on
 # top. Both rows are sampled in ten steps of DPM-Solver++(2M) at guidance 1.5, which is two
-# evaluations a step.
+# function evaluations a step.
 
 
 # %% tags=["export"]
@@ -1981,18 +1990,18 @@ claim(
 
 # %% [markdown]
 # The race is fair in time and in measure, and not in everything: the GANs were not told the
-# classes, and they make a picture in one evaluation where ours takes twenty, two for each of ten
-# guided steps. What these GANs lack is not sharpness (look at the rows). They have no class as
-# input and no half-way states, so that guidance and repair do not come for free; and notebooks 02
-# and 03 show how much their figures depend on the seed.
+# classes, and they make a picture in one function evaluation where ours takes twenty, two for each
+# of ten guided steps. What these GANs lack is not sharpness (look at the rows). They have no class
+# as input and no half-way states, so that guidance and repair do not come for free; and notebooks
+# 02 and 03 show how much their figures depend on the seed.
 
 # %% [markdown]
 # ### How many steps? The answer in FD
 #
 # The distance to the limit says how exact a solver is, not how good its pictures are. So here are
-# FDs of 2,048 pictures each, over evaluations of the network and over the guidance scale. More has
+# FDs of 2,048 pictures each, over function evaluations (NFE) and over the guidance scale. More has
 # changed than the measure: this is the longer trained model, most rows have guidance 1.5, and with
-# guidance a step costs two evaluations (Heun's four). They take too long for this page.
+# guidance a step costs two function evaluations (Heun's four). They take too long for this page.
 # `authoring/benchmarks/ddpm_steps.py` measured them once, and its table comes with the course. One
 # row of it, ten guided steps, was measured above anew, with other noise; the two must agree.
 
@@ -2003,7 +2012,7 @@ FORMS = {
     "sampler": "",
     "steps": "",
     "guidance": ".2f",
-    "evaluations": "",
+    "nfe": "",
     "fd": ".2f",
     "kid": ".3f",
     "precision": ".2f",
@@ -2029,7 +2038,7 @@ def curve(sampler, guidance):
     """Evaluations and FDs of one sampler at one guidance scale."""
     return zip(
         *sorted(
-            (row["evaluations"], row["fd"])
+            (row["nfe"], row["fd"])
             for row in measured
             if (row["sampler"], row["guidance"]) == (sampler, guidance)
         )
@@ -2049,7 +2058,7 @@ over_work.semilogx(
 )
 over_work.axhline(fd["real pictures"], color=plots.BLACK, linestyle=":", label="real pictures")
 over_work.set(
-    xlabel="evaluations of the network",
+    xlabel="function evaluations (NFE)",
     ylabel="FD",
     ylim=(0, None),
     xticks=(10, 20, 40, 100),
@@ -2072,8 +2081,8 @@ over_guidance.set(
 plots.show(
     figure,
     (
-        "Left: FD over 10 to 100 evaluations on a logarithmic axis. At guidance 1.5 DDIM and "
-        "DPM-Solver++(2M) start at 10, Heun at 18 and the ancestral chain at 20, and all "
+        "Left: FD over 10 to 100 function evaluations on a logarithmic axis. At guidance 1.5 DDIM "
+        "and DPM-Solver++(2M) start at 10, Heun at 18 and the ancestral chain at 20, and all "
         "fall; DPM-Solver++(2M) lies lowest. Its dashed curve without guidance lies below "
         "all of them up to 20, and is flat from there to 50. A dotted line near the bottom "
         "marks real pictures. Right: FD of ten steps over guidance from 1 to 2: lowest near "
@@ -2150,15 +2159,16 @@ claim(
 # by, and twenty to fifty get out of the longer trained network what is in it.
 #
 # How much guidance depends on the number of steps. At ten steps FD is lowest at w = 1.25 (KID there
-# is as good as at 1.5). But guidance costs a second evaluation: twenty evaluations buy twenty plain
-# steps (FD 2.94) or ten guided ones (4.15). Plain sampling is finished at twenty steps; w = 1.5
-# still gains at fifty and ends lower, at 2.23.
+# is as good as at 1.5). But guidance costs a second function evaluation: twenty function
+# evaluations buy twenty plain steps (FD 2.94) or ten guided ones (4.15). Plain sampling is finished
+# at twenty steps; w = 1.5 still gains at fifty and ends lower, at 2.23.
 #
 # The ancestral chain is the slow way: at w = 1.5 it is the last of the four at ten steps and at
 # twenty. But all its thousand steps, without guidance, end at 2.59, which the solver without
 # guidance never reaches. An exact path carries a network's early errors to its end; fresh noise in
 # every step lets later steps repair them (Karras et al. 2022, section 4, who say so; we measured
-# the difference and not the cause). Twenty guided steps, forty evaluations, make up for it.
+# the difference and not the cause). Twenty guided steps, forty function evaluations, make up for
+# it.
 
 # %% [markdown]
 # ## When one device is not enough
@@ -2359,8 +2369,8 @@ print(f"classifier guidance: {follow[0.0]:.0%} at scale 0, {follow[4.0]:.0%} at 
 #   reached in half the steps the FD that it had reached without (one pair of runs, at guidance 1.5
 #   with it and 2 without).
 # - *A better head start is no better.* With a covariance for each class instead of one for all, the
-#   untrained guess had a loss an eighth lower; after the same training the network's was slightly
-#   higher.
+#   untrained prediction had a loss an eighth lower; after the same training the network's was
+#   slightly higher.
 # - *Guidance was too strong at first.* At w = 2 pictures look best, and at ten steps of the longer
 #   trained model FD asks for less (the table above): FD also counts the variety that guidance takes
 #   away.

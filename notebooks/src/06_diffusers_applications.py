@@ -20,7 +20,12 @@
 # %% [markdown]
 # # 06 · Diffusers applications
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/06_diffusers_applications.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/06_diffusers_applications.ipynb)
+#
+# [![Open In
+#
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/06_diffusers_applications.ipynb)
 #
 # Notebooks 04 and 05 built levels, samplers, a U-Net and its training from nothing. Outside this
 # course nobody starts there. *Diffusers* (von Platen et al. 2022) holds the same pieces under names
@@ -169,7 +174,7 @@ def sample_pipeline(pipeline, n, steps, generator):
 
 # %% [markdown]
 # A pipeline is a folder of parts: one file for each part's settings, one for each network's
-# weights, and an index. A DDPM pipeline has two parts, the network that guesses the noise and the
+# weights, and an index. A DDPM pipeline has two parts, the network that predicts the noise and the
 # scheduler that knows the levels and the step. There is no more to it:
 #
 # **Exercise 6.1** · find the bug · difficulty 2/5 · 10 minutes
@@ -526,7 +531,7 @@ def make_schedulers() -> dict[str, SchedulerMixin]:
     settings = {
         **LEVELS,
         "skip_prk_steps": True,
-    }  # no Runge-Kutta warm-up for PNDM, which would take four evaluations for each of three steps
+    }  # no Runge-Kutta warm-up for PNDM, which would take 4 NFE for each of three steps
     schedulers = {
         name: getattr(diffusers, f"{name}Scheduler").from_config(settings)
         for name in NOISY + SOLVERS
@@ -610,13 +615,13 @@ plots.film_strip(
 # $\sigma/\alpha \approx 20{,}000$ (notebook 04: $\alpha = \sqrt{\bar\alpha_t}$,
 # $\sigma = \sqrt{1 - \bar\alpha_t}$), and ten steps jump from there to about 6 (the next cell
 # prints both). The library's Euler and Heun walk along $\sigma/\alpha$. Euler's step is harmless:
-# it ends at the present guess plus the right amount of the present noise. Heun's step averages that
-# slope with the one at its end. The two differ by the change of the guess divided by 6, and half
-# the step, a length of 10,000, multiplies the difference: a change of the guess comes out more than
-# a thousand times too large. With levels that stop at 80, where Karras et al. (2022, table 1)
-# start, the factor is 6: the last row can be recognised, some of its pictures are still too bright,
-# and twenty steps mend most of that (the table below). A scheduler that "supports" your model's
-# settings may still be wrong for them, so look before you trust it.
+# it ends at the present prediction plus the right amount of the present noise. Heun's step averages
+# that slope with the one at its end. The two differ by the change of the prediction divided by 6,
+# and half the step, a length of 10,000, multiplies the difference: a change of the prediction comes
+# out more than a thousand times too large. With levels that stop at 80, where Karras et al. (2022,
+# table 1) start, the factor is 6: the last row can be recognised, some of its pictures are still
+# too bright, and twenty steps mend most of that (the table below). A scheduler that "supports" your
+# model's settings may still be wrong for them, so look before you trust it.
 #
 # The six without noise of their own solve one and the same differential equation (notebook 04).
 # From one starting noise they must come to one picture as steps get many. How far from it are they
@@ -709,7 +714,7 @@ table.sort(key=lambda row: (list(SCHEDULERS).index(row["scheduler"]), row["steps
 FORMS = {
     "scheduler": "",
     "steps": "",
-    "evaluations": "",
+    "nfe": "",
     "fd": ".2f",
     "kid": ".3f",
     "precision": ".2f",
@@ -743,11 +748,11 @@ styles = {
     "UniPCMultistep": ("o:", plots.BLUE),
 }
 for name, (line, colour) in styles.items():
-    points = sorted((row["evaluations"], row["fd"]) for row in table if row["scheduler"] == name)
+    points = sorted((row["nfe"], row["fd"]) for row in table if row["scheduler"] == name)
     axis.loglog(*zip(*points), line, color=colour, label=name)
 axis.axhline(floor.fd, color=plots.BLACK, linestyle="--", linewidth=1, label="real pictures")
 axis.set(
-    xlabel="evaluations of the network",
+    xlabel="function evaluations (NFE)",
     ylabel="FD",
     ylim=(0.8, 27),
     xticks=(5, 10, 20, 50),
@@ -761,10 +766,10 @@ axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 plots.show(
     figure,
     (
-        "FD over evaluations, both axes logarithmic, eight falling curves. UniPC lies lowest "
-        "everywhere, DPM-Solver++ next, then Euler and DDIM together, then the two ancestral "
-        "ones together; PNDM starts high and meets DDIM at twenty; Heun, capped, lies above "
-        "all up to twenty evaluations and crosses the ancestral curves before forty. A "
+        "FD over function evaluations, both axes logarithmic, eight falling curves. UniPC lies "
+        "lowest everywhere, DPM-Solver++ next, then Euler and DDIM together, then the two "
+        "ancestral ones together; PNDM starts high and meets DDIM at twenty; Heun, capped, lies above "
+        "all up to twenty function evaluations and crosses the ancestral curves before forty. A "
         "dashed line at the bottom is real pictures."
     ),
 )
@@ -812,15 +817,15 @@ stored(
 
 # %% [markdown]
 # What to take, then? A multistep solver of second order: UniPC or DPM-Solver++. They remember the
-# last evaluation instead of paying for another, and UniPC in ten evaluations is about as far as
-# Euler in twenty; at twenty steps the two are equal within the noise of one draw a row. Noise in
-# every step costs steps: at each of the three counts the two that draw it have a higher FD than
-# DDIM, though with a better precision at ten and twenty; after a thousand steps they are ahead
-# (notebook 05). Heun pays two evaluations a step and, on these levels, needs the cap to work at all
-# (without it, its FD is off this plot). PNDM needs a past that it does not have in its first steps.
-# And two pairs are one method each: DDIM and Euler, DDPM and ancestral Euler. The small differences
-# within the pairs come from DDIM and DDPM, which in this library clip their guess to [-1, 1] unless
-# told not to.
+# last function evaluation instead of paying for another, and UniPC in ten function evaluations is
+# about as far as Euler in twenty; at twenty steps the two are equal within the noise of one draw a
+# row. Noise in every step costs steps: at each of the three counts the two that draw it have a
+# higher FD than DDIM, though with a better precision at ten and twenty; after a thousand steps they
+# are ahead (notebook 05). Heun pays two function evaluations a step and, on these levels, needs the
+# cap to work at all (without it, its FD is off this plot). PNDM needs a past that it does not have
+# in its first steps. And two pairs are one method each: DDIM and Euler, DDPM and ancestral Euler.
+# The small differences within the pairs come from DDIM and DDPM, which in this library clip their
+# prediction to [-1, 1] unless told not to.
 #
 # ### Three settings at once
 #
@@ -995,7 +1000,7 @@ def check_input(name: str, x: Tensor, n: int) -> None:
     if not ((x >= 0) & (x <= 1)).all():  # NaN, too
         raise ValueError(
             f"{name} lies in [0, 1], not in [{x.min():.2f}, {x.max():.2f}]: the pipelines "
-            "would guess its range."
+            "would have to assume its range."
         )
 
 
@@ -1172,8 +1177,9 @@ claim(
 # %% [markdown]
 # **Exercise 6.2** · difficulty 2/5 · 8 minutes
 #
-# A *negative prompt* says what not to draw. It costs no further evaluation: its guess takes the
-# place of the guess without a prompt, and guidance walks away from it. Write that walk. At guidance
+# A *negative prompt* says what not to draw. It costs no further function evaluation: its prediction
+# takes the place of the prediction without a prompt, and guidance walks away from it. Write that
+# walk. At guidance
 # 1 the negative prompt must have no say.
 
 
@@ -1189,7 +1195,7 @@ checks.negative(my_guidance)
 # %% tags=["solution"]
 # @title Solution 6.2
 def away_from(wanted, unwanted, guidance):
-    """The guess for `wanted`, moved `guidance` times as far from `unwanted` as it is."""
+    """The prediction for `wanted`, moved `guidance` times as far from `unwanted` as it is."""
     return unwanted + guidance * (wanted - unwanted)
 
 
@@ -1540,13 +1546,13 @@ def learn_style(
             torch.randn(batch, *latents.shape[1:], generator=generator).to(device),
             torch.randint(T, (batch,), generator=generator).to(device),
         )
-        guess = pipe.unet(noising.add_noise(latents[i], noise, t), t, words[i]).sample
+        v_pred = pipe.unet(noising.add_noise(latents[i], noise, t), t, words[i]).sample
         wanted = (
             noising.get_velocity(latents[i], noise, t)
             if noising.config.prediction_type == "v_prediction"
             else noise
         )
-        loss = F.mse_loss(guess, wanted)
+        loss = F.mse_loss(v_pred, wanted)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -1686,8 +1692,8 @@ together = sample_prompts(pipe, WISHES, guidance=3.0, seed=3)
 pipe.unet.unfuse_lora()
 back = with_style(0.0)
 claim(
-    "The style gives the same pictures merged into the weights as beside them, to a thousandth on a "
-    "CPU and a hundredth on a graphics card",
+    "The style gives the same pictures merged into the weights as beside them, to a thousandth on "
+    "a CPU and a hundredth on a graphics card",
     (apart - together).abs().max().item(),
     at_most=1e-3 if run.device.type == "cpu" else 1e-2,
 )
