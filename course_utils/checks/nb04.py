@@ -519,7 +519,7 @@ def _ddim_at(
     if not alike(grain, fresh * noise):
         reject(grain, slips, alike)
         expect(
-            grain.isfinite() and share**2 <= then.sigma**2 + 1e-9,
+            bool(grain.isfinite().all()) and share**2 <= then.sigma**2 + 1e-9,
             f"{case} new noise of variance {share**2:.3f} is added where the level holds only"
             f" {then.sigma**2:.3f}, so that the root is imaginary: check s^2.",
         )
@@ -576,12 +576,13 @@ def _dpmpp_at(
     def ddim(guess: Tensor) -> Tensor:
         return then.alpha * guess + then.sigma * (x - now.alpha * guess) / now.sigma
 
+    kept = x0_before.clone()
     first = _points(untouched(answer, x, x0, now, then, None), x, "the new x")
     expect(same(first, ddim(x0)), "at the first step (previous is None) take DDIM's step.")
     last = _points(untouched(answer, x, x0, now, CLEAN, (x0_before, before)), x, "the new x")
     expect(last.isfinite(), "on the way to a clean level h is infinite: take DDIM's step there.")
+    expect(torch.equal(kept, x0_before), "your function changes the last guess: make a new tensor.")
     expect(same(last, x0), "on the way to a clean level DDIM's step lands on x0.")
-    kept = x0_before.clone()
     found = _points(untouched(answer, x, x0, now, then, (x0_before, before)), x, "the new x")
     expect(torch.equal(kept, x0_before), "your function changes the last guess: make a new tensor.")
     h, h_before = (
