@@ -307,7 +307,7 @@ MERGE = Case(
         (over(lambda W, A, B: B.shape[0]), "divide by 6, the rows of B"),
         (over(lambda W, A, B: A.shape[1]), "divide by 5, the columns of A"),
         (over(lambda W, A, B: math.sqrt(len(A))), "root of the rank"),
-        (over(lambda W, A, B: min(*W.shape, len(A))), "should equal"),
+        (over(lambda W, A, B: min(*W.shape, len(A))), "divide by 3, the rows of B"),
         (lambda W, A, B, alpha: W + (alpha / len(A) * B @ A).flip(0), "should equal"),
         (lambda W, A, B, alpha: W @ A.T, "shaped like W"),
         (lambda W, A, B, alpha: W + B @ A / len(A), "alpha is missing"),
