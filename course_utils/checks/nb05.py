@@ -120,7 +120,7 @@ def timesteps(answer: Callable[[int, int], Tensor]) -> None:
     rounded = bool(((share[[0, -1]] - 0.5).abs() < 0.2).all())
     expect(
         not (rounded and ((share[1:-1] - 1).abs() < 0.25).all()),
-        "0 and T - 1 come half as often as the others: that is what rounding does; cut off instead.",
+        "0 and T - 1 come half as often as the others, which is what rounding does: cut off.",
     )
     worst = int((share - 1).abs().argmax())
     expect(
@@ -434,12 +434,10 @@ def _jump_at(answer: Callable, x: Tensor, then: Level, now: Level, noise: Tensor
             "x grows: the fraction is upside down, and x shrinks by alpha_now / alpha_then.": (
                 x / shrink
             ),
-            "x holds alpha_then x0 already: shrink it by alpha_now / alpha_then, not by alpha_now.": (
+            "alpha_now alone shrinks x too far: it holds alpha_then x0, so divide by alpha_then.": (
                 now.alpha * x
             ),
-            "the noise in x shrinks with it: multiply x by alpha_now / alpha_then, without a square.": (
-                shrink**2 * x
-            ),
+            "x is multiplied by alpha_now / alpha_then itself, not by its square.": (shrink**2 * x),
         }
         reject(signal, slips, alike)
         raise WrongAnswer(
