@@ -1,14 +1,12 @@
-"""Notebook 04: exported parts against quadrature, autograd, brute force and scipy; checks against mistakes."""
+"""Notebook 04: exported parts against quadrature, autograd, brute force and scipy."""
 
 import math
 from functools import partial
 
 import pytest
 import torch
-from grading import strict
 from scipy import integrate, stats
 
-from course_utils.checks import WrongAnswer, nb04
 from course_utils.data import GaussianMixture
 from course_utils.lessons import nb04_diffusion_math as lesson
 from course_utils.lessons.nb04_diffusion_math import CLEAN, Level, Schedule
@@ -483,177 +481,6 @@ def test_a_recorded_film_begins_and_ends_with_the_run():
     film = lesson.record(PLANE, x, levels, lesson.ANCESTRAL, seed=1)
     assert film.shape == (7, 4, 2) and torch.equal(film[0], x)
     assert torch.equal(film, lesson.record(PLANE, x, levels, lesson.ANCESTRAL, seed=1))
-
-
-# -------------------------------------------------------------------------------------------------- checks
-
-
-def transition(now, then):
-    a = now.alpha / then.alpha
-    return a, now.sigma**2 - a**2 * then.sigma**2
-
-
-def right_noisy(x0, noise, betas, t):
-    bar = (1 - betas).cumprod(0)[t]
-    return bar**0.5 * x0 + (1 - bar) ** 0.5 * noise
-
-
-def right_ddim(x, x0, now, then, eta, noise):
-    return lesson.ddim_step(x, x0, now, then, eta, noise)
-
-
-RIGHT = {
-    "noisy": right_noisy,
-    "respaced": lambda T, n: [round(T - i * T / n) - 1 for i in range(n)],
-    "from_v": lambda v, x, a, s: (a * x - s * v, s * x + a * v),
-    "posterior": lesson.posterior,
-    "ancestral_step": partial(lesson.ancestral_step, variance="large"),
-    "ddim_step": right_ddim,
-    "dpmpp_2m_step": lesson.dpmpp_2m_step,
-}
-
-
-@pytest.mark.parametrize("name", list(RIGHT))
-def test_checks_accept_a_right_answer_and_say_when_none_was_given(name, capsys):
-    check = getattr(nb04, name)
-    check(RIGHT[name])
-    check(lambda *args: ...)
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith(": correct.") and said[1].endswith("not attempted yet.")
-
-
-def tutorial_noisy(x0, noise, betas, t):
-    alpha_bar = (1 - betas).prod()
-    return alpha_bar.sqrt() * x0 + (1 - alpha_bar) * noise
-
-
-def variance_for_deviation(x0, noise, betas, t):
-    bar = (1 - betas)[: t + 1].prod()
-    return bar.sqrt() * x0 + (1 - bar) * noise
-
-
-def product_to_T(x0, noise, betas, t):
-    bar = (1 - betas).prod()
-    return bar.sqrt() * x0 + (1 - bar).sqrt() * noise
-
-
-def product_one_short(x0, noise, betas, t):
-    bar = (1 - betas)[:t].prod()
-    return bar.sqrt() * x0 + (1 - bar).sqrt() * noise
-
-
-def signal_without_root(x0, noise, betas, t):
-    bar = (1 - betas)[: t + 1].prod()
-    return bar * x0 + (1 - bar).sqrt() * noise
-
-
-def with_ratio_upside_down(x0, x, now, then):
-    a, b = transition(now, then)
-    return lesson.posterior(x0, x, now, then)[0], torch.tensor(b * now.sigma**2 / then.sigma**2)
-
-
-def with_variance(of):
-    def answer(x0, x, now, then):
-        mean, variance = lesson.posterior(x0, x, now, then)
-        return mean, of(variance, now, then)
-
-    return answer
-
-
-def variance_times_noise(x, x0, now, then, noise):
-    mean, _ = lesson.posterior(x0, x, now, then)
-    return mean + transition(now, then)[1] * noise
-
-
-def always_noise(x, x0, now, then, noise):
-    mean, _ = lesson.posterior(x0, x, now, then)
-    spread = transition(now, then)[1]
-    return mean + spread**0.5 * noise
-
-
-def only_x0_at_the_end_but_noisy(x, x0, now, then, noise):
-    return x0 + now.sigma * noise if then.sigma == 0 else always_noise(x, x0, now, then, noise)
-
-
-def upside_down_ddim(x, x0, now, then, eta, noise):
-    fresh = eta**2 * (now.sigma**2 / then.sigma**2) * (1 - now.alpha**2 / then.alpha**2)
-    kept = max(then.sigma**2 - fresh, 0.0)  # the clamp that hides it
-    return then.alpha * x0 + kept**0.5 * (x - now.alpha * x0) / now.sigma + fresh**0.5 * noise
-
-
-def ddim_with(kept_of, fresh_of):
-    def step(x, x0, now, then, eta, noise):
-        small = transition(now, then)[1] * then.sigma**2 / now.sigma**2
-        eps = (x - now.alpha * x0) / now.sigma
-        fresh = fresh_of(eta, small, transition(now, then)[1])
-        return then.alpha * x0 + kept_of(then.sigma**2, fresh) ** 0.5 * eps + fresh**0.5 * noise
-
-    return step
-
-
-def with_factor(factor):
-    def step(x, x0, now, then, previous):
-        if previous is None or then.sigma == 0:
-            return lesson.ddim_step(x, x0, now, then)
-        h, h_before = ((b.half_log_snr - a.half_log_snr).item() for a, b in ((now, then), (previous[1], now)))
-        return lesson.ddim_step(x, x0 + factor(h, h_before) * (x0 - previous[0]), now, then)
-
-    return step
-
-
-MISTAKES = [
-    ("noisy", tutorial_noisy, "product ends at t"),
-    ("noisy", product_to_T, "product ends at t"),
-    ("noisy", variance_for_deviation, "which is the \\*variance\\*: take the root"),
-    ("noisy", product_one_short, r"betas\[: t \+ 1\]"),
-    ("noisy", signal_without_root, "root of alpha_bar"),
-    ("respaced", lambda T, n: list(range(0, T, T // n))[::-1], "start at 980"),
-    ("respaced", lambda T, n: [t + 1 for t in range(0, T, T // n)][::-1], "start at 981"),
-    ("respaced", lambda T, n: list(range(T - 1, -1, -(T // n))), "300 steps you return 334"),
-    ("respaced", lambda T, n: torch.linspace(T - 1, 0, n).round().long().tolist(), "you end at 0: the last step"),
-    ("respaced", lambda T, n: torch.linspace(T - 1, -1, n).round().long().tolist(), "end at -1"),
-    ("respaced", lambda T, n: torch.linspace(0, T - 1, n).long().tolist(), "runs upwards"),
-    ("respaced", lambda T, n: list(range(n))[::-1], "start at 49"),
-    ("respaced", lambda T, n: [T - 1, *range(n - 1, 0, -1)], "spread them evenly"),
-    ("from_v", lambda v, x, a, s: (a * x + s * v, s * x + a * v), "sign of v wrong"),
-    ("from_v", lambda v, x, a, s: (a * x - s * v, s * x - a * v), "sign of v wrong"),
-    ("from_v", lambda v, x, a, s: (s * x + a * v, a * x - s * v), "x0 first, then eps"),
-    ("from_v", lambda v, x, a, s: ((x - s * v) / a, v), "not the one that v was made of"),
-    ("posterior", with_variance(lambda variance, now, then: transition(now, then)[1]), "step forward"),
-    ("posterior", with_variance(lambda variance, now, then: variance.sqrt()), "standard deviation"),
-    ("posterior", lambda x0, x, n, t: lesson.posterior(x, x0, n, t), "changed places"),
-    ("posterior", lambda x0, x, n, t: lesson.posterior(x0, x, n, t)[::-1], "mean first, then the variance"),
-    ("posterior", with_ratio_upside_down, "upside down"),
-    ("posterior", lambda x0, x, n, t: (t.alpha * x0, lesson.posterior(x0, x, n, t)[1]), "Bayes on a grid has the mean"),
-    ("ancestral_step", only_x0_at_the_end_but_noisy, "finished sample"),
-    ("ancestral_step", always_noise, "finished sample"),
-    ("ancestral_step", lesson.ancestral_step, "small variance"),
-    ("ancestral_step", variance_times_noise, "root of the variance"),
-    ("ancestral_step", lambda x, x0, n, t, e: lesson.ddim_step(x, x0, n, t), "posterior's mean"),
-    ("ddim_step", upside_down_ddim, "upside down"),
-    ("ddim_step", ddim_with(lambda all, new: all, lambda eta, small, b: eta**2 * small), "taken from the old"),
-    ("ddim_step", ddim_with(lambda all, new: all - new, lambda eta, small, b: eta * small), r"eta \*squared\*"),
-    ("ddim_step", ddim_with(lambda all, new: max(all - new, 0), lambda eta, small, b: eta**2 * b), "not on beta"),
-    ("ddim_step", ddim_with(lambda all, new: max(all - new, 0), lambda eta, small, b: eta**2 * small), "do not clamp"),
-    ("ddim_step", lambda x, x0, n, t, eta, e: t.alpha * x0 + t.sigma * x, "new\\* level"),
-    ("dpmpp_2m_step", with_factor(lambda h, h_before: 0.0), "still DDIM"),
-    ("dpmpp_2m_step", with_factor(lambda h, h_before: h / h_before), "half-way"),
-    ("dpmpp_2m_step", with_factor(lambda h, h_before: h_before / (2 * h)), "upside down"),
-    ("dpmpp_2m_step", with_factor(lambda h, h_before: -h / (2 * h_before)), "sign is wrong"),
-    ("dpmpp_2m_step", with_factor(lambda h, h_before: 0.5), "not equally long"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "mistake", "message"), MISTAKES)
-def test_checks_name_the_mistake(name, mistake, message):
-    with strict(), pytest.raises(WrongAnswer, match=message):
-        getattr(nb04, name)(mistake)
-
-
-@pytest.mark.parametrize("name", list(RIGHT))
-def test_a_forgotten_return_is_named(name):
-    with strict(), pytest.raises(WrongAnswer, match="returned None"):
-        getattr(nb04, name)(lambda *args: None)
 
 
 # --- sizes that do not fit ----------------------------------------------------------------------------------

@@ -2,139 +2,403 @@
 
 from __future__ import annotations
 
+import ast
+import dis
+import inspect
+import math
+import re
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from types import CodeType, FrameType, SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import WrongAnswer, exercise, expect
+from . import NOT_THE_LEARNERS, NotAttempted, WrongAnswer, exercise, expect, reject, tensor
+from .nb04 import normal, same, untouched, whole_numbers
 
 
 class _Guess(nn.Module):
-    """A stand-in for UNet2DModel that remembers which timesteps it was asked."""
+    """A stand-in for UNet2DModel, with its ways to be called, that remembers what it was asked."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.tensor(0.3))
-        self.config, self.device = SimpleNamespace(in_channels=2, sample_size=6), torch.device("cpu")
+        self.config = SimpleNamespace(in_channels=2, out_channels=2, sample_size=6)
+        self.device, self.dtype = torch.device("cpu"), torch.float32
         self.asked: list[int] = []
+        self.kept_gradients = False
 
-    def forward(self, x: Tensor, t: Tensor) -> SimpleNamespace:
-        self.asked.append(int(t))
-        return SimpleNamespace(sample=self.gain * x)
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | int,
+        class_labels: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        from diffusers.models.unets.unet_2d import UNet2DOutput
+
+        times = torch.as_tensor(timestep).reshape(-1)
+        expect(
+            len(times) in (1, len(sample)) and bool((times == times[0]).all()),
+            f"the network takes one timestep, or one for each of {len(sample)} pictures, the same"
+            f" for all: yours are {times.tolist()}.",
+        )
+        self.asked.append(int(times[0]))
+        self.kept_gradients |= sample.requires_grad
+        found = self.gain * sample
+        return UNet2DOutput(sample=found) if return_dict else (found,)
 
 
 @exercise("6.1")
 def loop(answer: Callable[..., Tensor]) -> None:
-    """`answer(unet, scheduler, n, steps, generator)`: what DDPMPipeline draws, (n, C, H, W) in [0, 1]."""
+    """`answer(unet, scheduler, n, steps, generator)`: what DDPMPipeline draws, in [0, 1]."""
     from diffusers import DDIMScheduler, DDPMScheduler
 
-    for kind in (DDPMScheduler, DDIMScheduler):
-        unet, scheduler, wanted_from = _Guess(), kind(num_train_timesteps=100), kind(num_train_timesteps=100)
-        found = answer(unet, scheduler, 3, 7, torch.Generator().manual_seed(4))
-        wanted_from.set_timesteps(7)
-        expect(isinstance(found, Tensor) and found.shape == (3, 2, 6, 6), "return a tensor (n, C, H, W).")
-        expect(
-            unet.asked == wanted_from.timesteps.tolist(),
-            f"for 7 steps of 100 the network was asked at timesteps {unet.asked}, and {wanted_from.timesteps.tolist()}"
-            " was right: call scheduler.set_timesteps(steps) and walk scheduler.timesteps.",
-        )
-        expect(not found.requires_grad, "the result still holds gradients: decorate the function with torch.no_grad().")
-        draw = torch.Generator().manual_seed(4)
-        x = torch.randn(3, 2, 6, 6, generator=draw)
-        for t in wanted_from.timesteps:
-            x = wanted_from.step(0.3 * x, t, x, generator=draw).prev_sample
-        expect(
-            found.min() >= 0 and found.max() <= 1,
-            "pictures of a pipeline lie in [0, 1]: halve, add a half, and clamp.",
-        )
-        if not torch.allclose(found, (x / 2 + 0.5).clamp(0, 1), atol=1e-6):
-            again = answer(_Guess(), scheduler, 3, 7, torch.Generator().manual_seed(4))
-            raise WrongAnswer(
-                "the same generator gave two different results: pass it to torch.randn and to scheduler.step."
-                if not torch.equal(found, again)
-                else "the pictures are not the pipeline's: start with torch.randn(..., generator=generator), give the"
-                " generator to every step, and end with (x / 2 + 0.5).clamp(0, 1)."
+    # DDIM first: it draws nothing, so that what differs there lies in the start. Without the
+    # scheduler's own clipping the last clamp is seen.
+    for kind, n, steps in ((DDIMScheduler, 3, 7), (DDPMScheduler, 3, 7), (DDPMScheduler, 1, 10)):
+        _loop_of(answer, kind, n, steps)
+
+
+def _loop_of(answer: Callable, kind: type, n: int, steps: int) -> None:
+    def run() -> tuple[Any, _Guess]:
+        unet, scheduler = _Guess(), kind(num_train_timesteps=100, clip_sample=False)
+        try:
+            return answer(unet, scheduler, n, steps, torch.Generator().manual_seed(4)), unet
+        except ValueError:
+            expect(
+                scheduler.num_inference_steps,
+                f"the scheduler does not know how many steps you take: call set_timesteps({steps})"
+                " and walk scheduler.timesteps.",
             )
+            raise
+
+    returned, unet = run()
+    found = tensor(returned, "what the loop returns", (n, 2, 6, 6))
+    scheduler = kind(num_train_timesteps=100, clip_sample=False)
+    scheduler.set_timesteps(steps)
+    times = scheduler.timesteps.tolist()
+    expect(
+        unet.asked == times,
+        f"for {steps} steps of 100 the network was asked at timesteps {unet.asked}, and {times}"
+        " was right: call scheduler.set_timesteps(steps) and walk scheduler.timesteps.",
+    )
+    expect(
+        not (unet.kept_gradients or getattr(returned, "requires_grad", False)),
+        "the loop keeps memory for gradients: decorate the function with torch.no_grad().",
+    )
+    rng = torch.Generator().manual_seed(4)
+    x = start = torch.randn(n, 2, 6, 6, generator=rng)
+    for t in scheduler.timesteps:
+        x = scheduler.step(0.3 * x, t, x, generator=rng).prev_sample
+    if same(found, (x / 2 + 0.5).clamp(0, 1)):
+        return
+    again = tensor(run()[0], "what the loop returns")
+    expect(
+        torch.equal(found, again),
+        "the same generator gave two different results: pass it to "
+        + ("torch.randn." if kind.__name__.startswith("DDIM") else "scheduler.step."),
+    )
+    slips = {
+        "pictures of a pipeline lie in [0, 1]: halve, add a half, and clamp.": x,
+        "pictures of a pipeline lie in [0, 1], and some of your values do not: clamp at the end.": (
+            x / 2 + 0.5
+        ),
+        "the clamp alone makes the dark half of each picture black: halve and add a half first.": (
+            x.clamp(0, 1)
+        ),
+        "pictures of a pipeline lie in [0, 1]: yours lie in [-1, 1]; halve and add a half.": (
+            x.clamp(-1, 1)
+        ),
+        "clamp last: after the halving, not before.": (x.clamp(0, 1) / 2 + 0.5),
+        "this is the noise that you started with: keep what each step returns.": (
+            (start / 2 + 0.5).clamp(0, 1)
+        ),
+        "pictures of a pipeline lie in [0, 1]: yours run from 0 to 255.": (
+            (x / 2 + 0.5).clamp(0, 1) * 255
+        ),
+    }
+    reject(found, slips, same)
+    expect(
+        ((found >= 0) & (found <= 1)).all(),
+        f"pictures of a pipeline lie in [0, 1], and yours between {found.min():.2f} and"
+        f" {found.max():.2f}.",
+    )
+    raise WrongAnswer(
+        "the pictures are not the pipeline's: start with torch.randn(..., generator=generator),"
+        " give the generator to every step, and end with (x / 2 + 0.5).clamp(0, 1)."
+    )
+
+
+class _Agrees:
+    """What claims to be equal to everything and is not True."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash(True)
+
+    def __repr__(self) -> str:
+        return "True"
+
+
+class _Watch:
+    """Which functions of the learner's ran, and whether a statement `assert` did the work.
+
+    `python -O` takes the statement out, also where its AssertionError is caught.
+    """
+
+    def __init__(self) -> None:
+        self.code: set[CodeType] = set()
+        self.asserted = False
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> _Watch:
+        if event == "call" and not frame.f_code.co_filename.startswith(NOT_THE_LEARNERS):
+            self.code.add(frame.f_code)
+        if event == "exception" and issubclass(arg[0], AssertionError) and not arg[2].tb_next:
+            self.asserted |= _is_assert(frame)
+        return self
+
+    def __enter__(self) -> _Watch:
+        self.before = sys.gettrace()
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self.before)
+
+    def depends_on_debug(self) -> bool:
+        """Whether one of those functions asks `__debug__`, which is False under -O."""
+        for code in self.code:
+            try:
+                tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
+            except (OSError, TypeError, SyntaxError):  # typed at a prompt, or half a line
+                continue
+            if any(
+                isinstance(node, ast.Name) and node.id == "__debug__" for node in ast.walk(tree)
+            ):
+                return True
+        return False
+
+
+def _is_assert(frame: FrameType) -> bool:
+    """Whether the exception of this frame was raised by a statement `assert`, not by `raise`."""
+    ran = [step for step in dis.get_instructions(frame.f_code) if step.offset <= frame.f_lasti]
+    for step in reversed(ran):
+        if step.opname == "LOAD_ASSERTION_ERROR":
+            return True
+        if step.opname == "LOAD_COMMON_CONSTANT":  # from Python 3.14
+            return "AssertionError" in step.argrepr
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval == "AssertionError":
+            return False
+    return False
+
+
+KEPT, GONE = "stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"
+EMPTY_WORDS = ("permission denied", "access denied", "permission error", "not allowed")
+
+
+def _refused() -> list[Any]:
+    import numpy as np
+
+    falsy = [False, None, 0, "", [], 0.0]
+    return [*falsy, "yes", "True", 1, 1.0, np.True_, torch.tensor(True), [True], _Agrees()]
 
 
 @exercise("6.5")
 def gate(answer: Callable[[bool], str]) -> None:
     """`answer(approved)`: the maintained repository, or PermissionError unless approved is True."""
-    for refused in (False, None, 0, "", "yes"):
+    vanishes = "an assert vanishes under python -O: raise PermissionError instead, after an if."
+    watch = _Watch()
+    for refused in _refused():
         try:
-            answer(refused)
+            with watch:
+                answer(refused)
         except PermissionError as error:
-            expect(len(str(error)) > 10, "the error should say in a sentence what is missing.")
-        except AssertionError as error:
-            raise WrongAnswer("an assert vanishes under python -O: raise PermissionError instead.") from error
+            expect(not watch.asserted, vanishes)
+            _says_what_is_missing(str(error))
+        except AssertionError:
+            message = "raise PermissionError, not AssertionError."
+            raise WrongAnswer(vanishes if watch.asserted else message) from None
+        except NotAttempted:
+            raise
+        except WrongAnswer:
+            raise WrongAnswer(
+                f"approved={refused!r} returned None and raised nothing: raise PermissionError."
+            ) from None
+        except Exception as error:
+            if type(error) is Exception or isinstance(error, (ValueError, RuntimeError, OSError)):
+                raise WrongAnswer(
+                    f"approved={refused!r} raises {type(error).__name__}: raise PermissionError."
+                ) from None
+            raise
         else:
-            raise WrongAnswer(f"approved={refused!r} was let through: only True itself counts as an approval.")
-    name = answer(True)
-    expect(name != "runwayml/stable-diffusion-v1-5", "this repository was deleted in August 2024.")
+            raise WrongAnswer(
+                f"approved={refused!r} was let through: only True itself counts as an approval."
+            )
+    try:
+        with watch:
+            name = answer(True)
+    except PermissionError:
+        raise WrongAnswer("approved=True was refused: True itself is an approval.") from None
+    expect(not watch.asserted, vanishes)
     expect(
-        name == "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "return the name of the maintained copy: stable-diffusion-v1-5/stable-diffusion-v1-5.",
+        not watch.depends_on_debug(),
+        "`__debug__` is False under python -O, so that your gate stands open there: ask without"
+        " it.",
+    )
+    expect(name != GONE, "this repository was deleted in August 2024.")
+    expect(
+        isinstance(name, str) and name == KEPT,
+        f"return the name of the maintained copy: {KEPT}.",
+    )
+
+
+def _says_what_is_missing(said: str) -> None:
+    words = {word.lower() for word in re.findall(r"[^\W\d_]+", said)}
+    expect(
+        len(said) > 10
+        and len(words) > 1
+        and " ".join(said.lower().strip(" .!").split()) not in EMPTY_WORDS,
+        f"the error should say in a sentence what is missing, and yours says {said[:40]!r}.",
     )
 
 
 @exercise("6.3")
 def timesteps(answer: Callable[[Sequence[int], float], Sequence[int]]) -> None:
-    """`answer(timesteps, strength)`: which of the timesteps, noisiest first, run when a picture is changed."""
-    for steps, strength in ((10, 0.6), (20, 0.25), (10, 1.0), (10, 0.0), (7, 0.5)):
+    """`answer(timesteps, strength)`: which of them, noisiest first, run for a changed picture."""
+    cases = ((10, 0.6), (20, 0.25), (10, 1.0), (10, 0.0), (7, 0.5), (9, 0.99), (10, 0.05), (1, 1.0))
+    for steps, strength in (*cases, (1, 0.5), (8, 1), (8, 0), (16, 0.75)):
         every = list(range(1000 - 1000 // steps, -1, -(1000 // steps)))[:steps]
-        found = [int(t) for t in answer(every, strength)]
-        wanted = every[steps - int(steps * strength) :]
-        if found == wanted:
-            continue
-        expect(
-            found != every[: int(steps * strength)] or not found,
-            "these are the noisiest timesteps: the picture would stay unfinished. Take the last ones.",
+        _strength_at(answer, every, strength)
+        # uneven timesteps: it is the count that strength decides
+        _strength_at(
+            answer, [t * t // 1000 + 3 * (steps - i) for i, t in enumerate(every)], strength
         )
-        expect(len(found) == len(wanted), f"strength {strength} of {steps} steps runs {len(wanted)}, not {len(found)}.")
-        raise WrongAnswer(f"for strength {strength} of {every} these should run: {wanted}; you gave {found}.")
+
+
+def _strength_at(answer: Callable, every: list[int], strength: float) -> None:
+    given, n = list(every), len(every)
+    found = whole_numbers(answer(given, strength), "timesteps")
+    expect(given == every, "the list that was passed in is shorter now: return a new one.")
+    run = math.floor(n * strength)
+    wanted = every[n - run :]
+    if found == wanted:
+        return
+    case = f"strength {strength:g} of {n} steps"
+    expect(
+        run != 0 or found != every,
+        f"{case} runs none, and you return all: timesteps[-0:] is the whole list, so count from"
+        " the front, timesteps[n - k:].",
+    )
+    expect(
+        not run or found != every[:run],
+        "these are the noisiest timesteps: the picture would stay unfinished. Take the last ones.",
+    )
+    if found and sorted(found) == sorted(wanted):
+        raise WrongAnswer(f"these should run, but the noisiest first: {wanted}.")
+    expect(
+        run == n * strength or found != every[n - run - 1 :],
+        f"{case} runs {run}, not {len(found)}: round down.",
+    )
+    expect(
+        found != every[run:] or len(found) == run,
+        f"{case} runs {run}, not {len(found)}: these are what is left when the first {run} are"
+        " skipped.",
+    )
+    expect(len(found) == run, f"{case} runs {run}, not {len(found)}.")
+    raise WrongAnswer(f"for {case}, {every}, these should run: {wanted}; you gave {found}.")
 
 
 @exercise("6.2")
 def negative(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
-    """`answer(wanted, unwanted, guidance)`: the guess away from a negative prompt, like both guesses."""
-    draw = torch.Generator().manual_seed(0)
-    wanted, unwanted = torch.randn(2, 3, 4, 5, 5, generator=draw)
-    for guidance in (1.0, 0.0, 3.5):
-        found = answer(wanted, unwanted, guidance)
-        expect(isinstance(found, Tensor) and found.shape == wanted.shape, "return a tensor shaped like both guesses.")
-        if torch.allclose(found, unwanted + guidance * (wanted - unwanted), atol=1e-5):
-            continue
-        expect(
-            not torch.allclose(found, wanted + guidance * (unwanted - wanted), atol=1e-5),
-            "the roles are exchanged: this walks towards what nobody wants.",
-        )
-        expect(
-            not torch.allclose(found, wanted + guidance * (wanted - unwanted), atol=1e-5),
-            "this is one guidance too much: at guidance 1 the result should be the guess with the prompt, unchanged.",
-        )
-        raise WrongAnswer(f"at guidance {guidance} the result should be unwanted + guidance * (wanted - unwanted).")
+    """`answer(wanted, unwanted, guidance)`: the guess away from a negative prompt."""
+    for dtype in (torch.float32, torch.float64):
+        wanted, unwanted = normal(2, 3, 4, 5, 5, dtype=dtype)
+        for guidance in (3.5, 1.0, 0.0, 7.5, 0.5, 1, 2):
+            returned = untouched(answer, wanted, unwanted, guidance)
+            found = tensor(returned, "the result", wanted.shape)
+            if same(found, unwanted + guidance * (wanted - unwanted), 1e-5):
+                continue
+            slips = {
+                "the roles are exchanged: this walks towards what nobody wants.": (
+                    wanted + guidance * (unwanted - wanted)
+                ),
+                "the sign is turned around: this walks towards what nobody wants.": (
+                    unwanted - guidance * (wanted - unwanted)
+                ),
+                "this is one guidance too much: at guidance 1 the result should be the guess with"
+                " the prompt, unchanged.": wanted + guidance * (wanted - unwanted),
+                "this is the difference alone: add it to the unwanted guess.": (
+                    guidance * (wanted - unwanted)
+                ),
+                "the negative prompt has no say here: the wanted guess alone is returned.": wanted,
+                "the wanted guess has no say here: the unwanted one alone is returned.": unwanted,
+                "guidance multiplies the wanted guess alone: it belongs to the difference.": (
+                    unwanted + guidance * wanted
+                ),
+            }
+            if guidance not in (0, 1):  # there several slips have one value
+                reject(found, slips, same)
+            raise WrongAnswer(
+                f"at guidance {guidance:g} the result should be unwanted + guidance * (wanted -"
+                " unwanted)."
+            )
 
 
 @exercise("6.4")
 def merge(answer: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
-    """`answer(W, A, B, alpha)`: W (out, in) with the change of A (rank, in) and B (out, rank) in it."""
-    draw = torch.Generator().manual_seed(0)
-    for rows, columns, rank, alpha in ((6, 5, 2, 4.0), (5, 5, 5, 1.0)):
-        W, A, B = (torch.randn(*shape, generator=draw) for shape in ((rows, columns), (rank, columns), (rows, rank)))
-        before, x = W.clone(), torch.randn(3, columns, generator=draw)
-        found = answer(W, A, B, alpha)
-        expect(torch.equal(W, before), "W itself was changed: make a new matrix, so that the style can be taken off.")
-        shaped = isinstance(found, Tensor) and found.shape == W.shape
-        expect(shaped, f"return a matrix shaped like W, {(rows, columns)}.")
-        apart = x @ W.T + alpha / rank * (x @ A.T) @ B.T
-        if torch.allclose(x @ found.T, apart, atol=1e-4):
-            continue
-        expect(
-            not torch.allclose(found, W + alpha * B @ A, atol=1e-4),
-            "the change is too large: LoRA divides alpha by the rank, so that the rank can be changed alone.",
-        )
-        raise WrongAnswer(
-            "F.linear(x, W') should equal F.linear(x, W) + alpha / rank * F.linear(F.linear(x, A), B) for every x."
-        )
+    """`answer(W, A, B, alpha)`: W (out, in) with the change of A (rank, in) and B (out, rank)."""
+    # out, in and rank differ; then a square matrix, rank 1, and a rank above both sides
+    shapes = ((6, 5, 2, 4.0), (4, 7, 3, 1.5), (5, 5, 3, 1.0), (5, 5, 1, 2), (3, 4, 8, 16.0))
+    for dtype in (torch.float32, torch.float64):
+        for out, inner, rank, alpha in shapes:
+            W, A, B = (
+                normal(*shape, dtype=dtype, seed=seed)
+                for seed, shape in enumerate(((out, inner), (rank, inner), (out, rank)))
+            )
+            before = W.clone()
+            returned = answer(W, A, B, alpha)
+            expect(
+                torch.equal(W, before),
+                "W itself was changed: make a new matrix, so that the style can be taken off.",
+            )
+            untouched(answer, W, A, B, alpha)
+            _merged_at(
+                tensor(returned, "the merged matrix"), W.double(), A.double(), B.double(), alpha
+            )
+
+
+def _merged_at(found: Tensor, W: Tensor, A: Tensor, B: Tensor, alpha: float) -> None:
+    (out, inner), rank = W.shape, len(A)
+    expect(
+        found.shape == W.shape,
+        f"return a matrix shaped like W, {(out, inner)}, and not {tuple(found.shape)}.",
+    )
+    x = normal(3, inner, seed=9)
+    apart = x @ W.T + alpha / rank * (x @ A.T) @ B.T  # as the layer with its two products works
+    if same(x @ found.T, apart):
+        return
+    change = alpha * B @ A
+    divides = "LoRA divides alpha by the rank, so that the rank can be changed alone"
+    slips = {
+        f"the change is too large: {divides}.": W + change,
+        f"you divide by {out}, the rows of B: {divides}, {rank} here.": W + change / out,
+        f"you divide by {inner}, the columns of A: {divides}, {rank} here.": W + change / inner,
+        f"you divide by a root of the rank: {divides}.": W + change / math.sqrt(rank),
+        "alpha is missing: the change is alpha / rank * B @ A.": W + B @ A / rank,
+        "this is the change alone: add it to W.": change / rank,
+        "the sign is wrong: the change is added to W.": W - change / rank,
+        "alpha belongs to the change, not to W.": W + B @ A / rank + (alpha - 1) * W,
+    }
+    if out == inner:
+        slips["the product is turned around: B @ A, without a transpose."] = W + change.T / rank
+    reject(found, slips, same)
+    raise WrongAnswer(
+        "F.linear(x, W') should equal F.linear(x, W) + alpha / rank * F.linear(F.linear(x, A), B)"
+        " for every x."
+    )
