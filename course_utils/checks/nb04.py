@@ -68,8 +68,7 @@ def repeats(first: Tensor, again: Any) -> None:
     """The same arguments give the same result: no noise but that which was passed."""
     expect(
         first.shape == torch.as_tensor(again).shape and same(first, again),
-        "the same arguments give two different results: use the `noise` that is passed, and draw"
-        " none.",
+        "the same arguments give two different results: use the `noise` that is passed, and draw none.",
     )
 
 
@@ -119,37 +118,33 @@ def _noisy_at(answer: Callable, x0: Tensor, noise: Tensor, betas: Tensor, t: int
         slips = {
             f"at t = {t} your signal has shrunk as if all {len(betas)} steps were taken: the"
             " product ends at t.": math.sqrt(whole) * x0,
-            f"at t = {t} a factor is missing: t counts from 0, so step t itself is"
-            " `betas[: t + 1]`.": math.sqrt(before) * x0,
-            "the signal is multiplied by the root of alpha_bar, so that its *variance* is.": (
-                mean**2 * x0
-            ),
-            f"at t = {t} your signal has shrunk by the last step alone: multiply all factors up"
-            " to t.": math.sqrt(1 - beta) * x0,
-            "signal and noise have changed places: x0 is multiplied by the root of alpha_bar.": (
-                deviation * x0
-            ),
+            f"at t = {t} a factor is missing: t counts from 0, so step t itself is `betas[: t + 1]`.": math.sqrt(before)
+            * x0,
+            "the signal is multiplied by the root of alpha_bar, so that its *variance* is.": (mean**2 * x0),
+            f"at t = {t} your signal has shrunk by the last step alone: multiply all factors up to t.": math.sqrt(
+                1 - beta
+            )
+            * x0,
+            "signal and noise have changed places: x0 is multiplied by the root of alpha_bar.": (deviation * x0),
         }
         reject(signal, slips, same)
-        raise WrongAnswer(
-            f"at t = {t} the small steps shrink x0 by {mean:.4f}; compare with your factor."
-        )
+        raise WrongAnswer(f"at t = {t} the small steps shrink x0 by {mean:.4f}; compare with your factor.")
     slips = {
-        f"at t = {t} your noise has the standard deviation 1 - alpha_bar,{variances}": (
-            variance * noise
-        ),
-        f"at t = {t} your noise has the standard deviation 1 - alpha_bar at the last step,"
-        f"{variances}": (1 - whole) * noise,
+        f"at t = {t} your noise has the standard deviation 1 - alpha_bar,{variances}": (variance * noise),
+        f"at t = {t} your noise has the standard deviation 1 - alpha_bar at the last step,{variances}": (1 - whole)
+        * noise,
         f"at t = {t} your noise is that of all {len(betas)} steps: the product ends at t.": (
             math.sqrt(1 - whole) * noise
         ),
-        f"at t = {t} your noise lacks a step: t counts from 0, so step t itself is"
-        " `betas[: t + 1]`.": math.sqrt(1 - before) * noise,
-        f"at t = {t} your noise is that of the last step alone: it is 1 - alpha_bar whose root"
-        " you need.": math.sqrt(beta) * noise,
-        "the noise is multiplied by the root of 1 - alpha_bar, not by 1 minus a root.": (
-            (1 - mean) * noise
-        ),
+        f"at t = {t} your noise lacks a step: t counts from 0, so step t itself is `betas[: t + 1]`.": math.sqrt(
+            1 - before
+        )
+        * noise,
+        f"at t = {t} your noise is that of the last step alone: it is 1 - alpha_bar whose root you need.": math.sqrt(
+            beta
+        )
+        * noise,
+        "the noise is multiplied by the root of 1 - alpha_bar, not by 1 minus a root.": ((1 - mean) * noise),
     }
     reject(grain, slips, same)
     expect(
@@ -237,15 +232,11 @@ def from_v(answer: Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor
                 slips = {
                     f"your x0 has the sign of v wrong{by_hand}": alpha * x + sigma * v,
                     "alpha and sigma have changed places in your x0.": sigma * x - alpha * v,
-                    "your x0 takes v for the noise: v is a mixture of both.": (
-                        (x - sigma * v) / alpha
-                    ),
+                    "your x0 takes v for the noise: v is a mixture of both.": ((x - sigma * v) / alpha),
                     "your x0 lacks nothing but its sign: turn it around.": -x0,
                 }
                 reject(first, slips, same)
-                raise WrongAnswer(
-                    "your x0 is not the one that v was made of: compute alpha x - sigma v by hand."
-                )
+                raise WrongAnswer("your x0 is not the one that v was made of: compute alpha x - sigma v by hand.")
             if not same(second, eps):
                 slips = {
                     f"your eps has the sign of v wrong{by_hand}": sigma * x - alpha * v,
@@ -254,9 +245,7 @@ def from_v(answer: Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor
                     "your eps lacks nothing but its sign: turn it around.": -eps,
                 }
                 reject(second, slips, same)
-                raise WrongAnswer(
-                    "your eps is not the one that v was made of: compute sigma x + alpha v by hand."
-                )
+                raise WrongAnswer("your eps is not the one that v was made of: compute sigma x + alpha v by hand.")
 
 
 def _posterior(x0: float, x: float, now: Level, then: Level) -> tuple[float, float]:
@@ -305,15 +294,13 @@ def _posterior_at(
         raise WrongAnswer("these are variance and mean: return the mean first, then the variance.")
     expect(
         mean.shape == x.shape,
-        f"the mean has one value for each point, {tuple(x.shape)}, and yours has the shape"
-        f" {shapes[0]}.",
+        f"the mean has one value for each point, {tuple(x.shape)}, and yours has the shape {shapes[0]}.",
     )
     try:
         spread = spread.expand(x.shape)
     except RuntimeError:
         raise WrongAnswer(
-            f"the variance is one number, or one for each point, and yours has the shape"
-            f" {shapes[1]}."
+            f"the variance is one number, or one for each point, and yours has the shape {shapes[1]}."
         ) from None
     right = torch.full(x.shape, variance, dtype=torch.float64)
     expect(
@@ -326,26 +313,21 @@ def _posterior_at(
             "your variance is that of the step forward. Knowing x0 as well leaves less: multiply"
             " it by (sigma_then / sigma_now)^2.": beta,
             "this is the standard deviation; return the variance.": math.sqrt(variance),
-            "the fraction in your variance is upside down: the posterior is *narrower* than the"
-            " step forward.": beta * now.sigma**2 / then.sigma**2,
+            "the fraction in your variance is upside down: the posterior is *narrower* than the step forward.": beta
+            * now.sigma**2
+            / then.sigma**2,
             "from `then` to `now` the old noise shrinks too: b = sigma_now^2 - a^2 sigma_then^2,"
             " with a = alpha_now / alpha_then.": now.sigma**2 - then.sigma**2,
             "this is the precision, 1 / variance; turn it around.": 1 / variance,
-            "the fraction in your variance has standard deviations: square them.": (
-                beta * then.sigma / now.sigma
-            ),
+            "the fraction in your variance has standard deviations: square them.": (beta * then.sigma / now.sigma),
         }
         slips = {f"{case}: {said}": torch.full_like(right, v) for said, v in slips.items()}
         reject(spread, slips, lambda a, b: same(a, b, 1e-3))
         i = int((spread - right).abs().nan_to_num(math.inf).argmax())
-        raise WrongAnswer(
-            f"{case} Bayes on a grid has the variance {variance:.5f}, yours {spread[i]:.5f}."
-        )
+        raise WrongAnswer(f"{case} Bayes on a grid has the variance {variance:.5f}, yours {spread[i]:.5f}.")
     if not same(mean, wanted, 1e-3):
         turned = torch.tensor([_posterior(*pair, now, then)[0] for pair in zip(x, x0)])
-        reject(
-            mean, {f"{case}: x0 and x have changed places.": turned}, lambda a, b: same(a, b, 1e-3)
-        )
+        reject(mean, {f"{case}: x0 and x have changed places.": turned}, lambda a, b: same(a, b, 1e-3))
         i = int((mean - wanted).abs().nan_to_num(math.inf).argmax())
         raise WrongAnswer(
             f"{case}, x0 = {x0[i]:g} and x = {x[i]:g}, Bayes on a grid has the mean"
@@ -393,9 +375,7 @@ def ancestral_step(answer: Callable) -> None:
             raise WrongAnswer(f"{said} {gap.abs().max():.3f}.")
 
 
-def _ancestral_at(
-    answer: Callable, x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor
-) -> None:
+def _ancestral_at(answer: Callable, x: Tensor, x0: Tensor, now: Level, then: Level, noise: Tensor) -> None:
     (mean, small), large = _mean_and_small(x, x0, now, then), 1 - (now.alpha / then.alpha) ** 2
     found = _points(untouched(answer, x, x0, now, then, noise), x, "the new x")
     grain = found - mean.double()
@@ -418,11 +398,8 @@ def _ancestral_at(
         "noise is multiplied by the standard deviation, the root of the variance.": large * noise,
         "this is the small variance, the posterior's own; the exercise asks for beta,"
         " `transition(now, then)[1]`.": small**0.5 * noise,
-        "noise is multiplied by the standard deviation of beta, and yours by the small"
-        " variance.": small * noise,
-        "no noise is added, though this is not the last step: only a clean `then` adds none.": (
-            0 * noise
-        ),
+        "noise is multiplied by the standard deviation of beta, and yours by the small variance.": small * noise,
+        "no noise is added, though this is not the last step: only a clean `then` adds none.": (0 * noise),
         "your noise is that of the whole level `then`: a step adds beta only.": then.sigma * noise,
         "your noise is that of the whole level `now`: a step adds beta only.": now.sigma * noise,
     }
@@ -482,35 +459,26 @@ def _ddim_at(
         slips = {
             "this is x itself: the noise in it is (x - alpha x0) / sigma at the *old* level, and is"
             " put together at the *new* level.": x,
-            f"{case} the noise must shrink to sigma at the *new* level: yours is as strong as"
-            " before.": then.alpha * x0 + now.sigma * eps,
-            "x is no noise: what stands beside x0 at the *new* level is eps, (x - alpha x0) /"
-            " sigma.": then.alpha * x0 + then.sigma * x,
+            f"{case} the noise must shrink to sigma at the *new* level: yours is as strong as before.": then.alpha * x0
+            + now.sigma * eps,
+            "x is no noise: what stands beside x0 at the *new* level is eps, (x - alpha x0) / sigma.": then.alpha * x0
+            + then.sigma * x,
             "the divisor sigma is missing: eps is (x - alpha x0) / sigma.": (
                 then.alpha * x0 + then.sigma * now.sigma * eps
             ),
         }
         reject(found, slips, alike)
         raise WrongAnswer(
-            f"{case} the result is alpha x0 + sigma eps at the *new* level, with the eps that x"
-            " was made of."
+            f"{case} the result is alpha x0 + sigma eps at the *new* level, with the eps that x was made of."
         )
     share = ((grain * noise).sum() / noise.double().square().sum()).item()
     upside_down = now.sigma**2 / then.sigma**2 * beta
     slips = {
         f"{case} new noise of variance {share**2:.3f} is added where the level holds"
-        f" {then.sigma**2:.3f}: sigma_now^2 / sigma_then^2 is upside down.": (
-            eta * math.sqrt(upside_down) * noise
-        ),
-        "eta and the small variance give s^2; noise is multiplied by its root, s.": (
-            eta**2 * small * noise
-        ),
-        "the small variance is no standard deviation: take its root before it multiplies eta.": (
-            eta * small * noise
-        ),
-        "s^2 is built on the small variance of the posterior, not on beta.": (
-            eta * math.sqrt(beta) * noise
-        ),
+        f" {then.sigma**2:.3f}: sigma_now^2 / sigma_then^2 is upside down.": (eta * math.sqrt(upside_down) * noise),
+        "eta and the small variance give s^2; noise is multiplied by its root, s.": (eta**2 * small * noise),
+        "the small variance is no standard deviation: take its root before it multiplies eta.": (eta * small * noise),
+        "s^2 is built on the small variance of the posterior, not on beta.": (eta * math.sqrt(beta) * noise),
         f"{case} no new noise is added.": 0 * noise,
     }
     if eta < 1:
@@ -523,9 +491,7 @@ def _ddim_at(
             f"{case} new noise of variance {share**2:.3f} is added where the level holds only"
             f" {then.sigma**2:.3f}, so that the root is imaginary: check s^2.",
         )
-        raise WrongAnswer(
-            f"{case} the new noise should have the variance {fresh**2:.4f}, yours {share**2:.4f}."
-        )
+        raise WrongAnswer(f"{case} the new noise should have the variance {fresh**2:.4f}, yours {share**2:.4f}.")
     old = _points(answer(now.sigma * eps, zero, now, then, eta, zero), x, "the new x")
     total = share**2 + (((old * eps).sum() / eps.double().square().sum()) ** 2).item()
     expect(
@@ -533,10 +499,7 @@ def _ddim_at(
         f"{case} old and new noise together must have the variance {then.sigma**2:.4f} of the new"
         f" level, yours have {total:.4f}: what is added must be taken from the old.",
     )
-    raise WrongAnswer(
-        f"{case} the three parts must be added up: alpha x0 at the new level, the old noise and"
-        " the new."
-    )
+    raise WrongAnswer(f"{case} the three parts must be added up: alpha x0 at the new level, the old noise and the new.")
 
 
 def _too_much_noise(answer: Callable, x0: Tensor, now: Level, then: Level, noise: Tensor) -> None:
@@ -585,10 +548,7 @@ def _dpmpp_at(
     expect(same(last, x0), "on the way to a clean level DDIM's step lands on x0.")
     found = _points(untouched(answer, x, x0, now, then, (x0_before, before)), x, "the new x")
     expect(torch.equal(kept, x0_before), "your function changes the last guess: make a new tensor.")
-    h, h_before = (
-        math.log(b.alpha / b.sigma) - math.log(a.alpha / a.sigma)
-        for a, b in ((now, then), (before, now))
-    )
+    h, h_before = (math.log(b.alpha / b.sigma) - math.log(a.alpha / a.sigma) for a, b in ((now, then), (before, now)))
 
     def extrapolated(factor: float) -> Tensor:
         return ddim(x0 + factor * (x0 - x0_before))
@@ -598,26 +558,20 @@ def _dpmpp_at(
         return
     slips = {
         "this is still DDIM's step: the guess before is not used.": ddim(x0),
-        "the line is followed to the end of the step; take its value *half-way*, with h / (2"
-        " h').": (extrapolated(h / h_before)),
+        "the line is followed to the end of the step; take its value *half-way*, with h / (2 h').": (
+            extrapolated(h / h_before)
+        ),
         "the ratio of the two steps is upside down: a longer step goes further along the line.": (
             extrapolated(h_before / (2 * h))
         ),
-        "the sign is wrong: go on in the direction from the last guess to this one.": (
-            extrapolated(-half)
-        ),
+        "the sign is wrong: go on in the direction from the last guess to this one.": (extrapolated(-half)),
         "the steps in lambda are not equally long: multiply by h / h'.": extrapolated(0.5),
-        "start from the guess at this level, not from the one before.": (
-            ddim(x0_before + half * (x0 - x0_before))
-        ),
+        "start from the guess at this level, not from the one before.": (ddim(x0_before + half * (x0 - x0_before))),
         "the factor lacks h', the length of the last step: it is h / (2 h').": extrapolated(h / 2),
         "this is DDIM's step from the guess before alone.": ddim(x0_before),
-        "this is the extrapolated guess itself: put it into DDIM's step.": (
-            x0 + half * (x0 - x0_before)
-        ),
+        "this is the extrapolated guess itself: put it into DDIM's step.": (x0 + half * (x0 - x0_before)),
     }
     reject(found, slips, same)
     raise WrongAnswer(
-        f"here h = {h:.3f} and h' = {h_before:.3f}: give DDIM the guess x0 + h / (2 h')"
-        " (x0 - x0_before)."
+        f"here h = {h:.3f} and h' = {h_before:.3f}: give DDIM the guess x0 + h / (2 h') (x0 - x0_before)."
     )

@@ -70,15 +70,9 @@ def _embedding_at(answer: Callable, t: Tensor, dim: int) -> None:
         ).flatten(1),
         "sines come first, then cosines.": wanted.roll(half, 1),
         "timesteps count from 0: do not add 1.": clocks(t + 1, exponents),
-        "the frequencies fall with i: there is a minus in the exponent.": clocks(
-            t, [i / half for i in range(half)]
-        ),
-        "the exponent is -i / (dim / 2), and yours is -i / dim.": clocks(
-            t, [-i / dim for i in range(half)]
-        ),
-        "i counts from 0, so that the first frequency is 1.": clocks(
-            t, [-(i + 1) / half for i in range(half)]
-        ),
+        "the frequencies fall with i: there is a minus in the exponent.": clocks(t, [i / half for i in range(half)]),
+        "the exponent is -i / (dim / 2), and yours is -i / dim.": clocks(t, [-i / dim for i in range(half)]),
+        "i counts from 0, so that the first frequency is 1.": clocks(t, [-(i + 1) / half for i in range(half)]),
         "these are sines alone, twice: the second half are cosines.": wanted[:, :half].repeat(1, 2),
     }
     if half > 1:
@@ -98,9 +92,7 @@ def timesteps(answer: Callable[[int, int], Tensor]) -> None:
     """`answer(n, T)`: each of 0 to T - 1 equally often, at every place."""
     n, T = 60_000, 40
     found, again = (_whole(answer(n, T), n, "timesteps") for _ in range(2))
-    expect(
-        not torch.equal(found, again), "the timesteps are the same each time: draw them at random."
-    )
+    expect(not torch.equal(found, again), "the timesteps are the same each time: draw them at random.")
     expect(
         (found != found[0]).any(),
         "all n timesteps are one and the same: draw one for each picture.",
@@ -113,8 +105,7 @@ def timesteps(answer: Callable[[int, int], Tensor]) -> None:
     )
     expect(
         (found == T - 1).any(),
-        "t = T - 1 is never drawn, yet sampling starts there; torch.randint leaves out its upper"
-        " bound by itself.",
+        "t = T - 1 is never drawn, yet sampling starts there; torch.randint leaves out its upper bound by itself.",
     )
     share = found.bincount(minlength=T) * T / n
     rounded = bool(((share[[0, -1]] - 0.5).abs() < 0.2).all())
@@ -125,8 +116,7 @@ def timesteps(answer: Callable[[int, int], Tensor]) -> None:
     worst = int((share - 1).abs().argmax())
     expect(
         ((share - 1).abs() < 0.2).all(),
-        f"timesteps are not equally often drawn: {worst} comes {share[worst]:.2f} times as often as"
-        " it should.",
+        f"timesteps are not equally often drawn: {worst} comes {share[worst]:.2f} times as often as it should.",
     )
     small = torch.stack([_whole(answer(3, T), 3, "timesteps") for _ in range(1500)]).double()
     gap = (small.mean(0) - (T - 1) / 2).abs().max()  # its standard deviation is 0.3
@@ -203,8 +193,7 @@ def _loss_at(answer: Callable, t: Tensor, y: Tensor, kind: str, dtype: torch.dty
     x_seen, t_seen, y_seen = (net.seen(part) for part in range(3))
     expect(
         t_seen is not None and torch.equal(t_seen.double(), t.double()),
-        "the network was given other timesteps than the ones passed in: do not draw t again inside"
-        " the loss.",
+        "the network was given other timesteps than the ones passed in: do not draw t again inside the loss.",
     )
     expect(
         y_seen is not None and torch.equal(y_seen, y),
@@ -213,16 +202,17 @@ def _loss_at(answer: Callable, t: Tensor, y: Tensor, kind: str, dtype: torch.dty
     if x_seen is None or not same(x_seen, x_t):
         slips = {
             "the network's input is x0 without noise: it is alpha x0 + sigma noise.": x0,
-            "the network's input has the noise times its variance, not alpha x0 + sigma noise: take"
-            " the root.": alpha * x0 + sigma**2 * noise,
-            "the network's input has the signal times alpha_bar, not alpha x0 + sigma noise: take"
-            " the root.": alpha**2 * x0 + sigma * noise,
+            "the network's input has the noise times its variance, not alpha x0 + sigma noise: take the root.": alpha
+            * x0
+            + sigma**2 * noise,
+            "the network's input has the signal times alpha_bar, not alpha x0 + sigma noise: take the root.": alpha**2
+            * x0
+            + sigma * noise,
         }
         if x_seen is not None:
             reject(x_seen, slips, same)
         raise WrongAnswer(
-            "the network's input is not alpha x0 + sigma noise at the given t (add_noise,"
-            " schedule.level)."
+            "the network's input is not alpha x0 + sigma noise at the given t (add_noise, schedule.level)."
         )
     expect(net.gain.grad is None, "leave backward to the caller: the loss only computes.")
     out, found = 0.3 * x_t, returned.detach().double().reshape(())
@@ -236,15 +226,11 @@ def _loss_at(answer: Callable, t: Tensor, y: Tensor, kind: str, dtype: torch.dty
         }
         slips |= {
             "this is the sum over all pixels: take the mean.": error.sum(),
-            "this is the sum over the pixels of a picture: take the mean over all.": (
-                error.sum() / len(t)
-            ),
+            "this is the sum over the pixels of a picture: take the mean over all.": (error.sum() / len(t)),
             "this is the root of the mean: leave the error squared.": error.mean().sqrt(),
             "this is the mean of the absolute error: square it.": error.sqrt().mean(),
             "this is half of the mean squared error.": error.mean() / 2,
-            "the sign of v is turned around: v = alpha noise - sigma x0.": (
-                (out + targets["v"]).square().mean()
-            ),
+            "the sign of v is turned around: v = alpha noise - sigma x0.": ((out + targets["v"]).square().mean()),
         }
         reject(found, slips, same)
         raise WrongAnswer(
@@ -289,8 +275,7 @@ def visits(answer: Callable[[int, int], list[tuple[int, int]]]) -> None:
         jumps = [now - then for now, then in found]
         expect(
             jumps[-1] + 1 >= min(jumps[:-1], default=1),
-            f"{call} the last step, from {found[-1][0]} to -1, is shorter than the others: spent on"
-            " almost nothing.",
+            f"{call} the last step, from {found[-1][0]} to -1, is shorter than the others: spent on almost nothing.",
         )
         expect(max(jumps) - min(jumps) <= 1, f"{call} the steps are not evenly spread.")
         evenly([now for now, _ in found], T, call)
@@ -319,20 +304,12 @@ def guided(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
             if same(found, b + w * (a - b)):
                 continue
             slips = {
-                "you count from the prediction with the class, as the paper does: its w is ours"
-                " minus 1.": a + w * (a - b),
-                "the sign is turned around: this pushes pictures away from their class.": (
-                    b - w * (a - b)
-                ),
-                "the two predictions are swapped: w = 0 gives the one without the class.": (
-                    a + w * (b - a)
-                ),
-                "this is the difference alone: the prediction without the class is missing.": (
-                    w * (a - b)
-                ),
-                "w multiplies the prediction with the class alone: it belongs to the difference.": (
-                    b + w * a
-                ),
+                "you count from the prediction with the class, as the paper does: its w is ours minus 1.": a
+                + w * (a - b),
+                "the sign is turned around: this pushes pictures away from their class.": (b - w * (a - b)),
+                "the two predictions are swapped: w = 0 gives the one without the class.": (a + w * (b - a)),
+                "this is the difference alone: the prediction without the class is missing.": (w * (a - b)),
+                "w multiplies the prediction with the class alone: it belongs to the difference.": (b + w * a),
                 "the prediction with the class has no say here.": b,
             }
             if w == 1.75:  # at 0 and 1 several slips have one value
@@ -340,8 +317,7 @@ def guided(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
                 between = tensor(answer(a, b, 0.5), "the prediction", a.shape)
                 expect(
                     not (same(found, a) and same(between, (a + b) / 2)),
-                    "this is a mean of both: beyond w = 1 the difference is exaggerated, so do not"
-                    " clamp w.",
+                    "this is a mean of both: beyond w = 1 the difference is exaggerated, so do not clamp w.",
                 )
                 expect(not same(found, a), "the prediction without the class has no say here.")
             raise WrongAnswer(f"for w = {w:g} it is without + w (with_class - without).")
@@ -378,8 +354,7 @@ def drop_labels(answer: Callable[[Tensor, float], Tensor]) -> None:
     places = dropped.double().mean(dim=0)  # each label by itself: 60 coins, so never all or none
     expect(
         ((places > 0) & (places < 1)).all(),
-        "some places of the batch always lose their class and others never: toss a coin for each"
-        " label.",
+        "some places of the batch always lose their class and others never: toss a coin for each label.",
     )
     spread = shares.std().item()  # 0.032 for one coin a label
     expect(
@@ -429,20 +404,14 @@ def _jump_at(answer: Callable, x: Tensor, then: Level, now: Level, noise: Tensor
     added = tensor(answer(zero, then, now, noise), "x at the noisier level", x.shape)
     if not alike(signal, shrink * x):
         slips = {
-            "the signal is as strong as before: shrink x by alpha_now / alpha_then before noise is"
-            " added.": x,
-            "x grows: the fraction is upside down, and x shrinks by alpha_now / alpha_then.": (
-                x / shrink
-            ),
-            "alpha_now alone shrinks x too far: it holds alpha_then x0, so divide by alpha_then.": (
-                now.alpha * x
-            ),
+            "the signal is as strong as before: shrink x by alpha_now / alpha_then before noise is added.": x,
+            "x grows: the fraction is upside down, and x shrinks by alpha_now / alpha_then.": (x / shrink),
+            "alpha_now alone shrinks x too far: it holds alpha_then x0, so divide by alpha_then.": (now.alpha * x),
             "x is multiplied by alpha_now / alpha_then itself, not by its square.": (shrink**2 * x),
         }
         reject(signal, slips, alike)
         raise WrongAnswer(
-            f"x shrinks by alpha_now / alpha_then, {shrink:.4f} from alpha {then.alpha:.3f} to"
-            f" {now.alpha:.3f}."
+            f"x shrinks by alpha_now / alpha_then, {shrink:.4f} from alpha {then.alpha:.3f} to {now.alpha:.3f}."
         )
     missing = max(now.sigma**2 - then.sigma**2, 0.0)
     adds = "the standard deviation of what is added"
@@ -451,9 +420,7 @@ def _jump_at(answer: Callable, x: Tensor, then: Level, now: Level, noise: Tensor
         f"{adds} is not all of sigma_now: x brings noise of its own.": now.sigma * noise,
         f"{adds} forgets that the old noise shrinks with x: the variance is sigma_now^2 minus"
         " (alpha_now / alpha_then)^2 sigma_then^2.": math.sqrt(missing) * noise,
-        f"{adds} is not sigma_now - sigma_then: it is variances that add up.": (
-            (now.sigma - then.sigma) * noise
-        ),
+        f"{adds} is not sigma_now - sigma_then: it is variances that add up.": ((now.sigma - then.sigma) * noise),
         "no noise is added.": zero,
     }
     reject(added, slips, alike)

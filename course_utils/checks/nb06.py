@@ -104,28 +104,17 @@ def _loop_of(answer: Callable, kind: type, n: int, steps: int) -> None:
     )
     slips = {
         "pictures of a pipeline lie in [0, 1]: halve, add a half, and clamp.": x,
-        "pictures of a pipeline lie in [0, 1], and some of your values do not: clamp at the end.": (
-            x / 2 + 0.5
-        ),
-        "the clamp alone makes the dark half of each picture black: halve and add a half first.": (
-            x.clamp(0, 1)
-        ),
-        "pictures of a pipeline lie in [0, 1]: yours lie in [-1, 1]; halve and add a half.": (
-            x.clamp(-1, 1)
-        ),
+        "pictures of a pipeline lie in [0, 1], and some of your values do not: clamp at the end.": (x / 2 + 0.5),
+        "the clamp alone makes the dark half of each picture black: halve and add a half first.": (x.clamp(0, 1)),
+        "pictures of a pipeline lie in [0, 1]: yours lie in [-1, 1]; halve and add a half.": (x.clamp(-1, 1)),
         "clamp last: after the halving, not before.": (x.clamp(0, 1) / 2 + 0.5),
-        "this is the noise that you started with: keep what each step returns.": (
-            (start / 2 + 0.5).clamp(0, 1)
-        ),
-        "pictures of a pipeline lie in [0, 1]: yours run from 0 to 255.": (
-            (x / 2 + 0.5).clamp(0, 1) * 255
-        ),
+        "this is the noise that you started with: keep what each step returns.": ((start / 2 + 0.5).clamp(0, 1)),
+        "pictures of a pipeline lie in [0, 1]: yours run from 0 to 255.": ((x / 2 + 0.5).clamp(0, 1) * 255),
     }
     reject(found, slips, same)
     expect(
         ((found >= 0) & (found <= 1)).all(),
-        f"pictures of a pipeline lie in [0, 1], and yours between {found.min():.2f} and"
-        f" {found.max():.2f}.",
+        f"pictures of a pipeline lie in [0, 1], and yours between {found.min():.2f} and {found.max():.2f}.",
     )
     raise WrongAnswer(
         "the pictures are not the pipeline's: start with torch.randn(..., generator=generator),"
@@ -178,9 +167,7 @@ class _Watch:
                 tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
             except (OSError, TypeError, SyntaxError):  # typed at a prompt, or half a line
                 continue
-            if any(
-                isinstance(node, ast.Name) and node.id == "__debug__" for node in ast.walk(tree)
-            ):
+            if any(isinstance(node, ast.Name) and node.id == "__debug__" for node in ast.walk(tree)):
                 return True
         return False
 
@@ -237,9 +224,7 @@ def gate(answer: Callable[[bool], str]) -> None:
                 ) from None
             raise
         else:
-            raise WrongAnswer(
-                f"approved={refused!r} was let through: only True itself counts as an approval."
-            )
+            raise WrongAnswer(f"approved={refused!r} was let through: only True itself counts as an approval.")
     try:
         with watch:
             name = answer(True)
@@ -248,8 +233,7 @@ def gate(answer: Callable[[bool], str]) -> None:
     expect(not watch.asserted, vanishes)
     expect(
         not watch.depends_on_debug(),
-        "`__debug__` is False under python -O, so that your gate stands open there: ask without"
-        " it.",
+        "`__debug__` is False under python -O, so that your gate stands open there: ask without it.",
     )
     expect(name != GONE, "this repository was deleted in August 2024.")
     expect(
@@ -261,9 +245,7 @@ def gate(answer: Callable[[bool], str]) -> None:
 def _says_what_is_missing(said: str) -> None:
     words = {word.lower() for word in re.findall(r"[^\W\d_]+", said)}
     expect(
-        len(said) > 10
-        and len(words) > 1
-        and " ".join(said.lower().strip(" .!").split()) not in EMPTY_WORDS,
+        len(said) > 10 and len(words) > 1 and " ".join(said.lower().strip(" .!").split()) not in EMPTY_WORDS,
         f"the error should say in a sentence what is missing, and yours says {said[:40]!r}.",
     )
 
@@ -276,9 +258,7 @@ def timesteps(answer: Callable[[Sequence[int], float], Sequence[int]]) -> None:
         every = list(range(1000 - 1000 // steps, -1, -(1000 // steps)))[:steps]
         _strength_at(answer, every, strength)
         # uneven timesteps: it is the count that strength decides
-        _strength_at(
-            answer, [t * t // 1000 + 3 * (steps - i) for i, t in enumerate(every)], strength
-        )
+        _strength_at(answer, [t * t // 1000 + 3 * (steps - i) for i, t in enumerate(every)], strength)
 
 
 def _strength_at(answer: Callable, every: list[int], strength: float) -> None:
@@ -307,8 +287,7 @@ def _strength_at(answer: Callable, every: list[int], strength: float) -> None:
     )
     expect(
         found != every[run:] or len(found) == run,
-        f"{case} runs {run}, not {len(found)}: these are what is left when the first {run} are"
-        " skipped.",
+        f"{case} runs {run}, not {len(found)}: these are what is left when the first {run} are skipped.",
     )
     expect(len(found) == run, f"{case} runs {run}, not {len(found)}.")
     raise WrongAnswer(f"for {case}, {every}, these should run: {wanted}; you gave {found}.")
@@ -333,9 +312,7 @@ def negative(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
                 ),
                 "this is one guidance too much: at guidance 1 the result should be the guess with"
                 " the prompt, unchanged.": wanted + guidance * (wanted - unwanted),
-                "this is the difference alone: add it to the unwanted guess.": (
-                    guidance * (wanted - unwanted)
-                ),
+                "this is the difference alone: add it to the unwanted guess.": (guidance * (wanted - unwanted)),
                 "the negative prompt has no say here: the wanted guess alone is returned.": wanted,
                 "the wanted guess has no say here: the unwanted one alone is returned.": unwanted,
                 "guidance multiplies the wanted guess alone: it belongs to the difference.": (
@@ -345,8 +322,7 @@ def negative(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
             if guidance not in (0, 1):  # there several slips have one value
                 reject(found, slips, same)
             raise WrongAnswer(
-                f"at guidance {guidance:g} the result should be unwanted + guidance * (wanted -"
-                " unwanted)."
+                f"at guidance {guidance:g} the result should be unwanted + guidance * (wanted - unwanted)."
             )
 
 
@@ -368,9 +344,7 @@ def merge(answer: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
                 "W itself was changed: make a new matrix, so that the style can be taken off.",
             )
             untouched(answer, W, A, B, alpha)
-            _merged_at(
-                tensor(returned, "the merged matrix"), W.double(), A.double(), B.double(), alpha
-            )
+            _merged_at(tensor(returned, "the merged matrix"), W.double(), A.double(), B.double(), alpha)
 
 
 def _merged_at(found: Tensor, W: Tensor, A: Tensor, B: Tensor, alpha: float) -> None:
@@ -399,6 +373,5 @@ def _merged_at(found: Tensor, W: Tensor, A: Tensor, B: Tensor, alpha: float) -> 
         slips["the product is turned around: B @ A, without a transpose."] = W + change.T / rank
     reject(found, slips, same)
     raise WrongAnswer(
-        "F.linear(x, W') should equal F.linear(x, W) + alpha / rank * F.linear(F.linear(x, A), B)"
-        " for every x."
+        "F.linear(x, W') should equal F.linear(x, W) + alpha / rank * F.linear(F.linear(x, A), B) for every x."
     )

@@ -223,9 +223,8 @@ class MixtureDenoiser(nn.Module):
 
 
 class HeadStart(nn.Module):
-    """A U-Net of 2 input channels that corrects the mixture's prediction; puts out v (N, 1, 28,
-    28), so
-    that its kind is "v".
+    """A U-Net of 2 input channels that corrects the mixture's prediction; puts out v
+    (N, 1, 28, 28), so that its kind is "v".
     """
 
     def __init__(self, unet: UNet, mixture: MixtureDenoiser, schedule: Schedule) -> None:

@@ -769,8 +769,8 @@ plots.show(
         "FD over function evaluations, both axes logarithmic, eight falling curves. UniPC lies "
         "lowest everywhere, DPM-Solver++ next, then Euler and DDIM together, then the two "
         "ancestral ones together; PNDM starts high and meets DDIM at twenty; Heun, capped, lies "
-        "above all up to twenty function evaluations and crosses the ancestral curves before forty. A "
-        "dashed line at the bottom is real pictures."
+        "above all up to twenty function evaluations and crosses the ancestral curves before forty. "
+        "A dashed line at the bottom is real pictures."
     ),
 )
 

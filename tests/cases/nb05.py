@@ -258,9 +258,7 @@ LOSS = Case(
         (
             loss_with(
                 target=lambda kind, x0, e, level: (
-                    -nb04.output_from("v", x0, e, level)
-                    if kind == "v"
-                    else nb04.output_from(kind, x0, e, level)
+                    -nb04.output_from("v", x0, e, level) if kind == "v" else nb04.output_from(kind, x0, e, level)
                 )
             ),
             "sign of v",
@@ -360,9 +358,7 @@ LABELS = Case(
         lambda y, p: y.masked_fill(torch.rand_like(y, dtype=torch.float64) < p, 10),
         lambda y, p: [10 if random.random() < p else label for label in y.tolist()],
         lambda y, p: np.where(np.random.default_rng().random(len(y)) < p, 10, y.numpy()),
-        lambda y, p: torch.stack(
-            [label if torch.rand(()) >= p else torch.tensor(10) for label in y]
-        ),
+        lambda y, p: torch.stack([label if torch.rand(()) >= p else torch.tensor(10) for label in y]),
         lambda y, p: y + (10 - y) * (torch.rand(len(y)) < p),
     ],
     wrong=[
@@ -422,9 +418,7 @@ VISITS = Case(
         lambda T, steps: torch.tensor(right_visits(T, steps)),
         lambda T, steps: [list(pair) for pair in right_visits(T, steps)],
         lambda T, steps: zip(nb04.respaced(T, steps), [*nb04.respaced(T, steps)[1:], -1]),
-        lambda T, n: np.lib.stride_tricks.sliding_window_view(
-            np.linspace(T - 1, -1, n + 1).round().astype(int), 2
-        ),
+        lambda T, n: np.lib.stride_tricks.sliding_window_view(np.linspace(T - 1, -1, n + 1).round().astype(int), 2),
     ],
     wrong=[
         (lambda T, steps: pairs([*reversed(range(steps)), -1]), "start at timestep"),  # ERRATA 3
@@ -500,9 +494,7 @@ JUMP = Case(
     ],
     wrong=[
         (
-            jump_with(
-                lambda then, now: 1.0, lambda then, now: (now.sigma**2 - then.sigma**2) ** 0.5
-            ),
+            jump_with(lambda then, now: 1.0, lambda then, now: (now.sigma**2 - then.sigma**2) ** 0.5),
             "as strong as before",
         ),
         (

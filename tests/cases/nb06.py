@@ -296,9 +296,7 @@ MERGE = Case(
         lambda W, A, B, alpha: torch.addmm(W, B, A, alpha=alpha / A.size(0)),
         lambda W, A, B, alpha: W.numpy() + alpha / len(A) * B.numpy() @ A.numpy(),
         lambda W, A, B, alpha: merged(W.double(), A.double(), B=B.double(), alpha=alpha),
-        lambda W, A, B, alpha: torch.nn.Parameter(
-            W + torch.einsum("or,ri->oi", B, A) * alpha / len(A)
-        ),
+        lambda W, A, B, alpha: torch.nn.Parameter(W + torch.einsum("or,ri->oi", B, A) * alpha / len(A)),
     ],
     wrong=[
         (in_place, "W itself was changed"),
