@@ -26,6 +26,7 @@ LANGUAGE_INFO = {
     "nbconvert_exporter": "python",
     "pygments_lexer": "ipython3",
 }
+FOLDED = {"setup", "solution", "figure", "widget"}  # code that is not the lesson, or not to be seen yet
 CELL_METADATA = {"tags", "jupyter", "cellView", "slideshow"}
 
 
@@ -91,9 +92,8 @@ def clean_metadata(nb: NotebookNode) -> NotebookNode:
     nb.metadata = NotebookNode(kernelspec=KERNELSPEC, language_info=LANGUAGE_INFO, course=facts)
     for cell in nb.cells:
         cell.metadata = NotebookNode({key: cell.metadata[key] for key in CELL_METADATA & set(cell.metadata)})
-        if "solution" in tags(cell):
+        if FOLDED & set(tags(cell)):
             cell.metadata["jupyter"] = NotebookNode(source_hidden=True)
-        if {"solution", "setup"} & set(tags(cell)):
             cell.metadata["cellView"] = "form"
     return nb
 

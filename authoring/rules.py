@@ -11,7 +11,7 @@ import base64
 import re
 from pathlib import Path
 
-from .cells import claims, defined_names, tags
+from .cells import FOLDED, claims, defined_names, tags
 from .course import BADGE_IMAGE
 
 HEADINGS = (
@@ -178,6 +178,16 @@ def setup_problems(nb, setup: str) -> list[str]:
     return [] if found[0].source == setup else ["the set-up cell is not the stamped one"]
 
 
+def folding_problems(nb) -> list[str]:
+    """Set-up, solutions, widgets and plotting that is not the lesson: folded in JupyterLab and on Colab."""
+    return [
+        f"code that is to be folded is not: {first_line(cell)!r}"
+        for cell in code_cells(nb)
+        if FOLDED & set(tags(cell))
+        and not (cell.metadata.get("jupyter", {}).get("source_hidden") and cell.metadata.get("cellView") == "form")
+    ]
+
+
 def time_problems(nb) -> list[str]:
     facts = nb.metadata.course
     if "build_seconds" not in facts:
@@ -234,8 +244,6 @@ def _exercise(nb, index: int, text) -> list[str]:
     solution = following[1]
     if not solution.source.startswith("# @title Solution"):
         problems.append("the solution does not begin with '# @title Solution'")
-    if not solution.metadata.get("jupyter", {}).get("source_hidden"):
-        problems.append("the solution is not folded")
     checked = following[1:3] if "check" in roles[2] else [solution]
     if checked == [solution] and "check" not in solution.source:
         problems.append("the solution is not checked")
@@ -321,6 +329,7 @@ RULES = (
     length_problems,
     width_problems,
     structure_problems,
+    folding_problems,
     time_problems,
     claim_problems,
     widget_problems,

@@ -148,6 +148,9 @@ def value(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 checks.value(value, solution=True)
 
+# %%
+value = checks.use(my_value, value)  # yours from here on, once it passes
+
 # %% [markdown]
 # ### One step of each player
 #
@@ -292,6 +295,11 @@ def optimal_discriminator(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 checks.optimal_discriminator(optimal_discriminator, solution=True)
+
+# %%
+optimal_discriminator = checks.use(
+    my_optimal_discriminator, optimal_discriminator
+)  # yours from here on, once it passes
 
 # %% [markdown]
 # So the best logit is $\log p(x) - \log q(x)$: a perfect discriminator has learnt the *ratio of the
@@ -1080,7 +1088,8 @@ claim(
     at_most=1e-12,
 )
 
-# %%
+# %% tags=["figure"]
+# @title Code of the figure
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3.4), width_ratios=(1, 1.35))
 angle = np.linspace(0, 2 * np.pi, 200)
 left.plot(np.cos(angle), np.sin(angle), color="0.6", linestyle=":")
@@ -1185,6 +1194,7 @@ claim(
 
 
 # %% tags=["widget", "nbval-ignore-output"]
+# @title Code of the widget
 def draw_dirac(h, gamma, sigma, order, loss):
     game = {"gamma": gamma, "sigma": sigma, "loss": loss}
     alternating = order == "alternating"
@@ -1682,6 +1692,7 @@ def gan_lab(still: plots.Picture | None = None, seed: int = 0):
 
 
 # %% tags=["widget", "nbval-ignore-output"]
+# @title Code of the widget
 lab = gan_lab(film, run.seed)
 
 # %% [markdown]

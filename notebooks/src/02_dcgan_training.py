@@ -183,6 +183,11 @@ def conv_transpose_size(size: int, kernel: int, stride: int = 1, padding: int = 
 
 checks.transposed_size(conv_transpose_size, solution=True)
 
+# %%
+conv_transpose_size = checks.use(
+    my_transposed_size, conv_transpose_size
+)  # yours from here on, once it passes
+
 # %% [markdown]
 # The folded solution also stands in the course's package, so that what follows runs whatever you
 # wrote. The widget stacks three transposed convolutions, of which the last two share their sliders;
@@ -190,6 +195,7 @@ checks.transposed_size(conv_transpose_size, solution=True)
 # starting position.)
 
 # %% tags=["widget", "nbval-ignore-output"]
+# @title Code of the widget
 from course_utils.lessons.nb02_dcgan_training import conv_transpose_size
 
 
@@ -499,6 +505,9 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
 
 
 checks.generator_loss(generator_loss, solution=True)
+
+# %%
+generator_loss = checks.use(my_generator_loss, generator_loss)  # yours from here on, once it passes
 
 # %% [markdown]
 # ## The training loop, in full view
@@ -1049,6 +1058,10 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
 checks.slerp(slerp, solution=True)
 
 # %%
+slerp = checks.use(my_slerp, slerp)  # yours from here on, once it passes
+
+# %% tags=["figure"]
+# @title Code of the figure
 from course_utils.lessons.nb02_dcgan_training import slerp
 
 ends = torch.randn(64, 2, cfg["latent_dim"])  # 64 pairs of latents
@@ -1136,6 +1149,7 @@ metrics.show_reports(by_path)
 
 
 # %% tags=["widget", "nbval-ignore-output"]
+# @title Code of the widget
 def draw_walk(start, end, t, path):
     a, b = fixed_z[start].flatten().cpu(), fixed_z[end].flatten().cpu()
     z = (slerp if path == "arc" else lerp)(a, b, t)

@@ -729,7 +729,8 @@ def train_critics(constraint, steps=400, n=128):
 
 critics = {constraint: train_critics(constraint) for constraint in ("penalty", "clipping")}
 
-# %%
+# %% tags=["figure"]
+# @title Code of the figure
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3))
 top = 1.1 * max(exact.values())
 axes[0].plot([0, top], [0, top], color=plots.BLACK, linewidth=0.8, label="truth")
@@ -1187,7 +1188,8 @@ def contest(recipe, dataset, num_steps):
 # %%
 restless = contest(replace(RECIPES["vanilla"], lr_d=5e-3, lr_g=1e-2, lr_floor=1.0), "ring", 240)
 
-# %%
+# %% tags=["figure"]
+# @title Code of the figure
 figure, axes = plt.subplots(2, SEEDS, figsize=(8.3, 4), sharex=True, height_ratios=(3, 1.4))
 for seed, (above, below) in enumerate(axes.T):
     looks = restless["looks"]
@@ -1329,7 +1331,8 @@ plots.show(
     ),
 )
 
-# %%
+# %% tags=["figure"]
+# @title Code of the figure
 figure, axes = plt.subplots(3, 3, figsize=(8.3, 8.7))
 for axis, name in zip(axes.flat, RECIPES):
     r = results[name, "grid"]
@@ -1465,7 +1468,8 @@ for dataset, r in long_runs.items():
         f"{spread(r['w1'], 2)}, {r['steps']} steps, {r['seconds']:.0f} s"
     )
 
-# %%
+# %% tags=["figure"]
+# @title Code of the figure
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.2))
 for axis, dataset in zip(axes, MIXTURES):
     axis.scatter(*long_runs[dataset]["points"][0, :1500].T, s=1.5, color=plots.BLUE)
@@ -1535,6 +1539,7 @@ claim(
 
 
 # %% tags=["widget", "nbval-ignore-output"]
+# @title Code of the widget
 def draw_moment(recipe, dataset, moment):
     looks = results[recipe, dataset]["looks"]
     step = list(looks)[moment]
@@ -1750,7 +1755,8 @@ print(f"{'real digits':<22}{real_modes:>13}{real_kl:>8.2f}")
 for name, r in digit_results.items():
     print(f"{name:<22}{r['modes']:>13}{r['kl']:>8.2f}{r['steps']:>9}{r['seconds']:>7.0f} s")
 
-# %%
+# %% tags=["figure"]
+# @title Code of the figure
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 2.9))
 floor_modes, floor_kl = modes_and_kl(real_triples(LOOK_SAMPLES), TRUE_SHARE)
 for axis, i, floor, label in (

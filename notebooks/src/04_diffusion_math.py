@@ -473,7 +473,8 @@ claim(
     between=(0.60, 0.61),
 )
 
-# %%
+# %% tags=["figure"]
+# @title Code of the figure
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3.3), width_ratios=(1.25, 1))
 time = torch.linspace(0, 1, 1000)
 for (name, betas), colour, style in zip(BETAS.items(), plots.COLOURS, ("-", "--", "-", "-.")):
@@ -1464,8 +1465,8 @@ checks.ancestral_step(partial(ancestral_step, variance="large"), solution=True)
 # $x$ together say what the noise was, $\hat\epsilon = (x - \alpha \hat x_0)/\sigma$. Put the same
 # two together again at the next level:
 #
-# $$x_\text{then} = \alpha_\text{then}\, \hat x_0 + \sqrt{\sigma_\text{then}^2 - s^2}\; \hat\epsilon
-# + s\, \epsilon', \qquad
+# $$x_\text{then} = \alpha_\text{then}\, \hat x_0 +
+# \sqrt{\sigma_\text{then}^2 - s^2}\; \hat\epsilon + s\, \epsilon', \qquad
 #   s^2 = \eta^2 \cdot \text{(the small variance)} .$$
 #
 # With $\eta = 0$ nothing is random: the same noise always gives the same sample. With $\eta = 1$ it
@@ -2228,7 +2229,8 @@ claim(
     at_most=1e-5,
 )
 
-# %%
+# %% tags=["figure"]
+# @title Code of the figure
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.6))
 for axis, paths, title in (
     (axes[0], vp, "Diffusion, DDIM steps"),
@@ -2312,6 +2314,7 @@ def record(
 
 
 # %% tags=["widget", "nbval-ignore-output", "long"]
+# @title Code of the widget
 noise_2d, noise_1d = (
     torch.randn(16, 2, generator=rng, dtype=torch.float64),
     torch.randn(16, 1, generator=rng, dtype=torch.float64),

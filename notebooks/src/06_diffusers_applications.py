@@ -220,6 +220,9 @@ def sample_loop(unet, scheduler, n, steps, generator):
 checks.loop(sample_loop, solution=True)
 
 # %%
+sample_loop = checks.use(my_sample_loop, sample_loop)  # yours from here on, once it passes
+
+# %%
 theirs = sample_pipeline(pipeline, 16, 50, rng())
 ours = sample_loop(pipeline.unet, pipeline.scheduler, 16, 50, rng())
 ddim = DDIMPipeline(pipeline.unet, DDIMScheduler.from_config(pipeline.scheduler.config))
@@ -769,7 +772,7 @@ plots.show(
         "FD over function evaluations, both axes logarithmic, eight falling curves. UniPC lies "
         "lowest everywhere, DPM-Solver++ next, then Euler and DDIM together, then the two "
         "ancestral ones together; PNDM starts high and meets DDIM at twenty; Heun, capped, lies "
-        "above all up to twenty function evaluations and crosses the ancestral curves before forty. "
+        "above all up to 20 function evaluations and crosses the ancestral curves before forty. "
         "A dashed line at the bottom is real pictures."
     ),
 )
@@ -895,6 +898,7 @@ plots.show(
 # next cell lets you look for yourself.
 
 # %% tags=["widget", "nbval-ignore-output"]
+# @title Code of the widget
 EXPLORED, labels = (
     ("DDPM", "DDIM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep"),
     torch.arange(10),
@@ -1610,6 +1614,7 @@ plots.film_strip(
 
 
 # %% tags=["widget", "nbval-ignore-output"]
+# @title Code of the widget
 def draw_style(scale):
     figure, axis = plots.subplots(figsize=(7, 1.1), labels=False)
     axis.imshow(plots.tile(in_style[scale], 10).numpy(), cmap="gray", vmin=0, vmax=1)

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cases import Case
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from torch import nn
 
+from cases import Case
 from course_utils.checks import nb01
 
 LOG_2 = math.log(2)
