@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from . import close, exercise, expect, number, reject, tensor
+from . import use as use
 
 LOG_2 = math.log(2)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from . import exercise, expect
+from . import use as use
 
 
 @exercise("2.1")

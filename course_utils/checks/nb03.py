@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from course_utils import data
 
 from . import exercise, expect
+from . import use as use
 
 
 def _draw(seed: int = 0) -> torch.Generator:

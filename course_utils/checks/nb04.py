@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import WrongAnswer, exercise, expect, reject, tensor
+from . import use as use
 
 
 class Level(NamedTuple):

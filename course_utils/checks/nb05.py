@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import WrongAnswer, exercise, expect, reject, tensor
+from . import use as use
 from .nb04 import (
     LENGTHS,
     Level,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import NOT_THE_LEARNERS, NotAttempted, WrongAnswer, exercise, expect, reject, tensor
+from . import use as use
 from .nb04 import normal, same, untouched, whole_numbers
 
 

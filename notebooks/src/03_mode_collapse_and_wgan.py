@@ -20,6 +20,8 @@
 # %% [markdown]
 # # 03 · Mode collapse and WGAN
 #
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/03_mode_collapse_and_wgan.ipynb)
+#
 # [![Open In
 # Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/03_mode_collapse_and_wgan.ipynb)
 #

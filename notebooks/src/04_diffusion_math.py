@@ -19,6 +19,8 @@
 # %% [markdown]
 # # 04 · Diffusion mathematics
 #
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
+#
 # [![Open In
 # Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
 #

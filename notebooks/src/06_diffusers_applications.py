@@ -20,6 +20,8 @@
 # %% [markdown]
 # # 06 · Diffusers applications
 #
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/06_diffusers_applications.ipynb)
+#
 # [![Open In
 # Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/06_diffusers_applications.ipynb)
 #
