@@ -8,19 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# The notebooks of the syllabus; those without a text yet are listed in the README as planned.
-PLANNED = {
-    "01": "GAN theory",
-    "02": "DCGAN training",
-    "03": "Mode collapse and WGAN",
-    "04": "Diffusion mathematics",
-    "05": "DDPM from scratch",
-    "06": "Diffusers applications",
-    "07": "Super-resolution",
-    "08": "Medical synthesis",
-    "09": "Evaluation and responsible release",
-    "10": "Studio",
-}
 COURSE_KEYS = ("title", "summary", "minutes_cpu", "minutes_gpu")
 BADGE_IMAGE = "[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 SETUP = """\

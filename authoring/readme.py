@@ -7,47 +7,39 @@ import html
 import re
 
 import nbformat
+from nbformat import NotebookNode
 
 from course_utils.files import write
 from course_utils.plots import Picture
 
-from .cells import claims, read_notebook, read_source, tags
-from .course import PLANNED, Course, CourseError
+from .cells import FOLDED, read_notebook, read_source, tags
+from .course import Course, CourseError
 from .pages import describe_images
 
 PICTURE = ".github/picture.png"
+WORDS_A_MINUTE, LINES_A_MINUTE = 200, 15  # of text with formulas; of code that is read and run
 IMAGE = re.compile(r'<img (?=[^>]*alt="(?P<alt>[^"]*)")[^>]*src="data:image/\w+;base64,(?P<image>[^"]+)"')
 
 
-def _minutes(value: float | None) -> str:
-    return "not measured" if value is None else str(value)
+def human_minutes(nb: NotebookNode) -> int:
+    """What a person needs for a notebook, to ten minutes: words, lines of code that are shown, and exercises."""
+    words = sum(len(cell.source.split()) for cell in nb.cells if cell.cell_type == "markdown")
+    shown = [cell for cell in nb.cells if cell.cell_type == "code" and not FOLDED & set(tags(cell))]
+    lines = sum(len(cell.source.splitlines()) for cell in shown)
+    said = "\n".join(cell.source for cell in nb.cells if "difficulty" in cell.source)
+    exercises = sum(map(int, re.findall(r"difficulty \d/5 · (\d+) minutes", said)))
+    return 10 * round((words / WORDS_A_MINUTE + lines / LINES_A_MINUTE + exercises) / 10)
 
 
 def notebook_table(course: Course) -> str:
-    rows = [
-        "| notebook | what it teaches | minutes, CPU | minutes, GPU | Colab |",
-        "|---|---|---|---|---|",
-    ]
-    names = {name[:2]: name for name in course.names()}
-    for number in sorted(PLANNED | names):
-        if number not in names:
-            rows.append(f"| {number} {PLANNED[number]} | planned | | | |")
-            continue
-        name, facts = names[number], read_source(course, names[number]).metadata.course
-        link = f"[{number} {facts.title}](notebooks/{name}.ipynb)"
-        times = f"{_minutes(facts.minutes_cpu)} | {_minutes(facts.minutes_gpu)}"
+    rows = ["| notebook | what it teaches | computing | you | |", "|---|---|---|---|---|"]
+    for name in course.names():
+        nb = read_source(course, name)
+        facts = nb.metadata.course
+        link = f"[{name[:2]} {facts.title}](notebooks/{name}.ipynb)"
+        times = f"{facts.minutes_cpu} | {human_minutes(nb)}"
         rows.append(f"| {link} | {facts.summary} | {times} | {course.badge(name)} |")
     return "\n".join(rows)
-
-
-def claims_list(course: Course) -> str:
-    parts = []
-    for name in course.names():
-        if course.stored(name).exists() and (found := claims(nb := read_notebook(course.stored(name)))):
-            escaped = [re.sub(r"([*_`\[\]|])", r"\\\1", line).replace("<", "&lt;") for line in found]
-            heading = f"**[{name[:2]} {nb.metadata.course.title}](notebooks/{name}.ipynb)**"
-            parts.append("\n".join([heading, "", *(f"- ✓ {line}" for line in escaped)]))
-    return "\n\n".join(parts) or "No claims yet."
 
 
 def readme_picture(course: Course) -> tuple[bytes, str] | None:
@@ -69,7 +61,7 @@ def picture_line(course: Course) -> str:
 
 def readme_text(course: Course) -> str:
     text = course.readme.read_text("utf-8")
-    parts = {"notebooks": notebook_table, "claims": claims_list, "picture": picture_line}
+    parts = {"notebooks": notebook_table, "picture": picture_line}
     for part, content in ((part, content_of(course)) for part, content_of in parts.items()):
         begin, end = f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
         if not re.search(f"{begin}.*{end}", text, re.DOTALL):

@@ -1,11 +1,11 @@
-"""Every exercise: a stub, an exception and what is no answer are one line each; grading is strict."""
+"""Every exercise: right answers pass in any style, wrong ones are told what to look at."""
 
-import ast
 import importlib
 import os
 import pkgutil
-from pathlib import Path
+import re
 
+import cases
 import pytest
 import torch
 
@@ -13,6 +13,7 @@ from course_utils import checks
 from course_utils.checks import NotAttempted, WrongAnswer, nb02
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(checks.__path__)]
+CASES = [case for name in MODULES for case in importlib.import_module(f"cases.{name}").CASES]
 
 
 def exercises(module: str) -> list:
@@ -24,10 +25,54 @@ def exercises(module: str) -> list:
 EXERCISES = [check for name in MODULES for check in exercises(name)]
 
 
+def named(case: cases.Case) -> str:
+    return f"{case.check.number} {case.check.__name__}"
+
+
+def each(part: str) -> list:
+    """One parameter for each answer of every case."""
+    return [
+        pytest.param(case.check, answer, id=f"{named(case)} {i}")
+        for case in CASES
+        for i, answer in enumerate(getattr(case, part))
+    ]
+
+
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in checks.STRICT:
         monkeypatch.delenv(name, raising=False)
+
+
+def test_every_exercise_has_its_cases() -> None:
+    assert {case.check for case in CASES} == set(EXERCISES) and len(CASES) == len(EXERCISES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_a_case_has_three_styles_and_five_slips(case: cases.Case) -> None:
+    assert len(case.right) >= 3 and len(case.wrong) >= 5
+
+
+@pytest.mark.parametrize(("check", "answer"), each("right"))
+def test_a_right_answer_passes(check, answer, capsys) -> None:
+    check(answer)
+    assert capsys.readouterr().out == f"Exercise {check.number}: correct.\n"
+
+
+@pytest.mark.parametrize(("check", "wrong"), each("wrong"))
+def test_a_wrong_answer_is_told_what_to_look_at_in_one_line(check, wrong, capsys) -> None:
+    answer, words = wrong
+    check(answer)
+    said = capsys.readouterr().out
+    assert said.startswith(f"Exercise {check.number}: not yet. ") and said.count("\n") == 1
+    assert re.search(words, said), said
+
+
+@pytest.mark.parametrize(("check", "wrong"), each("wrong"))
+def test_a_wrong_answer_raises_where_it_is_graded(check, wrong, monkeypatch) -> None:
+    monkeypatch.setenv("COURSE_STRICT", "1")
+    with pytest.raises(WrongAnswer, match="not yet"):
+        check(wrong[0])
 
 
 @pytest.mark.parametrize("check", EXERCISES, ids=lambda check: check.__name__)
@@ -57,6 +102,14 @@ def test_what_is_no_answer_at_all_is_one_line(check, answer, capsys) -> None:
     check(answer)
     said = capsys.readouterr().out
     assert said.startswith(f"Exercise {check.number}: not yet. ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_a_check_leaves_random_numbers_and_gradients_as_they_were(case: cases.Case) -> None:
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        case.check(case.right[0])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 # --- the machinery ------------------------------------------------------------------------------------
@@ -119,11 +172,6 @@ def test_grading_is_strict_by_the_variables_that_nbgrader_sets(monkeypatch) -> N
     assert not checks.strict()
 
 
-def test_no_check_imports_a_lesson() -> None:
-    for path in sorted(Path(checks.__file__).parent.glob("*.py")):
-        imported = [
-            node.module or ""
-            for node in ast.walk(ast.parse(path.read_text("utf-8")))
-            if isinstance(node, ast.ImportFrom)
-        ]
-        assert not [name for name in imported if "lessons" in name], path.name
+@pytest.mark.parametrize("name", MODULES)
+def test_a_notebook_finds_use_beside_its_checks(name) -> None:
+    assert importlib.import_module(f"course_utils.checks.{name}").use is checks.use

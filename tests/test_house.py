@@ -536,4 +536,4 @@ def test_two_setups_take_turns(setup: ModuleType, tmp_path: Path) -> None:
 
 
 def test_the_readme_quotes_the_benchmark_as_it_was_measured() -> None:
-    assert text("authoring/benchmarks/diffusion.txt").strip() in text("README.md")
+    assert text("authoring/benchmarks/diffusion.txt").strip() in text("authoring/benchmarks/README.md")

@@ -3,129 +3,233 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import softplus
 
-from . import exercise, expect
+from . import WrongAnswer, close, exercise, expect, number, reject, tensor
 from . import use as use
+
+
+def _random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 @exercise("2.1")
 def transposed_size(answer: Callable[[int, int, int, int], int]) -> None:
-    """`answer(size, kernel, stride, padding)`: compared with what torch's own layer does, for random shapes."""
-    cases = [(1, 7, 1, 0), (7, 4, 2, 1), (4, 3, 2, 1), (5, 5, 3, 2), (6, 2, 2, 0), (9, 6, 4, 1)]
+    """`answer(size, kernel, stride, padding)`: compared with what torch's own layer does, for uneven sizes."""
+    cases = [(1, 7, 1, 0), (7, 4, 2, 1), (4, 3, 2, 1), (5, 5, 3, 2), (6, 2, 2, 0), (9, 6, 4, 1), (3, 1, 5, 0)]
     for size, kernel, stride, padding in cases:
         layer = nn.ConvTranspose2d(1, 1, kernel, stride, padding)
         truth = layer(torch.zeros(1, 1, size, size)).shape[-1]
         found = answer(size, kernel, stride, padding)
+        side = number(found, "a side")
+        expect(
+            _whole(found), f"a side is a whole number of pixels, and you returned {side:g} as a float: use //, not /."
+        )
         call = f"size {size}, kernel {kernel}, stride {stride}, padding {padding}"
-        hint = (
-            "; that is a convolution's rule, not its transpose's"
-            if found == (size + 2 * padding - kernel) // stride + 1
-            else ""
-        )
-        expect(isinstance(found, int), f"a side is a whole number of pixels, and you returned {found!r}: use // not /.")
-        expect(found == truth, f"for {call} the layer gives {truth} and your function {found}{hint}.")
+        hint = "; that is a convolution's rule, not its transpose's"
+        hint = hint * (side == (size + 2 * padding - kernel) // stride + 1)
+        expect(side == truth, f"for {call} the layer gives {truth} and your function {side:g}{hint}.")
 
 
-LOG_D, LOG_NOT_D = -math.log1p(math.exp(-1)), -math.log1p(math.exp(1))  # log D and log(1 - D) for a logit of 1
-MISTAKEN_LOSSES = (
-    (LOG_NOT_D, "this is the saturating loss: where D is sure, its gradient is almost zero. Maximise log D instead."),
-    (LOG_D, "the sign is wrong: an optimiser minimises, so the loss is -log D."),
-    (-LOG_NOT_D, "this is D's loss on generated pictures: the generator wants them taken for real, label 1."),
-)
-
-
-@exercise("2.3")
-def generator_loss(answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """`answer(fake_logits)`: the non-saturating loss, finite for any logit, with a gradient where D is sure."""
-    found = answer(torch.ones(5))
-    expect(isinstance(found, torch.Tensor), "return a tensor, not a Python number: autograd cannot follow .item().")
-    expect(found.ndim == 0, "a loss is one number: take the mean over the batch.")
-    expect(abs(found.item() + 5 * LOG_D) > 1e-4, "5 logits give 5 times the loss of one: take the mean, not the sum.")
-    for value, mistake in MISTAKEN_LOSSES:
-        expect(abs(found.item() - value) > 1e-4, mistake)
-    at_zero = answer(torch.zeros(5)).item()
-    expect(abs(at_zero - math.log(2)) < 1e-5, f"for a logit of 0, D = 1/2 and the loss is log 2, not {at_zero:.3f}.")
-    extreme = answer(torch.tensor([-200.0]))
-    expect(
-        bool(torch.isfinite(extreme)) and abs(extreme.item() - 200) < 1e-3,
-        f"for a logit of -200 the loss is 200, and yours is {extreme.item():.3g}: work with the logits"
-        " (binary_cross_entropy_with_logits), since log(sigmoid) overflows.",
-    )
-    logits = torch.tensor([-8.0], requires_grad=True)
-    (slope,) = torch.autograd.grad(answer(logits), logits)
-    expect(
-        slope.item() < -0.9,
-        f"where D is sure of a fake (logit -8) the slope should be near -1, and yours is {slope.item():.4f}.",
-    )
-
-
-@exercise("2.4")
-def slerp(answer: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]) -> None:
-    """`answer(a, b, t)` for vectors (dim,): ends, length, constant angular speed, and nearly parallel vectors."""
-    generator = torch.Generator().manual_seed(0)
-    for dim in (2, 5, 64):
-        a, b = torch.randn(2, dim, generator=generator)
-        b = b * a.norm() / b.norm()
-        for t, end, name in ((0.0, a, "first"), (1.0, b, "second")):
-            found = answer(a, b, t)
-            expect(bool(torch.isfinite(found).all()), "the result is NaN: divide a.b by both lengths before acos.")
-            expect(
-                torch.allclose(found, end, atol=1e-4),
-                f"at t = {t:.0f} the path should be at the {name} point.",
-            )
-        middle = answer(a, b, 0.5)
-        straight = torch.allclose(middle, (a + b) / 2, atol=1e-4)
-        expect(
-            abs(middle.norm().item() - a.norm().item()) < 1e-3 * a.norm().item(),
-            f"halfway between two vectors of length {a.norm():.2f} the length should be the same; yours is"
-            f" {middle.norm():.2f}." + straight * " A straight line cuts through the inside of the sphere.",
-        )
-        angles = [_angle(a, answer(a, b, t)) for t in (0.25, 0.5, 0.75, 1.0)]
-        expect(
-            all(abs(angle - angles[-1] * t) < 2e-3 for angle, t in zip(angles, (0.25, 0.5, 0.75, 1.0))),
-            "the angle from the first point should grow evenly with t: weight by sines of the angle.",
-        )
-    same = torch.ones(4)
-    expect(
-        torch.allclose(answer(same, same.clone(), 0.5), same, atol=1e-3),
-        "between two equal vectors the path should stay there: guard the division by sin(0).",
-    )
-
-
-def _angle(a: torch.Tensor, b: torch.Tensor) -> float:
-    return torch.acos(nn.functional.cosine_similarity(a.double(), b.double(), dim=0).clamp(-1, 1)).item()
+def _whole(found: object) -> bool:
+    """Whether a number is an integer by type: Python's, NumPy's, or a tensor of integers."""
+    try:
+        operator.index(found[0] if isinstance(found, Sequence) else found)
+    except TypeError:
+        return False
+    return True
 
 
 @exercise("2.2")
 def matching_pair(answer: Callable[[], tuple[nn.Module, nn.Module]]) -> None:
     """`answer()`: a (generator, discriminator) for 28 x 28 pictures and latents (N, 100, 1, 1), one logit a picture."""
     pair = answer()
-    expect(isinstance(pair, tuple) and len(pair) == 2, "return two networks: (generator, discriminator).")
+    expect(isinstance(pair, Sequence) and len(pair) == 2, "return two networks: (generator, discriminator).")
     generator, discriminator = pair
-    generator.eval()
-    discriminator.eval()
-    for n in (1, 3):
-        with torch.no_grad():
-            fakes = generator(torch.randn(n, 100, 1, 1))
+    for network, name in zip(pair, ("generator", "discriminator")):
+        expect(callable(network), f"the {name} is no network: {type(network).__name__}.")
+        if isinstance(network, nn.Module):
+            network.eval()
+    with torch.no_grad():
+        for n in (1, 3):
+            fakes = tensor(generator(_random(n, 100, 1, 1)), "the generator's output").float()
             expect(
-                fakes.shape == (n, 1, 28, 28),
+                tuple(fakes.shape) == (n, 1, 28, 28),
                 f"from {n} latents the generator makes {tuple(fakes.shape)}; Fashion-MNIST is {(n, 1, 28, 28)}."
                 " Follow the sizes from 1 x 1 with the rule of exercise 2.1.",
             )
-            scores = discriminator(fakes)
+            scores = tensor(discriminator(fakes), "the discriminator's output")
+            expect(
+                scores.numel() == n,
+                f"{n} picture(s) get {scores.numel()} scores: the last layer still leaves more than one output a"
+                " picture, and flattening hides it.",
+            )
+        _of_the_latent(generator)
+        _of_the_whole_picture(discriminator)
+
+
+def _of_the_latent(generator: Callable[[Tensor], Tensor]) -> None:
+    """Pictures in [-1, 1] on both sides of zero, another one for another latent."""
+    z = 30 * _random(40, 100, 1, 1, seed=1)  # far out, so that the range shows
+    fakes = torch.cat([generator(part) for part in z.split(8)])
+    expect((fakes.abs() <= 1).all(), "pictures lie in [-1, 1]: end the generator with tanh.")
+    expect(
+        fakes.min() < -0.05,
+        "the generator never gets below 0, and pictures lie in [-1, 1]: end it with tanh, not with a sigmoid.",
+    )
+    expect(fakes.std(dim=0).max() > 1e-4, "the generator gives the same picture for every latent: it must depend on z.")
+
+
+def _of_the_whole_picture(discriminator: Callable[[Tensor], Tensor]) -> None:
+    """One score a picture, by itself, that depends on pixels everywhere."""
+    x = _random(4, 1, 28, 28, seed=2).clamp(-1, 1)
+    score = discriminator(x).flatten()
+    expect(
+        score.std() > 1e-7 * (1 + score.abs().max()),
+        "the discriminator gives every picture the same score: it must look at the picture.",
+    )
+    one_by_one = torch.cat([discriminator(picture[None]).flatten() for picture in x])
+    expect(
+        close(score, one_by_one, 1e-4),
+        "a picture's score should not depend on which others are in the batch (in eval mode).",
+    )
+    for row in (0, 14):
+        for column in (0, 14):
+            changed = x.clone()
+            changed[..., row : row + 14, column : column + 14] *= -1
+            where = f"{'upper' if row == 0 else 'lower'} {'left' if column == 0 else 'right'}"
+            expect(
+                not torch.equal(discriminator(changed).flatten(), score),
+                f"the discriminator does not see the {where} quarter of the picture: its score stays.",
+            )
+
+
+@exercise("2.3")
+def generator_loss(answer: Callable[[Tensor], Tensor]) -> None:
+    """`answer(fake_logits)`: the non-saturating loss, finite for any logit, with a gradient where D is sure."""
+    logits = torch.tensor([1.0, -2.0, 0.5, 3.0, -0.3])
+    loss = answer(logits.clone().requires_grad_())
+    expect(isinstance(loss, Tensor), "return a tensor, not a Python number: autograd cannot follow .item().")
+    expect(loss.numel() == 1, "a loss is one number: take the mean over the batch.")
+    each, label_0 = softplus(-logits.double()), softplus(logits.double())  # -log D and -log(1 - D)
+    found = number(loss, "the loss")
+    reject(
+        found,
+        {
+            "take the mean over the batch, not the sum.": each.sum(),
+            "this is the saturating loss: where D is sure, its gradient is almost zero. Use -log D.": -label_0.mean(),
+            "the sign is wrong: an optimiser minimises, so the loss is -log D.": -each.mean(),
+            "this is D's loss on generated pictures: the generator wants them taken for real, label 1.": label_0.mean(),
+            "this is the loss of the worst picture: take the mean over the batch, not the maximum.": each.max(),
+            "this is the loss of the mean logit: take the logarithm of each, then the mean.": softplus(
+                -logits.double().mean()
+            ),
+            "this is the loss of the first picture only: take the mean over the batch.": each[0],
+            "this is -log of the mean probability: take the logarithm of each, then the mean.": -logits.double()
+            .sigmoid()
+            .mean()
+            .log(),
+        },
+    )
+    expect(
+        close(found, each.mean(), 1e-4),
+        f"for the logits {logits.tolist()} the loss is {each.mean():.4f}, yours {found:.4f}.",
+    )
+    expect(
+        loss.requires_grad, "the loss has no gradient for the logits: do not detach them, nor compute under no_grad."
+    )
+    extreme = number(answer(torch.tensor([-200.0])), "the loss")
+    expect(
+        math.isfinite(extreme) and abs(extreme - 200) < 1e-3,
+        f"for a logit of -200 the loss is 200, and yours is {extreme:.3g}: work with the logits"
+        " (binary_cross_entropy_with_logits), since log(sigmoid) overflows.",
+    )
+    sure = torch.tensor([-8.0, 2.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(answer(sure).sum(), sure, allow_unused=True)
+    wanted = (sure.sigmoid() - 1).detach() / 2
+    expect(
+        slope is not None and close(slope, wanted, 1e-3),
+        f"for the logits -8 and 2 the slopes are {wanted[0]:.3f} and {wanted[1]:.3f}, yours "
+        f"{'missing' if slope is None else ' and '.join(f'{v:.3f}' for v in slope.tolist())}.",
+    )
+
+
+@exercise("2.4")
+def slerp(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+    """`answer(a, b, t)` for vectors (dim,): the formula with the angle between them, ends, length, nearly parallel."""
+    for dim, dtype in ((2, torch.float32), (5, torch.float64), (64, torch.float32)):
+        a, b = _random(2, dim, seed=dim, dtype=dtype)
+        b = b * a.norm() / b.norm()
+        for t, end, name in ((0.0, a, "first"), (1.0, b, "second")):
+            found = _point(answer(a.clone(), b.clone(), t), a)
+            expect(close(found, end, 1e-4), f"at t = {t:.0f} the path should be at the {name} point.")
+        middle = _point(answer(a.clone(), b.clone(), 0.5), a)
+        straight = close(middle, (a + b) / 2, 1e-4)
+        length = a.norm().item()
         expect(
-            scores.numel() == n,
-            f"{n} picture(s) get {scores.numel()} scores: the last layer still leaves more than one output a picture,"
-            " and flattening hides it.",
+            abs(middle.norm().item() - length) < 1e-3 * length,
+            f"halfway between two vectors of length {length:.2f} the length should be the same; yours is"
+            f" {middle.norm():.2f}." + straight * " A straight line cuts through the inside of the sphere.",
         )
-    with torch.no_grad():
-        x = torch.rand(4, 1, 28, 28) * 2 - 1
-        one_by_one = torch.cat([discriminator(picture[None]).flatten() for picture in x])
+        share = [_angle(a, _point(answer(a.clone(), b.clone(), t), a)) / _angle(a, b) for t in (0.1, 0.25, 0.5, 0.8)]
         expect(
-            torch.allclose(discriminator(x).flatten(), one_by_one, atol=1e-4),
-            "a picture's score should not depend on which others are in the batch (in eval mode).",
+            close(torch.tensor(share), torch.tensor([0.1, 0.25, 0.5, 0.8]), 2e-3),
+            "the angle from the first point should grow evenly with t: weight by sines of the angle.",
         )
+        _unequal(answer, a, 2.5 * b)
+    same = torch.ones(4)
+    expect(
+        close(_point(answer(same, same.clone(), 0.5), same), same, 1e-3),
+        "between two equal vectors the path should stay there: guard the division by sin(0).",
+    )
+    near = torch.tensor([1.0, 1e-7, 0.0, 0.0])
+    found = _point(answer(torch.eye(4)[0], near, 0.3), near)
+    expect(
+        close(found, torch.eye(4)[0], 1e-3), "between two nearly equal vectors the path should stay near: guard the"
+        " division by the sine of a tiny angle.",
+    )  # fmt: skip
+
+
+def _unequal(answer: Callable, a: Tensor, b: Tensor) -> None:
+    """Vectors of unequal lengths: the angle is that between them."""
+
+    def path(angle: float, t: float) -> Tensor:
+        return (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
+
+    found = _point(answer(a.clone(), b.clone(), 0.3), a)
+    cosine = (a @ b / a.norm() / a.norm()).clamp(-1, 1).item()
+    wrong = math.acos(cosine)
+    if abs(math.sin(wrong)) > 1e-6:
+        message = "the cosine of the angle is a.b over *both* lengths; yours divides by |a| twice."
+        reject(found, {message: path(wrong, 0.3)}, lambda x, y: close(x, y, 1e-4))
+    unit = path(_angle(a, b), 0.3)
+    reject(
+        found,
+        {
+            "do not normalise a and b in the weighted sum: at the ends the path is at a and b themselves.": unit
+            / unit.norm()
+        },
+        lambda x, y: close(x, y, 1e-4),
+    )
+    expect(
+        close(found, unit, 1e-3),
+        f"for vectors of lengths {a.norm():.2f} and {b.norm():.2f} the result differs from the formula: the angle is"
+        " acos(a.b / (|a| |b|)), and a and b are weighted as they are.",
+    )
+
+
+def _point(found: object, like: Tensor) -> Tensor:
+    found = tensor(found, "the point", like.shape)
+    expect(bool(torch.isfinite(found).all()), "the result is NaN: divide a.b by both lengths before acos.")
+    return found
+
+
+def _angle(a: Tensor, b: Tensor) -> float:
+    if not b.norm():
+        raise WrongAnswer("the path goes through the origin, which has no direction.")
+    return torch.acos(nn.functional.cosine_similarity(a.double(), b.double(), dim=0).clamp(-1, 1)).item()

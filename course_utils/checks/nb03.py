@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from course_utils import data
 
-from . import exercise, expect
+from . import close, exercise, expect, number, reject, tensor
 from . import use as use
 
 
@@ -18,36 +18,63 @@ def _draw(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _scalar(value: object, what: str = "a loss") -> float:
+def _loss(value: object, what: str = "a loss") -> Tensor:
+    """One number that autograd can follow, as a tensor without axes."""
     expect(
-        isinstance(value, Tensor) and value.ndim == 0,
-        f"{what} is one number, a tensor without axes: take the mean over the batch.",
+        isinstance(value, Tensor), f"{what} is a tensor, so that autograd can follow it, not {type(value).__name__}."
     )
-    return value.item()
+    expect(value.numel() == 1, f"{what} is one number, a tensor without axes: take the mean over the batch.")
+    return value.reshape(())
+
+
+def _two(found: object, what: str) -> Sequence:
+    expect(isinstance(found, Sequence) and len(found) == 2, f"return two values: {what}.")
+    return found
 
 
 @exercise("3.1")
 def coverage(answer: Callable[[Tensor, Tensor, float], tuple[int, float]]) -> None:
     """`answer(points, centres, std)`: modes with a good point nearest to them, and the share of good points."""
     mixture = data.grid()
-    on_two = mixture.centres[[3, 3, 3, 17]]
-    found = answer(on_two, mixture.centres, mixture.std)
-    expect(isinstance(found, tuple) and len(found) == 2, "return two values: (modes, share).")
-    expect(int(found[0]) == 2, f"four points on two centres cover 2 modes, and yours says {found[0]}.")
-    expect(abs(float(found[1]) - 1) < 1e-6, f"points on the centres are all good: share 1, not {float(found[1]):.2f}.")
-    far = mixture.centres[:10] + torch.tensor([3.5 * mixture.std, 0.0])
-    modes, share = answer(torch.cat([far, mixture.centres[:2]]), mixture.centres, mixture.std)
+    centres, std = mixture.centres, mixture.std
+
+    def count(points: Tensor) -> tuple[float, float]:
+        modes, share = _two(answer(points.clone(), centres.clone(), std), "(modes, share)")
+        return number(modes, "the count of modes"), number(share, "the share")
+
+    modes, share = count(centres[[3, 3, 3, 17]])
+    expect(modes == 2, f"four points on two centres cover 2 modes, and yours says {modes:g}.")
+    expect(abs(share - 1) < 1e-6, f"points on the centres are all good: share 1, not {share:.2f}.")
+    direction = torch.tensor([1.0, 0.0])  # along an axis, where all norms agree
+    near, beyond = (centres[:10] + length * std * direction for length in (2.9, 3.1))
+    modes, share = count(torch.cat([beyond, centres[:2]]))
     expect(
-        int(modes) == 2,
-        f"10 of 12 points lie 3.5 sigma from their centres: only 2 modes hold a good point, and yours says {modes}."
+        modes == 2,
+        f"10 of 12 points lie 3.1 sigma from their centres: only 2 modes hold a good point, and yours says {modes:g}."
         " A bad point covers nothing.",
     )
-    expect(abs(float(share) - 2 / 12) < 1e-6, f"2 of 12 points are good, a share of 0.17, not {float(share):.2f}.")
-    diagonal = mixture.centres[:5] + 2.5 * mixture.std
-    modes, _ = answer(diagonal, mixture.centres, mixture.std)
+    expect(abs(share - 2 / 12) < 1e-6, f"2 of 12 points are good, a share of 0.17, not {share:.2f}.")
+    modes, share = count(torch.cat([near, beyond]))
     expect(
-        int(modes) == 0,
+        modes == 10 and abs(share - 0.5) < 1e-6,
+        f"10 points lie 2.9 sigma from their centres and 10 lie 3.1 away: 10 modes, a share of 0.5, not {modes:g} and"
+        f" {share:.2f}. Good is what lies within 3 sigma.",
+    )
+    modes, _ = count(centres[:5] + 2.5 * std)
+    expect(
+        modes == 0,
         "a point 2.5 sigma off in both coordinates is 3.5 sigma away: measure the Euclidean distance.",
+    )
+    modes, share = count(centres[:3] + 2.0 * std * torch.tensor([1.0, 1.0]))
+    expect(
+        modes == 3 and share == 1,
+        "a point 2 sigma off in both coordinates is 2.8 sigma away, and good: measure the Euclidean distance, not the"
+        " sum of the two.",
+    )
+    modes, share = count(torch.full((4, 2), 50.0))
+    expect(
+        modes == 0 and share == 0,
+        f"points far from all centres cover 0 modes, with share 0, not {modes:g} and {share:.2f}.",
     )
 
 
@@ -57,65 +84,98 @@ def minibatch_discrimination(answer: Callable[[Tensor, Tensor], Tensor]) -> None
     g = _draw()
     n, a, b, c = 7, 5, 3, 4
     features, T = torch.randn(n, a, generator=g), torch.randn(a, b, c, generator=g) / 4
-    found = answer(features, T)
-    expect(
-        isinstance(found, Tensor) and found.shape == (n, b),
-        f"for {n} samples and B = {b} the statistic is ({n}, {b}), not {tuple(getattr(found, 'shape', ()))}.",
+    what = f"for {n} samples and B = {b} the statistic"
+    found = tensor(answer(features.clone(), T.clone()), what, (n, b))
+    same = tensor(answer(features[:1].expand(n, a).clone(), T.clone()), what, (n, b))
+    M = torch.einsum("na,abc->nbc", features, T).double()
+    difference = M[:, None] - M[None]  # (N, N, B, C)
+    each = difference.abs().sum(3)
+    together = each.sum(2, keepdim=True).expand(n, n, b)
+    reject(
+        found,
+        {
+            "you left out the sample itself; the paper's sum runs over all of the batch (add 1).": (-each).exp().sum(1)
+            - 1,
+            "larger distances should count less: is the sign in the exponent negative?": each.exp().sum(1),
+            "that is a squared Euclidean distance; the paper takes the L1 norm, absolute differences.": (
+                (-difference.square().sum(3)).exp().sum(1)
+            ),
+            "that is a Euclidean distance; the paper takes the L1 norm, absolute differences.": (
+                (-difference.square().sum(3).sqrt()).exp().sum(1)
+            ),
+            "you summed over B as well: each of the B rows of M has a distance of its own.": (-together).exp().sum(1),
+            "take the sum over the batch, not the mean.": (-each).exp().mean(1),
+            "exponentiate each distance, then sum: yours is exp of the summed distances.": (-each.sum(1)).exp(),
+            "take the mean of absolute differences nowhere: the L1 norm is their sum over C.": (-each / c).exp().sum(1),
+        },
+        lambda x, y: close(x, y, 1e-4),
     )
-    same = answer(features[:1].expand(n, a), T)
     expect(
-        not torch.allclose(same, torch.full((n, b), n - 1.0), atol=1e-4),
-        "you left out the sample itself; the paper's sum runs over all of the batch (add 1).",
-    )
-    expect(
-        torch.allclose(same, torch.full((n, b), float(n)), atol=1e-4),
+        close(same, torch.full((n, b), float(n)), 1e-4),
         f"{n} identical samples are at distance 0, so that every entry is {n} times exp(-0) = {n}.",
     )
     expect(
-        bool((found < n).all()),
-        "identical samples should give the largest statistic: is the sign in the exponent negative?",
+        close(found, (-each).exp().sum(1), 1e-4),
+        "the values differ from the paper's: sum absolute differences over C, exponentiate, then sum over the batch.",
     )
     order = torch.randperm(n, generator=g)
     expect(
-        torch.allclose(answer(features[order], T), found[order], atol=1e-4),
+        close(tensor(answer(features[order], T.clone()), what, (n, b)), found[order], 1e-4),
         "another order of the batch should give the same statistics in that order.",
     )
-    M = torch.einsum("na,abc->nbc", features, T)
-    difference = M[:, None] - M[None]  # (N, N, B, C)
-    if torch.allclose(found, (-difference.square().sum(3)).exp().sum(1), atol=1e-4):
-        expect(False, "that is a squared Euclidean distance; the paper takes the L1 norm, absolute differences.")
-    if torch.allclose(
-        found, (-difference.abs().sum((2, 3), keepdim=True)[..., 0]).exp().sum(1).expand(n, b), atol=1e-4
-    ):
-        expect(False, "you summed over B as well: each of the B rows of M has a distance of its own.")
     expect(
-        torch.allclose(found, (-difference.abs().sum(3)).exp().sum(1), atol=1e-4),
-        "the values differ from the paper's: sum absolute differences over C, exponentiate, then sum over the batch.",
+        _trains(answer, features, T),
+        "no gradient reaches features or T, so that nothing is learnt: do not detach, nor compute under no_grad.",
     )
+
+
+def _trains(answer: Callable, *inputs: Tensor) -> bool:
+    """Whether a gradient reaches every input."""
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    out = answer(*leaves)
+    out = torch.stack([torch.as_tensor(part) for part in out]) if isinstance(out, (list, tuple)) else out
+    if not isinstance(out, Tensor) or not out.requires_grad:
+        return False
+    slopes = torch.autograd.grad(out.sum(), leaves, allow_unused=True)
+    return all(slope is not None and bool(slope.any()) for slope in slopes)
 
 
 @exercise("3.3")
 def wgan_losses(answer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
     """`answer(real_scores, fake_scores)`: the critic's loss and the generator's, both to be minimised."""
     g = _draw()
-    real, fake = torch.randn(64, generator=g) + 5, torch.randn(64, generator=g) - 5
-    losses = answer(real, fake)
-    expect(isinstance(losses, tuple) and len(losses) == 2, "return two losses: (critic, generator).")
-    critic, generator = (_scalar(loss) for loss in losses)
+    for shift in (5.0, -1.0):  # real scores above the fake ones, and below
+        real, fake = torch.randn(63, generator=g) + shift, torch.randn(40, generator=g) - shift
+        if shift < 0:
+            critic = _two(answer(real, fake), "(critic's loss, generator's loss)")[0]
+            expect(
+                not close(_loss(critic), real.mean() - fake.mean(), 1e-3),
+                "where fake scores are above real ones the critic's loss is positive: no absolute value belongs there.",
+            )
+        _wgan_pair(answer, real, fake)
+    _wgan_gradients(answer, real, fake)
+
+
+def _wgan_pair(answer: Callable, real: Tensor, fake: Tensor) -> None:
+    losses = _two(
+        answer(real.clone().requires_grad_(), fake.clone().requires_grad_()), "(critic's loss, generator's loss)"
+    )
+    critic, generator = (_loss(loss).item() for loss in losses)
     gap = (real.mean() - fake.mean()).item()
-    expect(
-        abs(critic - gap) > 1e-3,
-        "the critic's sign is wrong: minimised, this loss gives real pictures low scores. The critic *maximises* the"
-        " difference, so its loss is minus that.",
+    reject(
+        critic,
+        {
+            "the critic's sign is wrong: minimised, this loss gives real pictures low scores. The critic *maximises*"
+            " the difference, so its loss is minus that.": gap,
+            "this is the hinge loss: it stops once real scores pass 1 and fake ones -1, and estimates no Wasserstein"
+            " distance. A WGAN's critic has no margin.": torch.relu(1 - real).mean() + torch.relu(1 + fake).mean(),
+            "a critic gives scores, not logits: no sigmoid and no logarithm.": (
+                nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()
+            ),
+            "the two losses have changed places: return the critic's first.": -fake.mean(),
+        },
+        lambda x, y: close(x, y, 1e-3),
     )
-    hinge = (torch.relu(1 - real).mean() + torch.relu(1 + fake).mean()).item()
-    expect(
-        abs(critic - hinge) > 1e-3,
-        "this is the hinge loss: it stops once real scores pass 1 and fake ones -1, and estimates no Wasserstein"
-        " distance. A WGAN's critic has no margin.",
-    )
-    bce = (nn.functional.softplus(-real).mean() + nn.functional.softplus(fake).mean()).item()
-    expect(abs(critic - bce) > 1e-3, "a critic gives scores, not logits: no sigmoid and no logarithm.")
     expect(
         abs(critic + gap) < 1e-3,
         f"with a mean score of {real.mean():.2f} on real and {fake.mean():.2f} on fake the critic's loss is"
@@ -129,6 +189,17 @@ def wgan_losses(answer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> No
         abs(generator + fake.mean().item()) < 1e-3,
         f"the generator's loss is minus the mean fake score, {-fake.mean():.2f}, not {generator:.2f}.",
     )
+
+
+def _wgan_gradients(answer: Callable, real: Tensor, fake: Tensor) -> None:
+    real, fake = real.clone().requires_grad_(), fake.clone().requires_grad_()
+    for index, name, inputs in ((0, "critic", (real, fake)), (1, "generator", (fake,))):
+        loss = _loss(answer(real, fake)[index])
+        slopes = torch.autograd.grad(loss, inputs, allow_unused=True) if loss.requires_grad else [None]
+        expect(
+            all(slope is not None for slope in slopes),
+            f"no gradient goes from the {name}'s loss to the scores: do not detach them, nor use .item().",
+        )
 
 
 class Slope(nn.Module):
@@ -151,8 +222,21 @@ class Bowl(nn.Module):
         self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen.append(x.detach())
+        self.seen.append(_unwrapped(x).detach())
         return x.flatten(1).square().sum(1) / 2
+
+
+class Tent(nn.Module):
+    """Its gradient has the length `steepness[i]` for sample i, told apart by the sample's first number."""
+
+    def __init__(self, steepness: Tensor, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.steepness = steepness
+        self.register_buffer("direction", torch.full(shape, 1 / math.prod(shape) ** 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        which = x.detach().flatten(1)[:, 0].round().long()
+        return self.steepness[which] * (x * self.direction).flatten(1).sum(1)
 
 
 @exercise("3.4")
@@ -160,8 +244,8 @@ def gradient_penalty(answer: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> N
     """`answer(critic, real, fake)`: E (|grad D(x_hat)| - 1)^2 at random points of the segments, without lambda."""
     shape = (2, 3, 4)
     g = _draw()
-    real, fake = torch.randn(6, *shape, generator=g), torch.randn(6, *shape, generator=g)
-    flat = _scalar(answer(Slope(0, shape), real, fake), "a penalty")
+    real, fake = torch.randn(5, *shape, generator=g), torch.randn(5, *shape, generator=g)
+    flat = _loss(answer(Slope(0, shape), real, fake), "a penalty").item()
     expect(abs(flat - 1) < 1e-4, f"a constant critic has gradient 0 and penalty (0 - 1)^2 = 1, not {flat:.3f}.")
     found = answer(Slope(1, shape), real, fake)
     norm_of_one_axis = abs(found.item() - (1 / math.prod(shape[1:]) ** 0.5 - 1) ** 2) < 1e-4
@@ -176,8 +260,32 @@ def gradient_penalty(answer: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> N
     )
     steep = answer(Slope(3, shape), real, fake)
     expect(abs(steep.item() - 4) < 1e-3, f"a slope of 3 costs (3 - 1)^2 = 4, not {steep.item():.3f}.")
+    half = answer(Slope(0.5, shape), real, fake).item()
+    expect(
+        abs(half - 0.25) < 1e-3,
+        f"a slope of 0.5 costs (0.5 - 1)^2 = 0.25, not {half:.3f}: WGAN-GP's penalty is two-sided.",
+    )
+    _one_norm_a_sample(answer, shape)
     _trains_the_critic(steep, answer, shape, real, fake)
     _interpolates(answer, shape)
+    double = answer(Slope(3, shape).double(), real.double(), fake.double())
+    expect(abs(double.item() - 4) < 1e-6, f"in float64 a slope of 3 costs 4, not {double.item():.3f}.")
+
+
+def _one_norm_a_sample(answer: Callable, shape: tuple[int, ...]) -> None:
+    """Samples of other slopes: the square is taken before the mean."""
+    steepness = torch.tensor([0.0, 1.0, 3.0, 0.5])
+    same = torch.arange(4.0).reshape(4, *[1] * len(shape)).expand(4, *shape).clone()  # points do not move
+    found = answer(Tent(steepness, shape), same, same.clone()).item()
+    mean_first = (steepness.mean() - 1).square().item()
+    expect(
+        abs(found - mean_first) > 1e-4,
+        "the mean of the norms is compared with 1: subtract 1 and square for each sample, then take the mean.",
+    )
+    wanted = (steepness - 1).square().mean().item()
+    expect(
+        abs(found - wanted) < 1e-3, f"for slopes of {steepness.tolist()} the penalty is {wanted:.4f}, not {found:.4f}."
+    )
 
 
 def _trains_the_critic(steep: Tensor, answer: Callable, shape: tuple[int, ...], real: Tensor, fake: Tensor) -> None:
@@ -201,8 +309,8 @@ def _interpolates(answer: Callable, shape: tuple[int, ...]) -> None:
     probe = Bowl()
     answer(probe, real, fake)
     expect(bool(probe.seen), "the critic was never called.")
-    points = probe.seen[-1].flatten(1)  # (n, dim): epsilon of each sample, repeated
-    expect(len(points) == n, f"{n} pairs give {n} points on segments, not {len(points)}.")
+    points = _points(probe.seen, n, shape).flatten(1)  # (n, dim): epsilon of each sample, repeated
+    share = points[:, 0]
     expect(
         float(points.abs().max()) > 1e-6,
         "epsilon is always 1: the penalty looks at real samples only. Draw it from the uniform distribution.",
@@ -216,13 +324,37 @@ def _interpolates(answer: Callable, shape: tuple[int, ...]) -> None:
         "some points lie beyond the ends: epsilon is uniform in [0, 1] (torch.rand, not torch.randn).",
     )
     expect(
-        float((points - points[:, :1]).abs().max()) < 1e-6,
+        float((points - points[:, :1]).abs().max()) < 1e-5,
         "each coordinate has an epsilon of its own, so that the points leave the segment: one epsilon a sample.",
     )
     expect(
-        float(points[:, 0].std()) > 0.2,
+        float(share.std()) > 0.02,
         "all samples share one epsilon: draw one for each, of shape (N, 1, 1, 1) so that it spreads over the picture.",
     )
+    expect(
+        bool(((share > 0.02) & (share < 0.98)).float().mean() > 0.8),
+        "epsilon is 0 or 1 only: the penalty looks at real and fake samples and never between. Take torch.rand.",
+    )
+    expect(
+        abs(share.mean().item() - 0.5) < 0.1 and abs(share.std().item() - 12**-0.5) < 0.06,
+        f"epsilon has mean {share.mean():.2f} and standard deviation {share.std():.2f}: uniform in [0, 1] it"
+        " has 0.50 and 0.29.",
+    )
+
+
+def _points(seen: list[Tensor], n: int, shape: tuple[int, ...]) -> Tensor:
+    """Where the critic was asked, also when it was asked for one sample at a time."""
+    points = torch.cat([x.reshape(-1, *shape) for x in seen])
+    expect(len(points) >= n, f"{n} pairs give {n} points on segments, not {len(points)}.")
+    return points[-n:]
+
+
+def _unwrapped(x: Tensor) -> Tensor:
+    """The tensor behind those that vmap and grad hand to a function."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+    return x
 
 
 @exercise("3.5")
@@ -230,8 +362,9 @@ def spectral_normalise(answer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """`answer(weight, u)`: one round of power iteration from u, as torch's spectral_norm does it."""
     g = _draw()
     weight, start = torch.randn(6, 4, generator=g), nn.functional.normalize(torch.randn(4, generator=g), dim=0)
-    found = answer(weight, start)
-    expect(isinstance(found, tuple) and len(found) == 2, "return two tensors: (normalised weight, new u).")
+    found = _two(answer(weight.clone(), start.clone()), "(normalised weight, new u)")
+    for part, what in zip(found, ("the normalised weight", "the new u")):
+        expect(isinstance(part, Tensor), f"{what} is a tensor, not {type(part).__name__}.")
     expect(
         found[0].shape == weight.shape and found[1].shape == start.shape,
         f"the shapes are those of weight and u, {tuple(weight.shape)} and {tuple(start.shape)}, not"
@@ -244,7 +377,7 @@ def spectral_normalise(answer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     largest = torch.linalg.matrix_norm(normalised, 2).item()
     frobenius = torch.linalg.norm(weight).item()
     expect(
-        not torch.allclose(normalised, weight / frobenius, atol=1e-4),
+        not close(normalised, weight / frobenius, 1e-4),
         "that is the Frobenius norm, the root of the sum of squares; the spectral norm is the largest singular value.",
     )
     expect(
@@ -260,11 +393,11 @@ def _one_round(answer: Callable, weight: Tensor, start: Tensor) -> None:
     leaf = weight.clone().requires_grad_()
     normalised, found = answer(leaf, start)
     expect(
-        torch.allclose(found.detach(), u, atol=1e-5),
+        close(found, u),
         "after one round u differs from the algorithm's: first v from u, then u from the new v.",
     )
     expect(
-        torch.allclose(normalised.detach(), weight / (v @ weight @ u), atol=1e-5),
+        close(normalised, weight / (v @ weight @ u)),
         "sigma is v W u with the new v and the new u.",
     )
     expect(normalised.requires_grad, "the result has no gradient: only u and v belong under torch.no_grad.")
@@ -273,6 +406,6 @@ def _one_round(answer: Callable, weight: Tensor, start: Tensor) -> None:
     reference = weight.clone().requires_grad_()
     (wanted,) = torch.autograd.grad((reference / (v @ reference @ u) * probe).sum(), reference)
     expect(
-        torch.allclose(gradient, wanted, atol=1e-4),
+        close(gradient, wanted, 1e-4),
         "the gradient differs from torch's: sigma depends on W and must not be detached, u and v are constants.",
     )

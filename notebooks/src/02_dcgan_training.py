@@ -18,6 +18,8 @@
 # %% [markdown]
 # # 02 · DCGAN training
 #
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/02_dcgan_training.ipynb)
+#
 # [![Open In
 # Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/02_dcgan_training.ipynb)
 #

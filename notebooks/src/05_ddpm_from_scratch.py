@@ -20,6 +20,8 @@
 # %% [markdown]
 # # 05 · DDPM from scratch
 #
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
+#
 # [![Open In
 # Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
 #

@@ -138,7 +138,12 @@ TIMESTEPS = Case(
         (lambda n, T: torch.arange(n) % T, "the same each time"),
         (lambda n, T: torch.randint(T, (1,)).repeat(n), "one and the same|the same each time"),
         (lambda n, T: (torch.rand(n) * (T - 1)).round().long(), "half as often"),
-        (lambda n, T: torch.randint(T, (n,)).sort().values, "first place of a batch"),
+        (lambda n, T: torch.randint(T, (n,)).sort().values, "in batches of 3 place"),
+        (lambda n, T: torch.randint(T, (n,)) // 2 * 2, r"sampling starts there\.$"),
+        (
+            lambda n, T: torch.randint(T, (n,)) if n > T else torch.zeros(n, dtype=torch.long),
+            "in batches of 3 place",
+        ),
         (lambda n, T: torch.randint(T, (n, 1)), "a tensor of n timesteps"),
         (lambda n, T: torch.randint(T, ()), "a tensor of n timesteps"),
         (lambda n, T: torch.randint(min(T, 999), (n,)) * (T > 1) % 39, "T - 1 is never drawn"),

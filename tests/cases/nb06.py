@@ -100,6 +100,20 @@ def set_but_not_walked(unet, scheduler, n, steps, generator):
     return (x / 2 + 0.5).clamp(0, 1)
 
 
+def frozen(unet, *rest):
+    unet.requires_grad_(False)
+    return with_gradients(unet, *rest)
+
+
+def one_step_short(unet, scheduler, n, steps, generator):
+    scheduler.set_timesteps(steps)
+    x = torch.randn(n, 2, 6, 6, generator=generator)
+    with torch.no_grad():
+        for t in scheduler.timesteps[:-1]:
+            x = scheduler.step(unet(x, t).sample, t, x, generator=generator).prev_sample
+    return (x / 2 + 0.5).clamp(0, 1)
+
+
 def never_stepped(unet, scheduler, n, steps, generator):
     scheduler.set_timesteps(steps)
     x = torch.randn(n, 2, 6, 6, generator=generator)
@@ -113,7 +127,7 @@ LOOP = Case(
     checks.loop,
     right=[
         loop(),
-        lesson.loop,
+        lesson.sample_loop,
         as_the_pipeline,
         in_inference_mode,
         detached_each_time,
@@ -142,6 +156,9 @@ LOOP = Case(
         (loop(end=lambda x: (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)), "has the shape"),
         (with_gradients, "no_grad"),
         (lambda *args: with_gradients(*args).detach(), "no_grad"),
+        (frozen, "cannot learn any more"),
+        (one_step_short, "asked at timesteps"),
+        (loop(end=lambda x: x.clamp(0, 1) / 2 + 0.5), "clamp last"),
         (never_stepped, "keep what each step returns|not the pipeline's|two different"),
         (loop(ask=lambda unet, x, t: -unet(x, t).sample), "not the pipeline's"),
         (loop(ask=lambda unet, x, t: unet(x, torch.arange(len(x))).sample), "one timestep"),
@@ -317,6 +334,7 @@ MERGE = Case(
             "turned around",
         ),
         (lambda W, A, B, alpha: W, "should equal"),
+        (lambda W, A, B, alpha: merged(W, A, B, int(alpha)), "should equal"),
     ],
 )
 
@@ -417,7 +435,7 @@ def only_in_debug(approved):
     return KEPT
 
 
-def raising(error: Exception) -> Callable:
+def raising(error: BaseException) -> Callable:
     def answer(approved):
         if approved is not True:
             raise error
@@ -477,6 +495,7 @@ GATE = Case(
         (raising(PermissionError("no no no no no")), "what is missing"),
         (raising(PermissionError("Permission denied.")), "what is missing"),
         (raising(PermissionError()), "what is missing"),
+        (raising(SystemExit("needs approval")), "ends the whole program"),
         (raising(ValueError("needs approval")), "ValueError: raise PermissionError"),
         (raising(Exception("needs approval")), "Exception: raise PermissionError"),
     ],

@@ -1,0 +1,274 @@
+"""Answers to the exercises of notebook 02."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_utils.checks import nb02
+from course_utils.lessons import nb02_dcgan_training as lesson
+
+from . import Case
+
+# --- 2.2 ------------------------------------------------------------------------------------------
+
+
+def up(before: int, after: int, kernel: int = 4, stride: int = 2, padding: int = 1) -> nn.Module:
+    return nn.ConvTranspose2d(before, after, kernel, stride, padding)
+
+
+def down(before: int, after: int, kernel: int = 4, stride: int = 2, padding: int = 1) -> nn.Module:
+    return nn.Conv2d(before, after, kernel, stride, padding)
+
+
+def generator_28(last: nn.Module | None = None) -> nn.Module:
+    """1 -> 7 -> 14 -> 28"""
+    torch.manual_seed(0)
+    norm, last = nn.BatchNorm2d(8), nn.Tanh() if last is None else last
+    return nn.Sequential(up(100, 8, 7, 1, 0), norm, nn.ReLU(), up(8, 4), nn.ReLU(), up(4, 1), last)
+
+
+def discriminator_28(*last: nn.Module) -> nn.Module:
+    """28 -> 14 -> 7 -> 1"""
+    torch.manual_seed(1)
+    first = [down(1, 4), nn.LeakyReLU(0.2), down(4, 8), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*first, *(last or [down(8, 1, 7, 1, 0)]))
+
+
+def generator_32() -> nn.Module:
+    """1 -> 4 -> 8 -> 16 -> 32, said to be 28 (ERRATA 1)."""
+    layers = [up(100, 8, 4, 1, 0), nn.ReLU(), up(8, 8), nn.ReLU(), up(8, 4), nn.ReLU(), up(4, 1)]
+    return nn.Sequential(*layers, nn.Tanh())
+
+
+class DiscriminatorOfTheLesson(nn.Module):
+    """28 -> 14 -> 7 -> 3 -> 1, or 32 -> 16 -> 8 -> 4 -> 2: four scores a picture, flattened (ERRATA 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [down(1, 4), nn.ReLU(), down(4, 8), nn.ReLU(), down(8, 8), nn.ReLU()]
+        self.net = nn.Sequential(*layers, down(8, 1, 3, 1, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).view(-1)
+
+
+class FourScores(nn.Module):
+    """Written for 28 x 28, one convolution too short."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(down(1, 4), nn.ReLU(), down(4, 8), nn.ReLU(), down(8, 1, 6, 1, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).view(-1)
+
+
+class Changed(nn.Module):
+    """A network behind a function of its input."""
+
+    def __init__(self, net: nn.Module, change) -> None:
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.change(x))
+
+
+def dense_pair() -> list[nn.Module]:
+    """Linear layers, in a list."""
+    generator = nn.Sequential(nn.Flatten(), nn.Linear(100, 784), nn.Tanh(), nn.Unflatten(1, (1, 28, 28)))
+    return [generator, nn.Sequential(nn.Flatten(), nn.Linear(784, 1), nn.Flatten(0))]
+
+
+def constant(z: Tensor) -> Tensor:
+    return torch.zeros_like(z)
+
+
+# --- 2.3 and 2.4 ----------------------------------------------------------------------------------
+
+
+class Loss(nn.Module):
+    def forward(self, fake_logits: Tensor) -> Tensor:
+        return F.softplus(-fake_logits).mean()
+
+
+def by_a_loop(fake_logits):
+    return sum(F.softplus(-logit) for logit in fake_logits) / len(fake_logits)
+
+
+def slerp_by(angle_of, a: Tensor, b: Tensor, t: float) -> Tensor:
+    angle = angle_of(a, b)
+    if angle < 1e-3:
+        return torch.lerp(a, b, t)
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+def angle_between(a: Tensor, b: Tensor) -> Tensor:
+    return torch.acos((a @ b / a.norm() / b.norm()).clamp(-1, 1))
+
+
+def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
+    return slerp_by(angle_between, a, b, t)
+
+
+def slerp_in_numpy(a, b, t):
+    a, b = a.numpy().astype(float), b.numpy().astype(float)
+    angle = np.arccos(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1, 1))
+    if angle < 1e-4:
+        return (1 - t) * a + t * b
+    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+
+
+def slerp_as_a_list(a, b, t):
+    return slerp(a, b, t).tolist()
+
+
+def slerp_over_a_squared(a: Tensor, b: Tensor, t: float) -> Tensor:
+    return slerp_by(lambda a, b: torch.acos((a @ b / a.norm() ** 2).clamp(-1, 1)), a, b, t)
+
+
+def slerp_of_unit_vectors(a: Tensor, b: Tensor, t: float) -> Tensor:
+    unit = slerp(F.normalize(a, dim=0), F.normalize(b, dim=0), t)
+    return unit * a.norm()
+
+
+def unguarded(a: Tensor, b: Tensor, t: float) -> Tensor:
+    angle = angle_between(a, b)
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+def guarded_for_equal_only(a: Tensor, b: Tensor, t: float) -> Tensor:
+    return a if torch.equal(a, b) else unguarded(a, b, t)
+
+
+def acos_of_the_product(a: Tensor, b: Tensor, t: float) -> Tensor:
+    angle = torch.acos(a @ b)
+    return torch.sin((1 - t) * angle) / torch.sin(angle) * a
+
+
+CASES = [
+    Case(
+        nb02.transposed_size,
+        right=[
+            lesson.conv_transpose_size,
+            lambda n, k, s, p: s * (n - 1) + k - 2 * p,
+            lambda n, k, s, p: np.int64(s * (n - 1) + k - 2 * p),
+            lambda n, k, s, p: torch.tensor(s * (n - 1) + k - 2 * p),
+            lambda n, k, s, p: F.conv_transpose2d(
+                torch.zeros(1, 1, n, n), torch.zeros(1, 1, k, k), stride=s, padding=p
+            ).shape[2],
+        ],
+        wrong=[
+            (lambda n, k, s, p: (n + 2 * p - k) // s + 1, "a convolution's rule, not its transpose's"),
+            (lambda n, k, s, p: (n - 1) * s - p + k, "the layer gives .* your function"),
+            (lambda n, k, s, p: n * s, "the layer gives 7 and your function 1"),
+            (lambda n, k, s, p: n, "the layer gives 7 and your function 1"),
+            (lambda n, k, s, p: (n - 1) * s + k, "the layer gives 14 and your function 16"),
+            (lambda n, k, s, p: (n - 1) * s - 2 * p + k + 1, "the layer gives 7 and your function 8"),
+            (lambda n, k, s, p: float(s * (n - 1) + k - 2 * p), "whole number of pixels"),
+            (lambda n, k, s, p: (7, 7), "a side is one number"),
+        ],
+    ),
+    Case(
+        nb02.matching_pair,
+        right=[
+            lambda: (generator_28(), discriminator_28()),
+            lambda: [generator_28(), DiscriminatorOfTheLesson()],  # right for 28 x 28
+            dense_pair,
+            lambda: (generator_28(nn.Hardtanh()), discriminator_28(nn.Flatten(), nn.Linear(8 * 49, 1))),
+        ],
+        wrong=[
+            (lambda: (generator_32(), DiscriminatorOfTheLesson()), r"makes \(1, 1, 32, 32\); Fashion-MNIST is"),
+            (lambda: (generator_28(), FourScores()), r"1 picture\(s\) get 4 scores: .*flattening hides it"),
+            (
+                lambda: (generator_28(), Changed(discriminator_28(), lambda x: x - x.mean(dim=0))),
+                "same score|should not depend on which others",
+            ),
+            (
+                lambda: (generator_28(), Changed(discriminator_28(), lambda x: x - 0.5 * x.mean(dim=0))),
+                "should not depend on which others are in the batch",
+            ),
+            (generator_28, "return two networks"),
+            (lambda: (generator_28(nn.Sigmoid()), discriminator_28()), "never gets below 0.*tanh"),
+            (
+                lambda: (generator_28(nn.Identity()), discriminator_28()),
+                "end the generator with tanh",
+            ),
+            (lambda: (Changed(generator_28(), constant), discriminator_28()), "same picture for|below 0"),
+            (
+                lambda: (generator_28(), Changed(discriminator_28(), constant)),
+                "same score: it must look",
+            ),
+            (
+                lambda: (
+                    generator_28(),
+                    Changed(discriminator_28(), lambda x: F.pad(x[..., :14, :14], (0, 14, 0, 14))),
+                ),
+                "does not see the upper right quarter",
+            ),
+            (lambda: (None, None), "the generator is no network"),
+        ],
+    ),
+    Case(
+        nb02.generator_loss,
+        right=[
+            lesson.generator_loss,
+            lambda x: F.binary_cross_entropy_with_logits(x, torch.ones_like(x)),
+            lambda x: F.softplus(-x).mean(),
+            lambda x: F.softplus(-x.double()).sum().reshape(1) / len(x),
+            lambda x: torch.logaddexp(torch.zeros(()), -x).mean(),
+            by_a_loop,
+            Loss(),
+        ],
+        wrong=[
+            (lambda x: torch.log(1 - torch.sigmoid(x)).mean(), "saturating loss.*gradient is almost zero"),
+            (lambda x: F.logsigmoid(-x).mean(), "saturating loss"),
+            (lambda x: -torch.log(torch.sigmoid(x)).mean(), "yours is inf: .*logits"),
+            (lambda x: -torch.log(torch.sigmoid(x) + 1e-8).mean(), "logit of -200 the loss is 200, and yours is 18.4"),
+            (lambda x: F.binary_cross_entropy(torch.sigmoid(x), torch.ones_like(x)), "yours is 100: work with"),
+            (lambda x: F.logsigmoid(x).mean(), "the sign is wrong"),
+            (lambda x: F.binary_cross_entropy_with_logits(x, torch.zeros_like(x)), "D's loss .*label 1"),
+            (lambda x: -F.logsigmoid(x), "one number: take the mean"),
+            (lambda x: -F.logsigmoid(x).sum(), "take the mean over the batch, not the sum"),
+            (lambda x: -F.logsigmoid(x).mean().item(), "autograd cannot follow"),
+            (lambda x: F.softplus(-x).max(), "the worst picture"),
+            (lambda x: F.softplus(-x.mean()), "the loss of the mean logit"),
+            (lambda x: F.softplus(-x[0]), "first picture only"),
+            (lambda x: -x.sigmoid().mean().log(), "mean probability"),
+            (lambda x: F.softplus(-x.detach()).mean(), "no gradient for the logits"),
+            (lambda x: F.softplus(-x).median(), "the loss is .*, yours"),
+        ],
+    ),
+    Case(
+        nb02.slerp,
+        right=[
+            lesson.slerp,
+            slerp,
+            slerp_in_numpy,
+            slerp_as_a_list,
+            lambda a, b, t: slerp(a.double(), b.double(), t),
+        ],
+        wrong=[
+            (
+                acos_of_the_product,
+                "NaN: divide a.b|the second point",
+            ),
+            (lambda a, b, t: (1 - t) * a + t * b, "length should be the same.*straight line cuts through"),
+            (lambda a, b, t: F.normalize((1 - t) * a + t * b, dim=0) * a.norm(), "should grow evenly with t"),
+            (lambda a, b, t: slerp(b, a, t), "at t = 0 the path should be at the first point"),
+            (unguarded, "equal vectors.*guard the division|NaN"),
+            (guarded_for_equal_only, "nearly equal vectors|NaN"),
+            (slerp_over_a_squared, r"divides by \|a\| twice"),
+            (slerp_of_unit_vectors, "differs from the formula|do not normalise"),
+            (lambda a, b, t: a, "at t = 1 the path should be at the second point"),
+            (lambda a, b, t: slerp(a, b, t * t), "should grow evenly with t|length"),
+            (lambda a, b, t: slerp(a, b, t)[:1], "has the shape"),
+            (lambda a, b, t: slerp(a, b, t) * (1 + 0.1 * math.sin(math.pi * t)), "length should be the same"),
+        ],
+    ),
+]
