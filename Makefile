@@ -8,7 +8,7 @@ BUILD  := $(PY) -m authoring
 SHARED := -n auto --dist loadfile --no-loadscope-reorder
 UNIT   := tests --ignore=tests/browser
 NBVAL  := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(SHARED)
-STATIC := tests/test_house.py tests/test_notebooks.py
+STATIC := tests/test_docs.py tests/test_house.py tests/test_notebooks.py tests/test_rooms.py
 # The lock moves these two by hand, and together: a new PyTorch is gigabytes for everyone.
 TORCH  := torch==2.14.1 torchvision==0.29.1
 
@@ -58,9 +58,10 @@ notebooks: setup ## notebooks/src to executed notebooks and lessons (NB=02 for o
 text: setup ## take over changed prose, keep the outputs (NB=02 for one)
 	$(BUILD) text $(NB)
 
-check: setup ## lint and the static tests
+check: setup ## lint, format and the static tests
 	$(PY) -m ruff check .
-	$(PY) -m pytest $(STATIC)
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest $(SHARED) $(STATIC)
 
 badge: setup ## make the links point to a fork: REPO=owner/name
 	@test -n "$(REPO)" || { echo 'Say which repository: make badge REPO=owner/name' >&2; exit 2; }

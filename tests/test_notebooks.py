@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from authoring import rules
+from authoring import rules, seeds
 from authoring.build import check
-from authoring.cells import read_notebook
+from authoring.cells import claims, read_notebook
 from authoring.course import Course
 
 COURSE = Course(Path(__file__).resolve().parents[1])
@@ -36,3 +36,12 @@ def test_a_lesson_imports_on_its_own_and_silently(name):
     command = [sys.executable, "-c", f"import course_utils.lessons.{COURSE.lesson(name).stem}"]
     imported = subprocess.run(command, cwd=COURSE.root, capture_output=True, text=True, timeout=120)
     assert (imported.returncode, imported.stdout) == (0, ""), imported.stderr
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_the_page_of_claims_has_every_sentence_that_a_notebook_prints(path):
+    page = (COURSE.root / seeds.PAGE).read_text("utf-8")
+    listed = {line.split(" | ")[0].removeprefix("| ") for line in page.splitlines()}
+    printed = [seeds._plain(sentence) for sentence in claims(read_notebook(path))]
+    assert [sentence for sentence in printed if sentence not in listed] == []
+    assert "Not measured yet" not in page and "| ✗" not in page

@@ -161,7 +161,7 @@ def number(found: object, what: str) -> float:
     if isinstance(count, int) and count > 1:
         raise WrongAnswer(f"{what} is one number, and you return {count} of them: is a mean or a sum missing?")
     try:
-        return float(found)
+        return float(found.detach() if isinstance(found, Tensor) else found)
     except (TypeError, ValueError):
         raise WrongAnswer(f"{what} is one number, not {_shown(found)}.") from None
 

@@ -13,7 +13,7 @@
 #     summary: >-
 #       Measure collapse, put nine recipes to one test, and compute the Wasserstein distance that
 #       some of them use
-#     minutes_cpu: 8
+#     minutes_cpu: 9
 #     minutes_gpu: null
 # ---
 
@@ -44,7 +44,7 @@
 #   norm over one axis;
 # - test for coverage on pictures with a thousand modes.
 #
-# **Time** about 8 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size,
+# **Time** about 9 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size,
 # not yet timed.
 #
 # **Before you start** you need the minimax game (notebook 01) and the training loop (notebook 02).

@@ -158,3 +158,17 @@ def test_every_picture_of_a_stored_notebook_arrives_with_its_words(lab, path: Pa
     assert words and set(seen) == words
     assert all(natural > 0 and 0 < shown <= room + 1 for natural, shown, room in seen.values())
     assert lab.page.locator(".jp-OutputArea-output script").count() == 0
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_no_line_of_code_is_cut_off_beside_the_file_list(lab, path) -> None:
+    """The widest line of each kind of cell, at 1280 pixels with the file list open."""
+    nb = nbformat.read(path, as_version=4)
+    lines = {line for cell in nb.cells if cell.cell_type == "code" for line in cell.source.splitlines()}
+    longest = sorted(lines, key=len)[-3:]
+    lab.write(path.name, ["\n".join(f"# {line}"[: len(line)] for line in longest)])
+    lab.open(path.name)
+    assert lab.page.locator("#jp-left-stack").is_visible()
+    scroller = lab.cell(0).locator(".cm-scroller")
+    seen, needed = scroller.evaluate("element => [element.clientWidth, element.scrollWidth]")
+    assert needed <= seen, f"{needed - seen} pixels of {len(longest[-1])} columns are cut off"
