@@ -580,7 +580,6 @@ def test_a_notebook_that_exports_nothing_has_no_lesson(course):
             '"source_hidden": false',
             "differs from the text",
         ),
-        ("notebooks/02_tiny.ipynb", "✓ the share", "✓ the part", "README.md"),
         ("course_utils/lessons/nb02_tiny.py", "0.25", "0.5", "exported cells"),
         ("README.md", "How a small", "How a large", "README.md"),
     ],

@@ -114,7 +114,7 @@ said = {
 }
 thin = nb06.add_lora(big)
 draw = torch.Generator().manual_seed(0)
-losses = nb06.learn_style(big, torch.rand(4, 3, 16, 16), ["a shoe"] * 4, 3, draw, rate=0.1, batch_size=2)
+losses = nb06.learn_style(big, torch.rand(4, 3, 16, 16), ["a shoe"] * 4, 3, draw, lr=0.1, batch_size=2)
 styled = nb06.sample_prompts(big, shoes, steps=2, guidance=7.5, negative="a", batch_size=2)
 said |= {"losses": len(losses), "style": (styled - drawn).abs().max().item()}
 print(json.dumps(said))
@@ -171,7 +171,7 @@ def test_the_trainer_goes_on_exactly(tmp_path: Path) -> None:
     for _ in range(2):
         trainer.step(batch_size=2)
     other = nb06.Trainer(x, 4, seed=1)
-    parts = ("unet", "optimiser", "rate", "ema")
+    parts = ("unet", "optimiser", "lr_scheduler", "ema")
     mine = {part: getattr(trainer, part) for part in parts}
     training.save_checkpoint(tmp_path / "half.pt", 2, draw=trainer.draw.get_state(), **mine)
     content = training.load_checkpoint(tmp_path / "half.pt", **{p: getattr(other, p) for p in parts})

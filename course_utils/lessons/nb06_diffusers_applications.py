@@ -144,19 +144,19 @@ class Trainer:
         ).to(device)
         self.noising = DDPMScheduler(**LEVELS)
         self.optimiser = torch.optim.AdamW(self.unet.parameters(), lr=1e-3)
-        self.rate = get_cosine_schedule_with_warmup(
+        self.lr_scheduler = get_cosine_schedule_with_warmup(
             self.optimiser, num_warmup_steps=20, num_training_steps=steps
         )
         self.ema = EMAModel(self.unet.parameters(), decay=0.999, use_ema_warmup=True, power=3 / 4)
         self.draw, self.done, self.losses = torch.Generator().manual_seed(seed), 0, []
 
-    def step(self, batch: int = 32) -> None:
+    def step(self, batch_size: int = 32) -> None:
         """One step of the optimiser; all random numbers come from `draw`."""
-        if batch < 1:
-            raise ValueError(f"At least one picture a step is wanted, not {batch}.")
-        chosen = torch.randint(len(self.x), (batch,), generator=self.draw)
-        x0, noise = self.x[chosen], torch.randn(batch, 1, 28, 28, generator=self.draw)
-        t = torch.randint(T, (batch,), generator=self.draw)
+        if batch_size < 1:
+            raise ValueError(f"At least one picture a step is wanted, not {batch_size}.")
+        chosen = torch.randint(len(self.x), (batch_size,), generator=self.draw)
+        x0, noise = self.x[chosen], torch.randn(batch_size, 1, 28, 28, generator=self.draw)
+        t = torch.randint(T, (batch_size,), generator=self.draw)
         x_t, target = (
             part.to(self.unet.device)
             for part in (
@@ -168,7 +168,7 @@ class Trainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimiser.step()
-        self.rate.step()
+        self.lr_scheduler.step()
         self.optimiser.zero_grad()
         self.ema.step(self.unet.parameters())
         self.done += 1
@@ -477,8 +477,8 @@ def learn_style(
     prompts: Sequence[str],
     steps: int,
     generator: torch.Generator,
-    rate: float = 1e-2,
-    batch: int = 32,
+    lr: float = 1e-2,
+    batch_size: int = 32,
 ) -> list[float]:
     """Train what `add_lora` added on pictures x (N, C, H, W) in [-1, 1], as large as the VAE wants
     them; returns the losses.
@@ -487,16 +487,16 @@ def learn_style(
         raise ValueError(
             f"{len(x)} pictures and {len(prompts)} prompts do not fit: give a prompt for each."
         )
-    if min(steps, batch, len(x)) < 1:
+    if min(steps, batch_size, len(x)) < 1:
         raise ValueError(
-            f"At least one step of one picture is wanted, not {steps} of {batch} out of {len(x)}."
+            f"At least one step of one picture is wanted, not {steps} of {batch_size} of {len(x)}."
         )
     check_range(x)
     if not any(p.requires_grad for p in pipe.unet.parameters()):
         raise ValueError("There is nothing to train: call add_lora first.")
     noising, device = DDPMScheduler.from_config(pipe.scheduler.config), pipe.device
     optimiser, losses = (
-        torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], lr=rate),
+        torch.optim.AdamW([p for p in pipe.unet.parameters() if p.requires_grad], lr=lr),
         [],
     )
     with torch.no_grad():
@@ -511,10 +511,10 @@ def learn_style(
             ]
         )
     for _ in training.progress(steps):
-        i = torch.randint(len(x), (batch,), generator=generator)
+        i = torch.randint(len(x), (batch_size,), generator=generator)
         noise, t = (
-            torch.randn(batch, *latents.shape[1:], generator=generator).to(device),
-            torch.randint(T, (batch,), generator=generator).to(device),
+            torch.randn(batch_size, *latents.shape[1:], generator=generator).to(device),
+            torch.randint(T, (batch_size,), generator=generator).to(device),
         )
         v_pred = pipe.unet(noising.add_noise(latents[i], noise, t), t, words[i]).sample
         wanted = (

@@ -111,7 +111,7 @@ cfg = run.budget.pick(
         "width": 64,
         "channels": (64, 128, 256),
         "hidden": 512,
-        "steps": 15000,
+        "num_steps": 15000,
     },
 )
 BATCH_SIZE, SHORT_STEPS = 64, 300
@@ -1181,7 +1181,7 @@ walker = widgets.explore(
 
 # %% tags=["nbval-ignore-output"]
 print(
-    f"{DATASET}, {len(train_set):,} training pictures, {cfg['steps']:,} steps of "
+    f"{DATASET}, {len(train_set):,} training pictures, {cfg['num_steps']:,} steps of "
     f"{BATCH_SIZE}, seed {run.seed}"
 )
 metrics.show_reports(reports | by_path)

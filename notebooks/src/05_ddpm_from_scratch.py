@@ -2106,7 +2106,7 @@ plots.show(
     ),
 )
 
-# %%
+# %% tags=["exact"]
 DPM = "DPM-Solver++(2M)"
 anew = abs(fd["DDPM, longer"] / measured_fd(DPM, 10, 1.5) - 1)
 claim("Measured anew, ten guided steps give the FD of the table, to 15 %", anew, at_most=0.15)
@@ -2174,13 +2174,13 @@ claim(
 # end at the clean level, and more steps the better the network is. Ten are enough to judge a recipe
 # by, and twenty to fifty get out of the longer trained network what is in it.
 #
-# How much guidance depends on the number of steps. At ten steps FD is lowest at w = 1.25 (KID there
-# is as good as at 1.5). But guidance costs a second function evaluation: twenty function
-# evaluations buy twenty plain steps (FD 2.94) or ten guided ones (4.15). Plain sampling is finished
-# at twenty steps; w = 1.5 still gains at fifty and ends lower, at 2.23.
+# How much guidance depends on the number of steps. At ten steps FD is lowest at w = 1.25 and
+# KID, by little, at 1.5. But guidance costs a second function evaluation: twenty function
+# evaluations buy twenty plain steps (FD 3.01) or ten guided ones (4.15). Plain sampling is finished
+# at twenty steps; w = 1.5 still gains at fifty and ends lower, at 2.24.
 #
 # The ancestral chain is the slow way: at w = 1.5 it is the last of the four at ten steps and at
-# twenty. But all its thousand steps, without guidance, end at 2.59, which the solver without
+# twenty. But all its thousand steps, without guidance, end at 2.57, which the solver without
 # guidance never reaches. An exact path carries a network's early errors to its end; fresh noise in
 # every step lets later steps repair them (Karras et al. 2022, section 4, who say so; we measured
 # the difference and not the cause). Twenty guided steps, forty function evaluations, make up for
