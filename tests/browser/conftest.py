@@ -92,7 +92,8 @@ class Lab:
         self.name = name
         self.page.goto(f"{self.address}/lab/tree/{name}?token={TOKEN}&reset")
         self.page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell", timeout=60_000)
-        wait_for(lambda: self.prompt(0).startswith("["), 60)
+        shown = self.page.locator(".jp-NotebookPanel .jp-CodeCell .jp-InputPrompt:visible")  # a folded cell has none
+        wait_for(lambda: any(text.strip().startswith("[") for text in shown.all_inner_texts()), 60)
         self.idle()
 
     def idle(self) -> None:
