@@ -1,6 +1,6 @@
 """What every stored notebook must be, without running it (nbval runs it).
 
-Each rule is a function from a notebook to the list of its problems; tests/test_build.py breaks a
+Each rule is a function from a notebook to the list of its problems; tests/test_rules.py breaks a
 notebook for every rule and looks whether the rule sees it.
 """
 
@@ -160,6 +160,8 @@ def structure_problems(nb) -> list[str]:
     problems = [] if opening.startswith("# ") else ["the first cell has no title"]
     if BADGE_IMAGE not in opening:
         problems.append("the first cell has no Colab badge")
+    if len(re.findall(r"(?i)!\[open\s+in\s+colab\]", opening)) > 1:
+        problems.append("the first cell has more than one Colab badge")
     time_line = next((line for line in opening.splitlines() if re.match(r"\**Time\b", line)), "")
     stated = re.findall(r"\d+(?:\.\d+)?", time_line)
     for key in ("minutes_cpu", "minutes_gpu"):

@@ -10,12 +10,12 @@ from .cells import read_notebook, tags, write_notebook
 from .course import Course, CourseError
 from .readme import update_readme
 
-BADGE = re.compile(r"(?i)\[!\[open in colab\]")
+BADGE = re.compile(r"(?i)\[!\[open\s+in\s+colab\]\([^)]*\)\]\([^)]*\)")  # its lines may have been folded
 
 
 def with_badge(markdown: str, badge: str) -> str:
     """Markdown whose title is followed by the badge, whatever badge was there before."""
-    title, *rest = [line for line in markdown.splitlines() if not BADGE.match(line)]
+    title, *rest = BADGE.sub("", markdown).splitlines()
     if not title.startswith("# "):
         raise CourseError(f"The first cell must begin with the title (`# …`), not {title!r}.")
     return "\n".join([title, "", badge, "", *"\n".join(rest).strip("\n").splitlines()])

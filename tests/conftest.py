@@ -4,14 +4,15 @@ nbval's own settings are in notebooks/conftest.py, where pytest finds them when 
 """
 
 import os
+import shutil
 import socket
-import sys
-from pathlib import Path
 
 import pytest
+from tiny_course import make_course
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))  # `import grading`, `import cases`
+from authoring.__main__ import main
+from authoring.cells import read_notebook
+from authoring.course import Course
 
 os.environ.setdefault("COURSE_BUDGET", "quick")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -54,3 +55,23 @@ def network():
         if os.environ.get("COURSE_BLOCK_NETWORK") == "1":
             block_network(patch)
         yield
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Course:
+    """The small course after `build`; the one real execution of a module, so tests must not change it."""
+    course = make_course(tmp_path_factory.mktemp("course"))
+    assert main(["build", "02"], root=course.root) == 0
+    return course
+
+
+@pytest.fixture
+def course(built, tmp_path) -> Course:
+    """A copy that a test may change."""
+    shutil.copytree(built.root, tmp_path / "course")
+    return Course(tmp_path / "course")
+
+
+@pytest.fixture
+def nb(built):
+    return read_notebook(built.stored("02_tiny"))

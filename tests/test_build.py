@@ -1,7 +1,6 @@
-"""The notebook tools, on a small course made here and executed once; and each rule on what breaks it."""
+"""The notebook tools, on a small course made here and executed once."""
 
 import ast
-import copy
 import importlib.util
 import json
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from tiny_course import PNG, ROOT, SOURCE, cell_with, edit
 
 from authoring import rules
 from authoring.__main__ import main
@@ -28,7 +28,7 @@ from authoring.cells import (
     with_outputs,
     write_notebook,
 )
-from authoring.course import Course, CourseError
+from authoring.course import Course
 from authoring.lessons import silent, update_lesson
 from authoring.pages import FORMULA, _mathml, web_page
 from authoring.readme import PICTURE, readme_text, update_readme
@@ -36,191 +36,6 @@ from authoring.stamps import change_address, stamp_text, with_badge
 from authoring.student import mark_solution, student_version
 from course_utils.files import write
 from course_utils.saving import VIEW as WIDGET_VIEW
-
-ROOT = Path(__file__).resolve().parents[1]
-# One pixel each.
-PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-GIF = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
-
-PYPROJECT = """\
-[project]
-name = "tiny"
-
-[project.urls]
-Repository = "https://github.com/OWNER/tiny" # a comment that stays
-Issues = "https://github.com/OWNER/tiny/issues"
-"""
-README = """\
-# Tiny
-
-[![Open In Colab](x)](https://colab.research.google.com/github/OWNER/tiny/blob/main/notebooks/02_tiny.ipynb)
-
-<!-- notebooks:begin -->
-old
-<!-- notebooks:end -->
-between
-<!-- picture:begin -->
-<!-- picture:end -->
-The end of OWNER/tiny.
-"""
-EXERCISE = '''\
-# %% [markdown]
-# **Exercise 2.{n}** · difficulty {n}/5 · 10 minutes
-#
-# {task}
-
-# %% tags=["exercise"]
-def add_{n}(x):
-    """x + {n}, for instance 0.5 for x = 0."""
-    ...
-
-# %% tags=["check"]
-check_{n}(add_{n})
-
-# %% tags=["solution"]
-# @title Solution {n}
-def add_{n}(x):
-    """x + {n}"""
-    return x + {n}
-
-
-check_{n}(add_{n})
-
-'''
-SOURCE = (
-    '''\
-# ---
-# jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-#   course:
-#     title: Tiny
-#     summary: How a small notebook is made
-#     minutes_cpu: 1
-#     minutes_gpu: 0.5
-# ---
-
-# %% [markdown]
-# # 02 · Tiny
-#
-# **Time:** 1 minute on a 2-core CPU, 0.5 on a GPU
-#
-# ## What you will be able to do
-#
-# - Nothing much.
-
-# %% tags=["setup"]
-pass
-
-# %% tags=["export"]
-import math
-
-# %% [markdown]
-# The factor is 0.25, which the next cell prints. Goodfellow et al. (2014) report 225.5.
-
-# %% tags=["export"]
-def scaled(x):
-    return math.floor(x) * 0.25
-
-# %%
-import os
-from IPython.display import display
-
-def make_check(n):
-    def check(function):
-        value = function(1)
-        right = f"✓ exercise {n} adds {n}" if value == 1 + n else "wrong"
-        print("not attempted" if value is None else right)
-    return check
-
-check_1, check_2, check_3, check_4 = map(make_check, (1, 2, 3, 4))
-print(scaled(1))
-print("✓ the share is 0.25 < 1 for every_seed")
-
-# %%
-PNG = (
-    "'''
-    + PNG[:60]
-    + '''"
-    "'''
-    + PNG[60:]
-    + '''"
-)
-GIF = "'''
-    + GIF
-    + """"
-alt = {"alt": "A dark & \\"small\\" pixel"}
-display({"image/png": PNG, "text/plain": "A dark pixel"}, raw=True, metadata={"image/png": alt})
-display({"image/gif": GIF}, raw=True, metadata={"image/gif": {"alt": "A pixel that moves"}})
-
-# %%
-41 + 1;
-
-# %% tags=["widget", "nbval-ignore-output"]
-from ipywidgets import IntSlider
-
-display(IntSlider())
-display({"image/png": PNG}, raw=True, metadata={"image/png": {"alt": "What the slider shows"}})
-
-"""
-    + "".join(EXERCISE.format(n=n, task="Find the bug." if n == 4 else "Add a number.") for n in (1, 2, 3, 4))
-    + """\
-# %% [markdown]
-# ## What was measured
-# ## What went wrong, and what helped
-# ## Further reading
-# ## Next
-"""
-)
-
-
-def make_course(root: Path, source: str = SOURCE) -> Course:
-    course = Course(root)
-    for path, text in {
-        "pyproject.toml": PYPROJECT,
-        "README.md": README,
-        "course_utils/__init__.py": "",
-        "notebooks/src/02_tiny.py": source,
-    }.items():
-        write(root / path, text)
-    return course
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Course:
-    """The small course after `build`; the one real execution of this module, so tests must not change it."""
-    course = make_course(tmp_path_factory.mktemp("course"))
-    assert main(["build", "02"], root=course.root) == 0
-    return course
-
-
-@pytest.fixture
-def course(built, tmp_path) -> Course:
-    """A copy that a test may change."""
-    shutil.copytree(built.root, tmp_path / "course")
-    return Course(tmp_path / "course")
-
-
-@pytest.fixture
-def nb(built):
-    return read_notebook(built.stored("02_tiny"))
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text("utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), "utf-8")
-
-
-def cell_with(nb, text: str):
-    return next(cell for cell in nb.cells if text in cell.source)
-
 
 # -------------------------------------------------------------------------------------------------- the build
 
@@ -491,6 +306,12 @@ def test_a_badge_of_another_spelling_is_replaced(built):
     assert with_badge(old, built.badge("02_tiny")) == f"# T\n\n{built.badge('02_tiny')}\n\nText."
 
 
+def test_badges_that_an_editor_has_folded_become_one(built):
+    badge = built.badge("02_tiny")
+    folded = badge.replace("Open In ", "Open In\n"), badge.replace("Open In ", "Open In\n\n")
+    assert with_badge("\n\n".join(["# T", badge, *folded, "Text."]), badge) == f"# T\n\n{badge}\n\nText."
+
+
 def test_a_text_without_setup_cell_or_facts_is_refused_in_one_sentence(course, capsys):
     course.source("02_tiny").write_text(SOURCE.replace('tags=["setup"]', ""), "utf-8")
     assert main(["stamp"], root=course.root) == 1
@@ -660,178 +481,6 @@ def test_an_exported_solution_is_imported_in_the_student_version():
     cell = nbformat.v4.new_code_cell(solution, metadata={"tags": ["solution", "export"]})
     nb = student_version(nbformat.v4.new_notebook(cells=[cell]), "02_tiny")
     assert nb.cells[0].source == "from course_utils.lessons.nb02_tiny import f, a, b"
-
-
-# -------------------------------------------------------------------------------- every rule sees its mistake
-
-
-def _set(find: str, **changes):
-    """A defect that sets fields of the first cell whose source contains `find`."""
-
-    def apply(nb):
-        cell_with(nb, find).update(changes)
-
-    return apply
-
-
-def _replace(old: str, new: str):
-    def apply(nb):
-        for cell in nb.cells:
-            cell.source = cell.source.replace(old, new)
-
-    return apply
-
-
-def _tags(find: str, *names: str):
-    def apply(nb):
-        cell_with(nb, find).metadata["tags"] = list(names)
-
-    return apply
-
-
-def _output(find: str, *outputs):
-    def apply(nb):
-        cell_with(nb, find).outputs = [nbformat.from_dict(out) for out in outputs]
-
-    return apply
-
-
-def _course(**facts):
-    return lambda nb: nb.metadata.course.update(facts)
-
-
-def _printed(*lines):
-    return {"output_type": "stream", "name": "stdout", "text": "\n".join(lines)}
-
-
-def _shown(mime, value, alt=None):
-    metadata = {mime: {"alt": alt}} if alt is not None else {}
-    return {"output_type": "display_data", "data": {mime: value}, "metadata": metadata}
-
-
-def _drop(find: str):
-    def apply(nb):
-        nb.cells.remove(cell_with(nb, find))
-
-    return apply
-
-
-def _in_check_1(text):
-    return _output("check_1(add_1)", _printed(text))
-
-
-ERROR = {"output_type": "error", "ename": "E", "evalue": "", "traceback": []}
-DEFECTS = [
-    ("execution", _set("41 + 1", execution_count=None), "not 1 to 19"),
-    ("execution", _set("41 + 1", execution_count=40), "not 1 to 19"),
-    ("error", _output("41 + 1", ERROR), "an error"),
-    ("metadata", lambda nb: nb.metadata.kernelspec.update(name="venv"), "kernelspec"),
-    ("metadata", lambda nb: nb.metadata.update(widgets={}), "widget state"),
-    ("picture", _output("41 + 1", _shown("image/png", PNG)), "image/png without alt"),
-    ("picture", _output("41 + 1", _shown("image/gif", GIF, " ")), "image/gif without alt"),
-    ("picture", _output("41 + 1", _shown("image/png", "A" * 161_000, "big")), "more than 120,000"),
-    ("picture", _output("41 + 1", _shown("text/html", "<img src='x'>")), "text/html without alt"),
-    ("picture", _set("## Next", source="![](x.png)"), "no alt text"),
-    ("path", _output("41 + 1", _printed("saved to /home/ann/x.pt")), "/home/ann"),
-    ("path", _output("41 + 1", _shown("text/plain", "PosixPath('/tmp/x')")), "/tmp/x"),
-    ("path", _set("41 + 1", source="open('/Users/ann/x')"), "/Users/ann"),
-    ("path", _set("41 + 1", source=r"open(r'C:\Users\ann')"), "C:"),
-    ("length", _set("41 + 1", source="x = 1\n" * 26), "26 statements, more than 25"),
-    ("length", _set("@title Solution 1", source="x = 1\n" * 41), "41 statements, more than 40"),
-    ("width", _set("41 + 1", source="x = 1  #" + " " * 93), "101 columns, more than 100"),
-    ("width", _output("41 + 1", _shown("text/html", "<img alt='a' width=\"831\">")), "a picture of 831 pixels"),
-    ("structure", _replace("# 02 · Tiny", "02 · Tiny"), "no title"),
-    ("structure", _replace("[![Open In Colab]", "[![Open]"), "no Colab badge"),
-    ("structure", _replace("**Time:**", "**When:**"), "no line that begins with **Time**"),
-    ("structure", _course(minutes_cpu=7), "does not state minutes_cpu"),
-    *[("structure", _replace(heading, heading + "!"), repr(heading)) for heading in rules.HEADINGS],
-    ("time", _course(build_seconds=61), "1 minutes are promised"),
-    ("time", lambda nb: nb.metadata.course.pop("build_seconds"), "is missing"),
-    ("claim", _output("print(scaled(1))"), "4 claims, fewer than 5"),
-    ("claim", _output("print(scaled(1))", _printed("✓ a share of 0.30000000004")), "float tail"),
-    ("widget", _tags("IntSlider"), "no cell is tagged widget"),
-    ("widget", _output("IntSlider", _printed("IntSlider()")), "no static picture"),
-    ("exercise", _tags("def add_1"), "3 exercises, fewer than 4"),
-    ("exercise", _replace("Find the bug", "Find it"), "find the bug"),
-    ("exercise", _replace("difficulty 1/5", "easy"), "no 'difficulty n/5'"),
-    ("exercise", _replace("1/5 · 10 minutes", "1/5"), "gives no minutes"),
-    ("exercise", _replace("    ...", "    return 1"), "not a stub"),
-    ("exercise", _tags("check_1(add_1)"), "no check follows"),
-    ("exercise", _in_check_1("✓ all right"), "the untouched stub does not say"),
-    ("exercise", _drop("# @title Solution 1"), "no solution follows"),
-    ("exercise", _replace("# @title Solution 1", "# Solution 1"), "does not begin with"),
-    ("folding", lambda nb: cell_with(nb, "# @title Solution 1").metadata.pop("jupyter"), "to be folded is not"),
-    ("folding", lambda nb: cell_with(nb, "IntSlider").metadata.pop("cellView"), "to be folded is not"),
-    ("exercise", _set("# @title Solution 1", source="# @title Solution 1\n1"), "the solution is not checked"),
-    ("exercise", _output("# @title Solution 1", _printed("not attempted")), "check of the solution says"),
-    ("class", _set("# @title Solution 4", source="add_1(2)", metadata={}), "add_1 is used after"),
-    ("compared", _output("41 + 1", _printed("FD 8.27")), "8.27 is compared"),
-    ("prose", _set("## Next", source="FD fell to 17.31."), "17.31"),
-    ("prose", _set("## Next", source="It covers 93 % of them."), "93 %"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("rule", "defect", "said"), DEFECTS, ids=[f"{d[0]}-{i}" for i, d in enumerate(DEFECTS)])
-def test_a_rule_sees_its_mistake(nb, rule, defect, said):
-    check = getattr(rules, f"{rule}_problems")
-    assert check in rules.RULES and check(nb) == []
-    defect(nb)
-    assert any(said in problem for problem in check(nb)), check(nb)
-
-
-def test_every_rule_is_shown_to_see_a_mistake():
-    assert {rule.__name__ for rule in rules.RULES} == {f"{defect[0]}_problems" for defect in DEFECTS}
-
-
-def test_a_magic_in_a_cell_is_no_problem_but_cannot_be_exported(nb):
-    cell_with(nb, "41 + 1").source = "%time 1\nif 1:\n    !ls"
-    assert rules.class_problems(nb) == []
-    with pytest.raises(CourseError, match="plain Python"):
-        silent("%time 1")
-
-
-def test_the_rules_for_size_and_setup_cell_see_their_mistakes(built, nb, tmp_path):
-    large = tmp_path / "large.ipynb"
-    large.write_bytes(b" " * 1_500_001)
-    assert "more than 1,500,000" in rules.size_problems(nb, large)[0]
-    setup = cell_with(nb, "@title Setup")
-    setup.source += " "
-    assert rules.setup_problems(nb, built.setup_cell()) == ["the set-up cell is not the stamped one"]
-    nb.cells.append(copy.deepcopy(setup))
-    assert rules.setup_problems(nb, built.setup_cell()) == ["2 cells are tagged setup, not one"]
-
-
-def test_prose_may_quote_formulas_code_published_numbers_and_what_was_printed(nb):
-    cell_with(
-        nb, "## Next"
-    ).source = "A factor of 0.25; $x = 0.1$; `0.2`; [link](a0.3); exercise 2.7.\nHeusel et al. (2017) found 12.5 %."
-    assert rules.prose_problems(nb) == []
-
-
-def test_a_measured_decimal_is_not_compared_and_an_exact_one_may_be(nb):
-    cell = cell_with(nb, "41 + 1")
-    text = "FD 8.27, 93 % of 0.25\nexercise 2.1: correct"
-    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
-    begins = "is compared and is not exact, in '41 + 1;'"
-    assert rules.compared_problems(nb) == [f"8.27 {begins}", f"93 % {begins}", f"0.25 {begins}"]
-    for tag in ("exact", "nbval-ignore-output"):
-        cell.metadata = nbformat.NotebookNode(tags=[tag])
-        assert rules.compared_problems(nb) == []
-
-
-def test_what_a_picture_says_is_not_compared(nb):
-    said = {
-        "text/plain": "[picture] FD falls to 8.27.",
-        "text/html": '<img alt="FD falls to 8.27." width="500">',
-    }
-    cell_with(nb, "41 + 1").outputs = [nbformat.NotebookNode(output_type="display_data", data=said, metadata={})]
-    assert rules.compared_problems(nb) == []
-
-
-def test_a_long_cell_may_have_forty_lines_and_comments_are_free(nb):
-    cell_with(nb, "41 + 1").update(source="x = 1\n" * 40, metadata={"tags": ["long"]})
-    cell_with(nb, "print(scaled(1))").update(source="x = 1\n# why\n\n" * 25)
-    assert rules.length_problems(nb) == []
 
 
 # ------------------------------------------------------------------------------------------- nbval and pytest

@@ -22,13 +22,6 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/01_gan_theory.ipynb)
 #
-# [![Open In
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/01_gan_theory.ipynb)
-#
-# [![Open In
-#
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/01_gan_theory.ipynb)
-#
 # A generative adversarial network is a game between two networks. This notebook plays it where
 # everything can be computed: on a line, in the plane, and between two single numbers. Each formula
 # is worked out two ways and compared, and at the end you know what the game aims at, and why

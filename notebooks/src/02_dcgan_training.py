@@ -20,13 +20,6 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/02_dcgan_training.ipynb)
 #
-# [![Open In
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/02_dcgan_training.ipynb)
-#
-# [![Open In
-#
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/02_dcgan_training.ipynb)
-#
 # A generative adversarial network learns to make pictures from a contest between two networks. Here
 # you build both, train them on pictures of clothes, and learn to *see* and to *measure* what the
 # contest is doing, since its loss will not tell you.

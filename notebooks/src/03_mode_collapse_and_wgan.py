@@ -22,13 +22,6 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/03_mode_collapse_and_wgan.ipynb)
 #
-# [![Open In
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/03_mode_collapse_and_wgan.ipynb)
-#
-# [![Open In
-#
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/03_mode_collapse_and_wgan.ipynb)
-#
 # A generator that has found one convincing picture has little reason to look for a second. This
 # notebook makes that failure visible and countable, puts nine recipes to the same test, and takes
 # the Wasserstein distance, which is behind two of them, apart until you can compute it without a

@@ -21,13 +21,6 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
 #
-# [![Open In
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
-#
-# [![Open In
-#
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/04_diffusion_math.ipynb)
-#
 # A diffusion model destroys data with noise, a little at a time, and learns to undo it. This
 # notebook has no neural network in it. Its data are a handful of Gaussians, for which the *perfect*
 # denoiser is a formula. So every statement about diffusion can be compared with the truth, and when

@@ -22,13 +22,6 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
 #
-# [![Open In
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
-#
-# [![Open In
-#
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/05_ddpm_from_scratch.ipynb)
-#
 # Notebook 04 had the perfect denoiser and asked what can be done with it. Here we have pictures and
 # no formula, so a network must learn to denoise. Everything else stays: the levels, the conversions
 # and the samplers are imported from notebook 04 as they are. About two minutes of training on two
