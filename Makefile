@@ -6,7 +6,7 @@ PY     := "$(VENV)/bin/python"
 BUILD  := $(PY) -m authoring
 # As many processes as there are cores with memory for a notebook (conftest.py), each with its share of the threads.
 SHARED := -n auto --dist loadfile --no-loadscope-reorder
-UNIT   := tests --ignore=tests/browser
+UNIT   := tests --ignore=tests/browser --ignore=tests/test_devices.py
 NBVAL  := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(SHARED)
 STATIC := tests/test_docs.py tests/test_house.py tests/test_notebooks.py tests/test_rooms.py
 # The lock moves these two by hand, and together: a new PyTorch is gigabytes for everyone.
@@ -16,7 +16,7 @@ TORCH  := torch==2.14.1 torchvision==0.29.1
 unexport MPLBACKEND
 unit nbval full test: export TQDM_DISABLE = 1
 
-.PHONY: help setup lab test unit nbval browser full run notebooks text check badge readme student colab standalone assets seeds bench lock clean
+.PHONY: help setup lab test unit nbval browser grading devices full run notebooks text check badge readme student colab standalone assets seeds bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,14 @@ nbval: setup ## every notebook cell by cell (NB=02 for one)
 
 browser: setup ## widgets and pages in JupyterLab and chromium
 	$(PY) -m pytest tests/browser
+
+grading: setup ## nbgrader itself on four hand-ins, in an environment of its own
+	test -x build/nbgrader/bin/nbgrader || \
+		{ $(PYTHON) -m venv build/nbgrader && build/nbgrader/bin/python -m pip install -q "nbgrader>=0.9.5"; }
+	COURSE_NBGRADER="$(CURDIR)/build/nbgrader/bin/nbgrader" $(PY) -m pytest tests/test_nbgrader.py
+
+devices: setup ## every notebook on a pretend accelerator, with short trainings
+	$(PY) -m pytest -n auto tests/test_devices.py
 
 full: setup ## with the full data sets: the unit tests and the notebooks that read them, what changed last first
 	$(PY) -m pytest $(SHARED) $(UNIT)

@@ -198,6 +198,12 @@ SOURCES = {
         "authoring/benchmarks/schedulers.py: FD of that model by diffusers' schedulers and steps;"
         " three draws of 2,048 pictures a row, on an H200",
     ),
+    "points_contest.json": (
+        "this course",
+        "MIT",
+        "authoring/benchmarks/points.py: modes, good samples and W1 of notebook 03's recipes with equal tuning and"
+        " seconds; three networks a row, on two cores",
+    ),
     "ddpm_pipeline": (
         "this course",
         "MIT",

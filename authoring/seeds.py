@@ -5,7 +5,8 @@
     python -m authoring.seeds --seeds           the page alone, from what was measured before
 
 Each run is a kernel of its own, with the embedded data. What it measures is kept in build/claims,
-one file for a notebook and a seed, and the page is made from whatever is there.
+one file for a notebook and a seed. The page is made from whatever is there; a notebook of which
+nothing is there keeps the section that the page has of it.
 """
 
 from __future__ import annotations
@@ -87,27 +88,40 @@ class Run:
         return cls(about, claims)
 
 
-def page(folder: Path, notebooks: dict[str, str]) -> str:
-    """The page of what lies in `folder`, for `notebooks` (number to title)."""
+def page(folder: Path, notebooks: dict[str, str], before: str = "") -> str:
+    """The page of what lies in `folder`, for `notebooks` (number to title).
+
+    A notebook of which nothing lies there keeps its section of the page `before`.
+    """
     runs = {
         (path.stem[:2], int(path.stem[3:])): Run.read(path)
         for path in sorted(folder.glob("[0-9][0-9]-*.jsonl"))
         if path.stem[:2] in notebooks
     }
+    kept = _sections(before)
     seeds = sorted({*SEEDS, *(seed for _, seed in runs)})
-    missing = {number: [seed for seed in seeds if (number, seed) not in runs] for number in notebooks}
+    sections, missing = [], {}
+    for number, title in notebooks.items():
+        of_seed = {seed: runs[number, seed] for seed in seeds if (number, seed) in runs}
+        if of_seed:
+            origin = f"Measured with {_origins(of_seed.values())}."
+            sections += ["\n\n".join([f"## {number} {_plain(title)}", origin, *_tables(of_seed, seeds)])]
+        elif number in kept:
+            sections += [kept[number]]
+        missing[number] = [] if not of_seed and number in kept else [s for s in seeds if s not in of_seed]
     parts = [f"# Claims on seeds {_listed(seeds)}", _missing(missing)]
     parts += [
         "Made by `make seeds`. A margin is the distance from the value to its bound as a share of "
         "the bound's size, or of half its width; – is a bound without a size, such as 0. "
         "✗ marks what does not hold. Of several values the worst is shown."
     ]
-    parts += [f"Measured with {_origins(runs.values())}."] if runs else []
-    for number, title in notebooks.items():
-        of_seed = {seed: runs[number, seed] for seed in seeds if (number, seed) in runs}
-        if of_seed:
-            parts += [f"## {number} {_plain(title)}", *_tables(of_seed, seeds)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in [*parts, *sections] if part) + "\n"
+
+
+def _sections(page: str) -> dict[str, str]:
+    """The sections of a page by the number of their notebook."""
+    found = re.split(r"^(?=## \d\d )", page, flags=re.MULTILINE)[1:]
+    return {section[3:5]: section.strip() for section in found}
 
 
 def _missing(missing: dict[str, list[int]]) -> str:
@@ -206,7 +220,8 @@ def main() -> int:
             except CourseError as error:
                 problems.append(str(error))
     titles = {name[:2]: read_source(course, name).metadata.course.title for name in course.names()}
-    write(ROOT / PAGE, page(ROOT / MEASURED, titles))
+    before = (ROOT / PAGE).read_text("utf-8") if (ROOT / PAGE).exists() else ""
+    write(ROOT / PAGE, page(ROOT / MEASURED, titles, before))
     problems += failed_claims(ROOT / MEASURED)
     print(PAGE.as_posix())
     print("\n".join(problems), end="\n" if problems else "", file=sys.stderr)

@@ -22,7 +22,7 @@ import torch
 from IPython.display import publish_display_data
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -334,32 +334,58 @@ def _wrapped(title: str, width: float) -> list[str]:
     return lines
 
 
-def animation(frames: Sequence[Tensor], alt: str, milliseconds: int = 300, columns: int = 8, zoom: int = 2) -> Picture:
+def animation(
+    frames: Sequence[Tensor],
+    alt: str,
+    milliseconds: int = 300,
+    columns: int = 8,
+    zoom: int = 2,
+    labels: Sequence[str] | None = None,
+) -> Picture:
     """An animated PNG of pictures: each frame (N, C, H, W) in [-1, 1]; the last one stays four times as long.
 
-    Shows in every browser, on GitHub and in JupyterLab, without a widget or a player.
+    Shows in every browser, on GitHub and in JupyterLab, without a widget or a player. Where nothing can move, on paper
+    and in some viewers, the last frame stands.
+
+    Args:
+        labels: words over each frame, such as the step.
     """
     alt = _described(alt)
     if not frames:
         raise ValueError("An animation needs at least one frame.")
+    if labels is not None and len(labels) != len(frames):
+        raise ValueError(f"{len(frames)} frames need as many labels, not {len(labels)}.")
     pictures = []
     for frame in frames:
         picture = _frame(tile(frame, columns))
         pictures.append(picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST))
     size = tuple(max(sides) for sides in zip(*(picture.size for picture in pictures)))
     pictures = [ImageOps.expand(p, (0, 0, size[0] - p.width, size[1] - p.height), fill=_white(p)) for p in pictures]
+    if labels is not None:
+        pictures = [_labelled(picture, label) for picture, label in zip(pictures, labels)]
     buffer = io.BytesIO()
-    shown = [milliseconds] * (len(pictures) - 1) + [4 * milliseconds]
-    pictures[0].save(
-        buffer,
-        "PNG",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=shown,
-        loop=0,
-        optimize=True,
-    )
+    if len(pictures) == 1:
+        pictures[0].save(buffer, "PNG", optimize=True)
+    else:
+        pictures[-1].save(
+            buffer,
+            "PNG",
+            save_all=True,
+            default_image=True,  # what does not move shows this one
+            append_images=pictures,
+            duration=[milliseconds] * (len(pictures) - 1) + [4 * milliseconds],
+            loop=0,
+            optimize=True,
+        )
     return Picture(buffer.getvalue(), alt, size[0])
+
+
+def _labelled(picture: Image.Image, label: str) -> Image.Image:
+    """A picture under a white line with words."""
+    picture = ImageOps.expand(picture, (0, 18, 0, 0), fill=_white(picture))
+    black = 0 if picture.mode == "P" else (0, 0, 0)
+    ImageDraw.Draw(picture).text((2, 3), label, fill=black, font=ImageFont.load_default())
+    return picture
 
 
 def _white(picture: Image.Image) -> int | tuple[int, int, int]:

@@ -16,6 +16,7 @@ from authoring.course import Course
 
 os.environ.setdefault("COURSE_BUDGET", "quick")
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.pop("COURSE_TEST_UNTIL", None)  # is for notebooks; tests of nbval set their own
 
 
 def is_loopback(host) -> bool:

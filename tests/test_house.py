@@ -161,8 +161,8 @@ def test_a_wheel_and_an_sdist_hold_what_they_should(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- commands
 
 TARGETS = (
-    "help setup lab test unit nbval browser full run notebooks text check badge readme student colab standalone assets"
-    " seeds bench lock clean"
+    "help setup lab test unit nbval browser grading devices full run notebooks text check badge readme student"
+    " colab standalone assets seeds bench lock clean"
 ).split()
 needs_make = pytest.mark.skipif(not shutil.which("make") or os.name == "nt", reason="needs make")
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from shortened import shortened
 from torch import nn
 
 from course_utils import data, runtime
 from course_utils.lessons import nb02_dcgan_training as nb02
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +113,13 @@ def test_spherical_interpolation_stays_on_the_shell() -> None:
 
 @pytest.mark.parametrize(
     ("d_real", "d_fake", "spread", "state"),
-    [(0.6, 0.4, 0.5, "healthy"), (0.99, 0.01, 0.5, "discriminator too strong"), (0.5, 0.5, 0.1, "generator collapsed")],
+    [
+        (0.6, 0.4, 0.5, "healthy"),
+        (0.99, 0.01, 0.5, "discriminator too strong"),
+        (0.6, 0.7, 0.5, "generator collapsed"),
+        (0.5, 0.5, 0.05, "dead"),
+        (0.5, 0.51, 0.05, "dead"),
+    ],
 )
 def test_diagnose_reads_the_last_fifth(d_real: float, d_fake: float, spread: float, state: str) -> None:
     early = [0.5] * 80
@@ -126,6 +140,11 @@ def test_a_run_with_a_number_that_is_not_finite_is_never_healthy(name, bad) -> N
     assert nb02.diagnose(FINE | {name: [0.5] * 99 + [bad]}, 0.5) == "diverged: NaN"
 
 
+def test_a_run_of_a_few_steps_has_no_verdict() -> None:
+    few = {name: values[:99] for name, values in FINE.items()}
+    assert nb02.diagnose(few, 0.5) == "too early to tell: fewer than 100 steps"
+
+
 def test_a_run_without_a_step_is_never_healthy() -> None:
     assert nb02.diagnose({name: [] for name in nb02.CURVES}, 0.5) == "not trained: no step was taken"
 
@@ -138,3 +157,23 @@ def test_training_refuses_pictures_that_the_generator_cannot_reach(wrong) -> Non
     networks = nb02.Generator(8, 4), nb02.Discriminator((4, 4, 4), 4)
     with pytest.raises(ValueError, match=r"Pictures in \[-1, 1\] are wanted, not"):
         nb02.train(*networks, wrong(x), runtime.start(verbose=False), num_steps=1)
+
+
+# --- the one switch ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_with_digits_the_notebook_runs_and_speaks_of_digits(tmp_path) -> None:
+    """All cells with DATASET = "mnist", in few steps; claims are noted and need not hold in so few."""
+    source, switch = shortened(ROOT / "notebooks" / "src" / "02_dcgan_training.py"), 'DATASET = "fashion_mnist"'
+    assert source.count(switch) == 1
+    source = source.replace(switch, 'DATASET = "mnist"')
+    script = tmp_path / "digits.py"
+    script.write_text(source, "utf-8")
+    wanted = {"COURSE_DATA": "embedded", "COURSE_CLAIMS": str(tmp_path / "claims"), "COURSE_BUDGET": "quick"}
+    env = {**os.environ, **wanted, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = re.findall(r"\[picture\] (.*)", done.stdout)
+    assert len(said) > 8 and any("digits" in words for words in said)
+    assert not re.search(r"cloth|shirt|trouser|sleeve", " ".join(said), re.I)

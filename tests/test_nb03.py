@@ -1,6 +1,7 @@
 """What notebook 03 builds, against independent references, and its checks against published mistakes."""
 
 import copy
+import json
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_utils import data
+from course_utils import data, points
 from course_utils.checks import nb03 as checks
 from course_utils.lessons import nb01_gan_theory as nb01
 from course_utils.lessons import nb03_mode_collapse_and_wgan as nb03
@@ -40,34 +41,30 @@ def one_of(stacked: nn.Module, single: nn.Module, index: int) -> nn.Module:
     return single
 
 
-OPTIONS = [{}, {"batch_statistic": "discrimination"}, {"batch_statistic": "std"}, {"pack": 2}, {"spectral": True}]
+OPTIONS = [
+    {"octaves": 5},
+    {"statistic": nb03.minibatch_discrimination},
+    {"statistic": nb03.std_statistic},
+    {"pack": 2},
+    {"normalise": nb03.spectral_normalise},
+]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: next(iter(options)))
 def test_stacked_critics_score_as_separate_ones(options) -> None:
-    critic, x = nb03.PointCritic(3, **options), torch.randn(3, 64, 2)
-    singles = [one_of(critic, nb03.PointCritic(1, **options), i) for i in range(3)]
+    critic, x = points.PointCritic(3, **options), torch.randn(3, 64, 2)
+    singles = [one_of(critic, points.PointCritic(1, **options), i) for i in range(3)]
     scores = critic(x)
     assert scores.shape == (3, 64 // options.get("pack", 1))
     for i, single in enumerate(singles):
         torch.testing.assert_close(single(x[i : i + 1])[0], scores[i], atol=1e-4, rtol=1e-4)
 
 
-RECIPES = {
-    "vanilla": nb03.Recipe(nb03.gan_d, nb03.gan_g),
-    "mode seeking": nb03.Recipe(nb03.gan_d, nb03.mode_seeking_g),
-    "minibatch discrimination": nb03.Recipe(nb03.gan_d, nb03.gan_g, {"batch_statistic": "discrimination"}),
-    "clipping": nb03.Recipe(nb03.wgan_d, nb03.wgan_g, critic_steps=2, clip=0.05),
-    "R3GAN": nb03.Recipe(nb03.r3_d, nb03.r3_g),
-    "spectral": nb03.Recipe(nb03.gan_d, nb03.gan_g, {"spectral": True}),
-}
-
-
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", sorted(set(nb03.RECIPES) - {"WGAN-GP", "instance noise"}))  # which draw noise
 def test_a_stack_trains_as_its_members_would_alone(name) -> None:
     """The same samples and latents for both: after a few steps the weights agree."""
-    recipe, n, steps = RECIPES[name], 64, 3
-    generator, critic = nb03.PointGenerator(3).double(), nb03.PointCritic(3, **recipe.critic).double()
+    recipe, n, steps = nb03.set_up(name, "plain", "low"), 64, 3
+    generator, critic = points.PointGenerator(3).double(), points.PointCritic(3, **recipe.critic).double()
     alone = [
         tuple(
             one_of(net, type(net)(1, **options).double(), i)
@@ -77,7 +74,7 @@ def test_a_stack_trains_as_its_members_would_alone(name) -> None:
     ]
     draws = 2 * steps * (recipe.critic_steps + 1)
     reals = [torch.randn(3, n, 2).double() for _ in range(draws)]
-    zs = [nb03.point_latents(3, n).double() for _ in range(draws)]
+    zs = [points.point_latents(3, n).double() for _ in range(draws)]
 
     def train(pair, members, networks):
         real, z = iter(reals), iter(zs)
@@ -94,23 +91,18 @@ def test_a_stack_trains_as_its_members_would_alone(name) -> None:
 
 
 def test_training_one_player_leaves_no_gradient_in_the_other() -> None:
-    generator, critic = nb03.PointGenerator(1), nb03.PointCritic(1)
+    generator, critic = points.PointGenerator(1), points.PointCritic(1)
     before = copy.deepcopy(critic.state_dict())
     recipe = nb03.Recipe(lambda critic, real, fake, progress: 0 * critic(real).sum(), nb03.gan_g)
-    nb03.train(recipe, generator, critic, lambda: torch.randn(1, 8, 2), lambda: nb03.point_latents(1, 8), num_steps=2)
+    nb03.train(recipe, generator, critic, lambda: torch.randn(1, 8, 2), lambda: points.point_latents(1, 8), num_steps=2)
     assert all(torch.equal(value, before[key]) for key, value in critic.state_dict().items())
 
 
 def test_unit_size_keeps_the_shape_of_a_mixture() -> None:
     for mixture in (data.ring(), data.grid()):
-        unit = nb03.unit_size(mixture)
+        unit = points.unit_size(mixture)
         assert unit.centres.square().mean().item() == pytest.approx(1)
         assert unit.std / unit.centres.norm() == pytest.approx(mixture.std / mixture.centres.norm().item())
-
-
-def test_an_unknown_batch_statistic_is_refused() -> None:
-    with pytest.raises(ValueError, match="batch_statistic is 'none'"):
-        nb03.PointCritic(1, batch_statistic="mean")
 
 
 # --- statistics of a batch ----------------------------------------------------------------------------------
@@ -148,8 +140,8 @@ def test_minibatch_std_is_one_number_a_batch_whatever_its_order() -> None:
 
 def test_packing_puts_neighbours_side_by_side() -> None:
     x = torch.arange(12.0).reshape(1, 6, 2)
-    assert nb03.pack_samples(x, 3).tolist() == [[[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]]
-    assert nb03.pack_samples(x, 1) is x or torch.equal(nb03.pack_samples(x, 1), x)
+    assert points.pack_samples(x, 3).tolist() == [[[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]]
+    assert points.pack_samples(x, 1) is x or torch.equal(points.pack_samples(x, 1), x)
 
 
 def test_mode_seeking_is_the_inverse_of_the_mean_ratio() -> None:
@@ -262,7 +254,7 @@ def test_the_zero_centred_penalty_is_notebook_01s_r1() -> None:
 
 
 def test_clipping_leaves_no_weight_beyond_the_limit() -> None:
-    critic = nb03.PointCritic(2)
+    critic = points.PointCritic(2)
     nb03.clip_weights(critic, 0.01)
     assert max(p.abs().max().item() for p in critic.parameters()) <= 0.01 + 1e-9
 
@@ -281,7 +273,53 @@ def test_the_published_losses_of_r3gan() -> None:
     critic, real, fake = ImageCritic(), torch.randn(6, 2, 3, 4), torch.randn(6, 2, 3, 4)
     wanted = F.softplus(critic(fake) - critic(real)).mean()
     wanted = wanted + nb01.r1_penalty(critic, real, 0.3) + nb01.r1_penalty(critic, fake, 0.3)
-    torch.testing.assert_close(nb03.r3_d(critic, real, fake, 0.0), wanted)
+    torch.testing.assert_close(nb03.ABLATION["paired + R1 + R2"].d_loss(critic, real, fake, 0.0), wanted)
+
+
+@pytest.mark.parametrize(("name", "terms"), [("vanilla", ""), ("vanilla + R1", "1"), ("vanilla + R2", "2")])
+def test_a_row_of_the_ablation_has_its_penalties_and_no_other(name: str, terms: str) -> None:
+    critic, real, fake = ImageCritic(), torch.randn(6, 2, 3, 4), torch.randn(6, 2, 3, 4)
+    wanted = nb03.discriminator_loss(critic(real), critic(fake))
+    for term, x in (("1", real), ("2", fake)):
+        wanted = wanted + (nb01.r1_penalty(critic, x, 0.003) if term in terms else 0)
+    torch.testing.assert_close(nb03.ABLATION[name].d_loss(critic, real, fake, 1.0), wanted)
+
+
+def test_instance_noise_falls_from_a_half_to_a_hundredth() -> None:
+    assert nb03.noise_std(0) == 0.5 and nb03.noise_std(1) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("name", nb03.RECIPES)
+@pytest.mark.parametrize("critic", nb03.OCTAVES)
+def test_every_recipe_of_the_contest_trains_both_networks(name: str, critic: str, monkeypatch) -> None:
+    monkeypatch.setattr(nb03, "N_MATCHED", 20)
+    recipe, mixture, before = nb03.set_up(name, critic, "low"), points.unit_size(data.ring()), {}
+
+    def watch(step, generator, critic, ema) -> None:
+        weights = {"g": generator.head.weight, "d": critic.net[0].weight}
+        before.setdefault(step, {k: w.detach().clone() for k, w in weights.items()})
+
+    found = nb03.train_points(recipe, mixture, num_steps=2, stack=2, watch=watch)
+    assert len(found["modes"]) == len(found["good"]) == len(found["w1"]) == 2 and found["seconds"] > 0
+    assert all(not torch.equal(before[1][k], before[2][k]) for k in ("g", "d"))
+
+
+TABLE = json.loads((data.ASSETS / "points_contest.json").read_text("utf-8"))
+
+
+def test_the_stored_contest_gave_every_recipe_the_same_tuning_and_time() -> None:
+    for name in nb03.RECIPES:
+        for critic in nb03.OCTAVES:
+            tuned = [r for r in TABLE if r["part"] == "tuning" and (r["recipe"], r["critic"]) == (name, critic)]
+            assert sorted((r["rates"], r["dataset"]) for r in tuned) == sorted(
+                (rates, dataset) for rates in nb03.RATES for dataset in ("grid", "ring")
+            )
+            (cost,) = (r["ms"] for r in TABLE if r["part"] == "cost" and (r["recipe"], r["critic"]) == (name, critic))
+            last = [r for r in TABLE if r["part"] == "contest" and (r["recipe"], r["critic"]) == (name, critic)]
+            seconds = {r["dataset"]: r["steps"] * cost / 1000 for r in last}
+            assert seconds["grid"] == pytest.approx(20, rel=0.01) and seconds["ring"] == pytest.approx(10, rel=0.01)
+            w1 = {rates: sum(sum(r["w1"]) for r in tuned if r["rates"] == rates) for rates in nb03.RATES}
+            assert all(r["rates"] == min(w1, key=w1.get) and r["seed"] != tuned[0]["seed"] for r in last)
 
 
 # --- stacked digits -----------------------------------------------------------------------------------------

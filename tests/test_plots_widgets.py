@@ -169,21 +169,24 @@ def test_an_animation_of_ten_frames_of_64_pictures_is_a_small_animated_png() -> 
     frames = [torch.lerp(clothes(64), noise, 0.25 * (1 - step / 9)) for step in range(10)]
     picture = plots.animation(frames, ALT, milliseconds=300)
     film = opened(picture.png)
-    assert film.format == "PNG" and film.is_animated and film.n_frames == 10
+    assert film.format == "PNG" and film.is_animated and film.n_frames == 1 + 10
+    still = np.asarray(film.convert("L"))
     durations = []
-    for frame in range(film.n_frames):
+    for frame in range(1, film.n_frames):
         film.seek(frame)
         durations.append(film.info["duration"])
     assert durations == [300] * 9 + [1200]
+    assert (np.asarray(film.convert("L")) == still).all()  # what does not move shows the last frame
     assert film.info["loop"] == 0  # for ever
-    assert len(plots.animation([clothes(64).roll(k, dims=0) for k in range(10)], ALT).png) < 120e3
+    moving = plots.animation([clothes(64).roll(k, dims=0) for k in range(10)], ALT)
+    assert len(moving.png) < 135e3  # 128,333 bytes with the oldest libraries
 
 
 def test_the_frames_of_an_animation_are_the_pictures_in_order() -> None:
     frames = [torch.full((1, 1, 2, 2), value) for value in (-1.0, 0.2, 1.0)]
     film = opened(plots.animation(frames, ALT, zoom=3).png)
     greys = []
-    for frame in range(3):
+    for frame in range(1, film.n_frames):  # frame 0 is what stands where nothing moves
         film.seek(frame)
         greys.append(np.asarray(film.convert("L")).max())
     assert film.size == (6, 6)
@@ -193,9 +196,24 @@ def test_the_frames_of_an_animation_are_the_pictures_in_order() -> None:
 def test_an_animation_of_colour_pictures_keeps_their_colours() -> None:
     red, blue = torch.tensor([[1.0, -1, -1], [-1, -1, 1]]).reshape(2, 1, 3, 1, 1)
     film = opened(plots.animation([red, blue], ALT, zoom=1).png)
-    assert film.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
     film.seek(1)
+    assert film.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    film.seek(2)
     assert film.convert("RGB").getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_label_stands_on_white_over_its_frame() -> None:
+    black = torch.full((4, 1, 28, 28), -1.0)
+    film = opened(plots.animation([black, black], ALT, columns=4, labels=["step 1", "step 1,000"]).png)
+    words = []
+    for frame in (1, 2):
+        film.seek(frame)
+        line = np.asarray(film.convert("L"))[:18]
+        assert line[0].min() == 255  # white above the words
+        words.append((line < 128).sum())
+    assert 0 < words[0] < words[1]
+    with pytest.raises(ValueError, match="2 frames need as many labels, not 1"):
+        plots.animation([black, black], ALT, labels=["step 1"])
 
 
 def test_an_animation_of_nothing_is_refused() -> None:
@@ -347,8 +365,9 @@ def test_bytes_are_shown_right_and_other_ranges_are_refused() -> None:
 def test_frames_of_two_sizes_are_kept_on_white() -> None:
     frames = [torch.full((1, 1, 2, 2), -1.0), torch.full((2, 1, 2, 2), -1.0)]
     film = opened(plots.animation(frames, ALT, columns=1, zoom=1).png)
-    assert film.n_frames == 2
+    assert film.n_frames == 1 + 2
     last = film.size[1] - 2
-    assert film.convert("L").getpixel((1, last)) == 255
     film.seek(1)
+    assert film.convert("L").getpixel((1, last)) == 255
+    film.seek(2)
     assert film.convert("L").getpixel((1, last)) == 0

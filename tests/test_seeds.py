@@ -95,6 +95,17 @@ def test_the_page_says_what_it_was_measured_with(folder) -> None:
     assert f"Measured with {said}." in seeds.page(folder, TITLES)
 
 
+def test_a_notebook_that_was_not_measured_again_keeps_its_section(folder, tmp_path) -> None:
+    both = TITLES | {"05": "DDPM"}
+    (folder / "05-1.jsonl").write_bytes((folder / "04-0.jsonl").read_bytes())
+    before = seeds.page(folder, both)
+    (folder / "05-1.jsonl").unlink()
+    after = seeds.page(folder, both, before)
+    assert after.split("## 05")[1] == before.split("## 05")[1]
+    assert after.split("## 04")[1].split("##")[0] == before.split("## 04")[1].split("##")[0]
+    assert "## 05" not in seeds.page(folder, TITLES, before)
+
+
 def test_failed_claims_are_listed_with_notebook_and_seed(folder) -> None:
     assert seeds.failed_claims(folder) == ["04, seed 2: Apes agree", "04, seed 2: Said twice"]
 

@@ -134,9 +134,10 @@ def test_a_new_simulation_ends_the_one_before(published):
     controls = {"kind": widgets.choice(["a"]), "speed": widgets.slider(1, 2, 1)}
     first = widgets.play(Counter, Counter.step, Counter.draw, **controls)
     player = first.children[-2].children[0]
-    player.playing = True
+    playing = "playing" if player.has_trait("playing") else "_playing"  # ipywidgets 8 or 7
+    setattr(player, playing, True)
     second = widgets.play(Counter, Counter.step, Counter.draw, **controls)
-    assert not player.playing and player.comm is None and first.comm is None
+    assert not getattr(player, playing) and player.comm is None and first.comm is None
     assert second.comm is not None and [box for _, box in widgets._players] == [second]
 
 

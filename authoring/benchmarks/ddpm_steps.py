@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -72,13 +72,16 @@ def fill(
     file: Path,
     runs: list[dict[str, object]],
     measured: Callable[[dict[str, object]], dict[str, object]],
+    each: Callable[..., Iterable[dict[str, object]]] = map,
 ) -> None:
-    """A row for each run: its settings and what `measured` says of them. Rows that the file has are kept."""
+    """A row for each run: its settings and what `measured` says of them. Rows that the file has are kept.
+
+    `each` applies `measured` to the runs in their order: `map`, or a pool's `imap`.
+    """
     rows = json.loads(file.read_text("utf-8")) if file.exists() else []
-    for run in runs:
-        if any(run.items() <= row.items() for row in rows):
-            continue
-        rows.append(run | measured(run))
+    missing = [run for run in runs if not any(run.items() <= row.items() for row in rows)]
+    for run, found in zip(missing, each(measured, missing)):
+        rows.append(run | found)
         print(rows[-1], flush=True)
         write(file, ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -160,6 +161,107 @@ def generator_loss(answer: Callable[[Tensor], Tensor]) -> None:
 
 
 @exercise("2.4")
+def discriminator_step(answer: Callable) -> None:
+    """`answer(generator, discriminator, optimiser, x_real, z)`: one step of D alone, on the right labels; its loss."""
+    x_real, z = 2 + _random(6, 5, seed=1), _random(6, 3, seed=2)
+    wanted, swapped, stale = (_after_a_step(x_real, z, **kind) for kind in ({}, {"swapped": True}, {"stale": True}))
+    generator, discriminator, optimiser = _pair()
+    for weight in discriminator.parameters():
+        weight.grad = torch.ones_like(weight)  # what an earlier step left
+    before = [weight.detach().clone() for weight in (*generator.parameters(), *discriminator.parameters())]
+    loss = answer(generator, discriminator, optimiser, x_real.clone(), z.clone())
+    found = number(loss, "the loss")
+    touched = [weight.grad for weight in generator.parameters() if weight.grad is not None and weight.grad.any()]
+    expect(
+        not touched,
+        "the generator got gradients: in D's step its pictures are detached, or made under no_grad.",
+    )
+    same = [torch.equal(a, b) for a, b in zip(before, (*generator.parameters(), *discriminator.parameters()))]
+    expect(all(same[:2]), "the generator's weights changed: this step is the discriminator's alone.")
+    expect(not all(same[2:]), "the discriminator's weights are what they were: is optimiser.step() missing?")
+    weights = torch.cat([weight.detach().flatten() for weight in discriminator.parameters()])
+    reject(
+        weights,
+        {
+            "the labels are exchanged: the discriminator moved towards taking generated pictures for real.": swapped,
+            "the gradients of an earlier step are still in it: zero_grad comes before backward.": stale,
+        },
+        lambda x, y: close(x, y, 1e-4),
+    )
+    expect(
+        close(weights, wanted, 1e-4),
+        "the discriminator's new weights are not those of one step on -E log D(x) - E log(1 - D(G(z))).",
+    )
+    true_loss = _loss_of_d(*_pair()[:2], x_real, z).item()
+    expect(abs(found - true_loss) < 1e-4, f"the loss of this step is {true_loss:.4f}, and you return {found:.4f}.")
+
+
+def _pair() -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+    """A generator (N, 3) to (N, 5), a discriminator (N, 5) to (N,), and the discriminator's optimiser."""
+    generator, discriminator = nn.Linear(3, 5), nn.Sequential(nn.Linear(5, 1), nn.Flatten(0))
+    with torch.no_grad():
+        for seed, weight in enumerate((*generator.parameters(), *discriminator.parameters())):
+            weight.copy_(_random(*weight.shape, seed=seed) / 2)
+    return generator, discriminator, torch.optim.SGD(discriminator.parameters(), lr=0.5)
+
+
+def _loss_of_d(generator: nn.Module, discriminator: nn.Module, x_real: Tensor, z: Tensor) -> Tensor:
+    return softplus(-discriminator(x_real)).mean() + softplus(discriminator(generator(z).detach())).mean()
+
+
+def _after_a_step(x_real: Tensor, z: Tensor, swapped: bool = False, stale: bool = False) -> Tensor:
+    """The discriminator's weights (6,) after a step that is right, or has the labels or old gradients wrong."""
+    generator, discriminator, optimiser = _pair()
+    if swapped:
+        loss = softplus(discriminator(x_real)).mean() + softplus(-discriminator(generator(z).detach())).mean()
+    else:
+        loss = _loss_of_d(generator, discriminator, x_real, z)
+    loss.backward()
+    if stale:
+        for weight in discriminator.parameters():
+            weight.grad += 1
+    optimiser.step()
+    return torch.cat([weight.detach().flatten() for weight in discriminator.parameters()])
+
+
+@exercise("2.5")
+def sampling(answer: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    """`answer(generator, z)`: pictures in eval mode, without gradient; the generator is left as it was found."""
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 1, 2), nn.Tanh())
+    generator(_random(32, 3, 1, 1, seed=5))  # running statistics other than a batch's
+    z = _random(4, 3, 1, 1, seed=6)
+    with torch.no_grad():
+        in_eval, in_train = generator.eval()(z), copy.deepcopy(generator).train()(z)
+    for train in (True, False):
+        generator.train(train)
+        statistics = generator[1].running_mean.clone()
+        out = answer(generator, z.clone())
+        found = tensor(out, "the pictures", in_eval.shape)
+        reject(
+            found,
+            {
+                "these are the pictures of train mode: BatchNorm used the statistics of this batch. Call"
+                " generator.eval() before.": in_train
+            },
+            lambda x, y: close(x, y, 1e-4),
+        )
+        expect(close(found, in_eval, 1e-4), "these are not the generator's pictures of z in eval mode.")
+        expect(
+            torch.equal(statistics, generator[1].running_mean),
+            "BatchNorm's running statistics changed: sampling is no training.",
+        )
+        expect(
+            not getattr(out, "requires_grad", False),
+            "the pictures carry a graph for gradients, which costs memory: sample under torch.no_grad().",
+        )
+        expect(
+            generator.training is train and generator[1].training is train,
+            f"the generator was in {'train' if train else 'eval'} mode before and is not after: put it back.",
+        )
+
+
+@exercise("2.6")
 def slerp(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """`answer(a, b, t)` for vectors (dim,): the formula with the angle between them, ends, length, nearly parallel."""
     for dim, dtype in ((2, torch.float32), (5, torch.float64), (64, torch.float32)):

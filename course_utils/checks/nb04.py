@@ -337,6 +337,59 @@ def _posterior_at(
         )
 
 
+@exercise("4.5")
+def middle_term(answer: Callable) -> None:
+    """`answer(x0, x0_pred, now, then)`: the KL of two posteriors, (N,), against their means and variance."""
+    for dtype in (torch.float64, torch.float32):
+        for n, d in ((5, 3), (1, 1), (3, 1)):
+            x0, x0_pred = normal(2, n, d, dtype=dtype)
+            for bar_now, bar_then in PAIRS:
+                _middle_at(answer, x0, x0_pred, level_at(bar_now), level_at(bar_then))
+
+
+def _middle_at(answer: Callable, x0: Tensor, x0_pred: Tensor, now: Level, then: Level) -> None:
+    found = tensor(untouched(answer, x0, x0_pred, now, then), "the middle term")
+    case = f"for alpha_bar from {now.alpha**2:.3f} back to {then.alpha**2:.3f}"
+    zero = torch.zeros_like(x0)
+    mean, small = _mean_and_small(zero, x0.double(), now, then)  # of the same x, which cancels
+    other, _ = _mean_and_small(zero, x0_pred.double(), now, then)
+    each = (mean - other).square() / (2 * small)
+    wanted = each.sum(dim=1)
+    if same(found, wanted, 1e-3):
+        return
+    expect(found.numel() > 1 or len(x0) == 1, "return one number for each point, (N,): no mean or sum over points.")
+    beta = 1 - (now.alpha / then.alpha) ** 2
+    snr_now, snr_then = ((level.alpha / level.sigma) ** 2 for level in (now, then))
+    error = (x0.double() - x0_pred.double()).square().sum(dim=1)
+    slips = {
+        "the half is missing: the divergence is the squared distance of the means over *twice* the variance.": (
+            2 * wanted
+        ),
+        "it is negative: SNR grows from `now` to `then`, so subtract the one of `now`.": -wanted,
+        "the coordinates of a point add up: take the sum over them, not the mean.": each.mean(dim=1),
+        "this is the squared error alone: it counts by the gain in SNR.": error,
+        "this is half of the squared error: it counts by the gain in SNR.": error / 2,
+        "SNR is alpha^2 / sigma^2: square both.": (then.alpha / then.sigma - now.alpha / now.sigma) / 2 * error,
+        "this divides by the variance of the step forward, beta: the posterior's own variance is smaller.": (
+            (mean - other).square().sum(dim=1) / (2 * beta)
+        ),
+        "this is the ratio of the SNRs minus 1: it belongs to the error in the noise; for x0 it is the difference.": (
+            (snr_then / snr_now - 1) / 2 * error
+        ),
+        "the error is to be squared.": (snr_then - snr_now) / 2 * (x0.double() - x0_pred.double()).abs().sum(dim=1),
+    }
+    reject(found, {f"{case}: {said}": value for said, value in slips.items()}, lambda a, b: same(a, b, 1e-3))
+    expect(
+        found.shape == wanted.shape,
+        f"return one number for each point, {tuple(wanted.shape)}: yours has the shape {tuple(found.shape)}.",
+    )
+    i = int((found - wanted).abs().nan_to_num(math.inf).argmax())
+    raise WrongAnswer(
+        f"{case} the two Gaussians lie {wanted[i]:.5f} nats apart, and you return {found[i]:.5f}: square the"
+        " distance of their means and divide by twice the small variance."
+    )
+
+
 def _steps() -> list[tuple[Level, Level]]:
     levels = [level_at(bar) for bar in (0.05, 0.3, 0.6, 0.97)]
     close_by = [(level_at(now), level_at(then)) for now, then in PAIRS[3:]]
@@ -351,7 +404,7 @@ def _mean_and_small(x: Tensor, x0: Tensor, now: Level, then: Level) -> tuple[Ten
     return (a / b * x + then.alpha / then.sigma**2 * x0) / precision, 1 / precision
 
 
-@exercise("4.5")
+@exercise("4.6")
 def ancestral_step(answer: Callable) -> None:
     """`answer(x, x0, now, then, noise)`: the posterior's mean and noise of variance beta."""
     for dtype in (torch.float64, torch.float32):
@@ -412,7 +465,7 @@ def _ancestral_at(answer: Callable, x: Tensor, x0: Tensor, now: Level, then: Lev
     )
 
 
-@exercise("4.6")
+@exercise("4.7")
 def ddim_step(answer: Callable) -> None:
     """`answer(x, x0, now, then, eta, noise)`: the noise at the new level, for eta from 0 to 1."""
     for dtype in (torch.float64, torch.float32):
@@ -518,7 +571,7 @@ def _too_much_noise(answer: Callable, x0: Tensor, now: Level, then: Level, noise
     )
 
 
-@exercise("4.7")
+@exercise("4.8")
 def dpmpp_2m_step(answer: Callable) -> None:
     """`answer(x, x0, now, then, previous)`: DDIM at both ends, between them the line's value."""
     # steps in lambda that grow, that shrink, neighbours, and a `then` near clean data

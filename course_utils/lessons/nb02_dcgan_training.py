@@ -174,7 +174,7 @@ def train(
         ):
             curves[name].append(value.item())
         losses = {name: curves[name][-1] for name in ("loss_d", "loss_g")}
-        training.note(**losses)
+        training.note(**{"D(x)": outputs[0].item(), "D(G(z))": outputs[1].item()})
         if watch:
             watch(step + 1, losses, ema)
     return ema, curves
@@ -188,13 +188,17 @@ def diagnose(curves: dict[str, list[float]], real_spread: float) -> str:
         return "not trained: no step was taken"
     if not all(math.isfinite(value) for values in curves.values() for value in values):
         return "diverged: NaN"
+    if len(curves["loss_d"]) < 100:
+        return "too early to tell: fewer than 100 steps"
     tail = {
-        name: torch.tensor(values[-max(1, len(values) // 5) :]).mean().item()
+        name: torch.tensor(values[-(len(values) // 5) :]).mean().item()
         for name, values in curves.items()
     }
     if tail["d_real"] - tail["d_fake_after"] > 0.8:
         return "discriminator too strong"
-    if tail["spread"] < 0.5 * real_spread:
+    if tail["spread"] < 0.2 * real_spread:
+        return "dead"
+    if tail["d_fake_after"] > tail["d_real"]:
         return "generator collapsed"
     return "healthy"
 

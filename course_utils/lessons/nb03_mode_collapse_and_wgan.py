@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from course_utils import metrics, training
+from course_utils import metrics, points, runtime, training
 from course_utils.data import GaussianMixture
 from course_utils.lessons.nb02_dcgan_training import (
     Generator,
@@ -22,115 +23,214 @@ from course_utils.lessons.nb02_dcgan_training import (
 )
 
 
-def unit_size(mixture: GaussianMixture) -> GaussianMixture:
-    """The mixture scaled so that a coordinate of its centres has mean square 1: what networks like
-    as input.
+def wasserstein(x: Tensor, y: Tensor) -> float:
+    """Exact W1 between two samples (N, d) of equal size, by optimal assignment."""
+    cost = torch.cdist(x.double().cpu(), y.double().cpu())
+    rows, columns = linear_sum_assignment(cost.numpy())
+    return cost[rows, columns].mean().item()
+
+
+N_MATCHED = 1000  # points a side
+
+
+def w1_to(mixture: GaussianMixture, samples: Tensor) -> float:
+    """W1 between the first N_MATCHED of `samples` (N, 2) and as many fresh real ones."""
+    return wasserstein(samples[:N_MATCHED], mixture.sample(N_MATCHED))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train. Losses are minimised; `progress` runs from 0 to 1 over the training."""
+
+    d_loss: Callable[[nn.Module, Tensor, Tensor, float], Tensor]  # (critic, real, fake, progress)
+    # (critic, real, fake, z, progress)
+    g_loss: Callable[[nn.Module, Tensor, Tensor, Tensor, float], Tensor]
+    critic: dict = field(default_factory=dict)  # options of PointCritic
+    critic_steps: int = 1
+    clip: float | None = None
+    lr_d: float = 2e-3
+    lr_g: float = 4e-3
+
+
+def gan_d(critic, real, fake, progress):
+    return discriminator_loss(critic(real), critic(fake))
+
+
+def gan_g(critic, real, fake, z, progress):
+    return generator_loss(critic(fake))
+
+
+def train(
+    recipe: Recipe,
+    generator: nn.Module,
+    critic: nn.Module,
+    real_batch: Callable[[], Tensor],
+    latents: Callable[[], Tensor],
+    *,
+    num_steps: int,
+    networks: int = 1,
+    watch: Callable[[int, dict[str, float], nn.Module], None] | None = None,
+) -> training.EMA:
+    """Train in place; returns the averaged generator.
+
+    `networks` is how many the stack holds: losses are means over all of it, and their sum is what
+    each would get alone. `watch(step, losses, ema)` is called after every step, the first being
+    step 1, with the losses "d" and "g" of the last update of each.
     """
-    scale = mixture.centres.square().mean().sqrt().item()
-    return GaussianMixture(mixture.centres / scale, mixture.std / scale)
+    models = {"d": critic, "g": generator}
+    lrs = {"d": recipe.lr_d, "g": recipe.lr_g}
+    optimisers = {
+        k: torch.optim.Adam(model.parameters(), lr=lrs[k], betas=(0.0, 0.99), fused=True)
+        for k, model in models.items()
+    }
+    lr_schedulers = [
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimisers[k], num_steps) for k in models
+    ]
+    ema = training.EMA(generator, decay=0.999)
+
+    def descend(which: str, loss: Tensor) -> float:
+        optimisers[which].zero_grad()
+        (networks * loss).backward(inputs=list(models[which].parameters()))
+        optimisers[which].step()
+        return loss.item()
+
+    losses = {}
+    for step in training.progress(num_steps):
+        progress = step / num_steps
+        for _ in range(recipe.critic_steps):
+            real = real_batch()
+            with torch.no_grad():
+                fake = generator(latents())
+            losses["d"] = descend("d", recipe.d_loss(critic, real, fake, progress))
+            if recipe.clip:
+                clip_weights(critic, recipe.clip)
+        z = latents()
+        losses["g"] = descend("g", recipe.g_loss(critic, real, generator(z), z, progress))
+        for lr_scheduler in lr_schedulers:
+            lr_scheduler.step()
+        ema.update_parameters(generator)
+        if watch:
+            watch(step + 1, losses, ema)
+    return ema
 
 
-class StackedLinear(nn.Module):
-    """`stack` independent linear layers at once: (stack, N, n_in) to (stack, N, n_out)."""
-
-    def __init__(self, stack: int, n_in: int, n_out: int, spectral: bool = False) -> None:
-        super().__init__()
-        bound = n_in**-0.5  # nn.Linear's
-        self.weight = nn.Parameter(torch.empty(stack, n_in, n_out).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(stack, 1, n_out).uniform_(-bound, bound))
-        self.register_buffer(
-            "u", F.normalize(torch.randn(stack, n_out), dim=1) if spectral else None
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        if self.u is not None:  # explained below, under spectral normalisation
-            weight, self.u = spectral_normalise(weight, self.u)
-        return torch.baddbmm(self.bias, x, weight)
+def clip_weights(critic: nn.Module, limit: float) -> None:
+    """Force every weight and bias into [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
+    with torch.no_grad():
+        for weight in critic.parameters():
+            weight.clamp_(-limit, limit)
 
 
-LATENT_DIM, LATENT_RANGE = 2, 3.0
+def measure_points(ema: nn.Module, mixture: GaussianMixture, stack: int, device="cpu") -> dict:
+    """Modes, share of good samples and W1 of each of a stack's generators, 2,500 samples each."""
+    with torch.no_grad():
+        samples = ema(points.point_latents(stack, 2500, device)).cpu()  # (stack, 2500, 2)
+    found = [metrics.modes_covered(s, mixture) for s in samples]
+    return {
+        "modes": [c.modes for c in found],
+        "good": [c.high_quality for c in found],
+        "w1": [w1_to(mixture, s) for s in samples],
+        "samples": samples,
+    }
 
 
-def point_latents(stack: int, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """Uniform latents (stack, n, 2)."""
-    return (2 * torch.rand(stack, n, LATENT_DIM, device=device) - 1) * LATENT_RANGE
+BATCH_SIZE = 256  # samples a step for each network
+OCTAVES = {"plain": 0, "sharp": 5}  # of Fourier features, for each kind of critic
 
 
-def fourier_features(x: Tensor, octaves: int) -> Tensor:
-    """(..., d) to (..., d (1 + 2 octaves)): each coordinate, and its sines and cosines at doubling
-    frequencies.
+def train_points(
+    recipe: Recipe,
+    mixture: GaussianMixture,
+    *,
+    num_steps: int,
+    stack: int = 3,
+    device: torch.device | str = "cpu",
+    watch: Callable[[int, nn.Module, nn.Module, nn.Module], None] | None = None,
+) -> dict:
+    """Train `stack` networks by one recipe; returns what `measure_points` finds, and seconds.
+
+    `watch(step, generator, critic, ema)` is called after every step; its time does not count.
     """
-    frequency = math.pi / 2 * 2.0 ** torch.arange(octaves, device=x.device)
-    angle = (x.unsqueeze(-1) * frequency).flatten(-2)
-    return torch.cat([x, angle.sin(), angle.cos()], dim=-1)
+    generator = points.PointGenerator(stack).to(device)
+    critic = points.PointCritic(stack, **recipe.critic).to(device)
+    pool, spent = mixture.sample(100_000).to(device), 0.0
+
+    def look(step: int, losses: dict[str, float], ema: nn.Module) -> None:
+        nonlocal spent
+        start = time.perf_counter()
+        if watch:
+            watch(step, generator, critic, ema)
+        spent += time.perf_counter() - start
+
+    start = time.perf_counter()
+    ema = train(
+        recipe,
+        generator,
+        critic,
+        lambda: pool[torch.randint(len(pool), (stack, BATCH_SIZE), device=device)],
+        lambda: points.point_latents(stack, BATCH_SIZE, device),
+        num_steps=num_steps,
+        networks=stack,
+        watch=look,
+    )
+    runtime.synchronize()
+    seconds = time.perf_counter() - start - spent
+    return measure_points(ema, mixture, stack, device) | {"steps": num_steps, "seconds": seconds}
 
 
-class PointGenerator(nn.Module):
-    """`stack` generators: latents (stack, N, 2) to points (stack, N, 2)."""
-
-    def __init__(self, stack: int, width: int = 64) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            StackedLinear(stack, LATENT_DIM, width),
-            nn.LeakyReLU(),
-            StackedLinear(stack, width, width),
-            nn.LeakyReLU(),
-            StackedLinear(stack, width, width),
-            nn.LeakyReLU(),
-            StackedLinear(stack, width, 2),
-        )
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.net(z)
+def gradient_norms(x: Tensor, scores: Tensor) -> Tensor:
+    """|grad D(x_i)| for each sample, shaped like `scores`; the other axes of `x` make one sample.
+    Differentiable.
+    """
+    (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+    return gradient.flatten(scores.ndim).norm(dim=-1)
 
 
-class PointCritic(nn.Module):
-    """`stack` critics: points (stack, N, 2) to scores (stack, N / pack). Options as in the sections
-    below.
+def relativistic_loss(winner: Tensor, loser: Tensor) -> Tensor:
+    """E log(1 + exp(loser - winner)): the discriminator passes (real, fake), the generator (fake,
+    real) (Jolicoeur-Martineau 2019).
+    """
+    return F.softplus(loser - winner).mean()
+
+
+def zero_centred_penalty(x: Tensor, scores: Tensor) -> Tensor:
+    """E |grad D(x)|^2: R1 at real samples, R2 at generated ones (Mescheder et al. 2018, equations
+    9 and 10).
+    """
+    return gradient_norms(x, scores).square().mean()
+
+
+def penalised(pair_loss: Callable, *, r1: bool = False, r2: bool = False) -> Callable:
+    """A critic's loss `pair_loss(real_scores, fake_scores)` with R1, R2 or both; gamma falls from
+    0.3 to 0.003.
     """
 
-    def __init__(
-        self,
-        stack: int,
-        width: int = 64,
-        octaves: int = 5,
-        batch_statistic: str = "none",
-        pack: int = 1,
-        spectral: bool = False,
-    ) -> None:
-        super().__init__()
-        if batch_statistic not in ("none", "discrimination", "std"):
-            raise ValueError(
-                f"batch_statistic is 'none', 'discrimination' or 'std', not {batch_statistic!r}."
-            )
-        self.octaves, self.pack, self.batch_statistic = octaves, pack, batch_statistic
-        n_in = 2 * (1 + 2 * octaves) * pack
-        self.net = nn.Sequential(
-            StackedLinear(stack, n_in, width, spectral),
-            nn.LeakyReLU(0.2),
-            StackedLinear(stack, width, width, spectral),
-            nn.LeakyReLU(0.2),
-            StackedLinear(stack, width, width, spectral),
-            nn.LeakyReLU(0.2),
-        )
-        extra = {"none": 0, "discrimination": 5, "std": 1}[batch_statistic]
-        self.head = StackedLinear(stack, width + extra, 1, spectral)
-        if batch_statistic == "discrimination":
-            self.T = nn.Parameter(torch.randn(stack, 1, width, 5, 3))
+    def d_loss(critic: nn.Module, real: Tensor, fake: Tensor, progress: float) -> Tensor:
+        real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
+        real_scores, fake_scores = critic(real), critic(fake)
+        loss = pair_loss(real_scores, fake_scores)
+        gamma = 0.3 * 0.01**progress
+        if r1:
+            loss = loss + gamma / 2 * zero_centred_penalty(real, real_scores)
+        if r2:
+            loss = loss + gamma / 2 * zero_centred_penalty(fake, fake_scores)
+        return loss
 
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.net(pack_samples(fourier_features(x, self.octaves), self.pack))
-        if self.batch_statistic == "discrimination":
-            pieces = features.unflatten(
-                -2, (-1, 64)
-            )  # all pairs of 64 samples: of the whole batch they cost too much
-            features = torch.cat(
-                [features, minibatch_discrimination(pieces, self.T).flatten(-3, -2)], dim=-1
-            )
-        elif self.batch_statistic == "std":
-            features = torch.cat([features, minibatch_std(features)], dim=-1)
-        return self.head(features).squeeze(-1)
+    return d_loss
+
+
+def paired_g(critic, real, fake, z, progress):
+    return relativistic_loss(critic(fake), critic(real))
+
+
+LOSSES = {"vanilla": (discriminator_loss, gan_g), "paired": (relativistic_loss, paired_g)}
+PENALTIES = {"": {}, " + R1": {"r1": True}, " + R2": {"r2": True}}
+PENALTIES[" + R1 + R2"] = {"r1": True, "r2": True}
+ABLATION = {
+    loss + penalty: Recipe(penalised(pair_loss, **which), g_loss)
+    for loss, (pair_loss, g_loss) in LOSSES.items()
+    for penalty, which in PENALTIES.items()
+}
 
 
 def minibatch_discrimination(features: Tensor, T: Tensor) -> Tensor:
@@ -149,13 +249,6 @@ def minibatch_std(features: Tensor) -> Tensor:
     return spread[..., None, None].expand(*features.shape[:-1], 1)
 
 
-def pack_samples(x: Tensor, pack: int) -> Tensor:
-    """`pack` neighbours of the batch side by side: (..., N, d) to (..., N / pack, pack d) (Lin et
-    al. 2018).
-    """
-    return x.reshape(*x.shape[:-2], x.shape[-2] // pack, pack * x.shape[-1])
-
-
 def mode_seeking_loss(x: Tensor, z: Tensor) -> Tensor:
     """1 / E(|x_1 - x_2|_1 / |z_1 - z_2|_1), halves of a batch (..., N, d) against each other (Mao
     et al. 2019, section 3.2).
@@ -165,11 +258,22 @@ def mode_seeking_loss(x: Tensor, z: Tensor) -> Tensor:
     return (1 / (ratio.mean(dim=-1) + 1e-5)).mean()
 
 
-def wasserstein(x: Tensor, y: Tensor) -> float:
-    """Exact W1 between two samples (N, d) of equal size, by optimal assignment."""
-    cost = torch.cdist(x.double().cpu(), y.double().cpu())
-    rows, columns = linear_sum_assignment(cost.numpy())
-    return cost[rows, columns].mean().item()
+def noise_std(progress: float) -> float:
+    """Of the noise on both kinds of sample: from 0.5 down to 0.01."""
+    return 0.5 * 0.02**progress
+
+
+def noisy_d(critic, real, fake, progress):
+    real, fake = (x + noise_std(progress) * torch.randn_like(x) for x in (real, fake))
+    return discriminator_loss(critic(real), critic(fake))
+
+
+def noisy_g(critic, real, fake, z, progress):
+    return generator_loss(critic(fake + noise_std(progress) * torch.randn_like(fake)))
+
+
+def mode_seeking_g(critic, real, fake, z, progress):
+    return generator_loss(critic(fake)) + 0.2 * mode_seeking_loss(fake, z)
 
 
 def wgan_critic_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -185,21 +289,6 @@ def wgan_generator_loss(fake_scores: Tensor) -> Tensor:
 def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))) (Lim and Ye 2017)."""
     return F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean()
-
-
-def gradient_norms(x: Tensor, scores: Tensor) -> Tensor:
-    """|grad D(x_i)| for each sample, shaped like `scores`; the other axes of `x` make one sample.
-    Differentiable.
-    """
-    (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
-    return gradient.flatten(scores.ndim).norm(dim=-1)
-
-
-def clip_weights(critic: nn.Module, limit: float) -> None:
-    """Force every weight and bias into [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
-    with torch.no_grad():
-        for weight in critic.parameters():
-            weight.clamp_(-limit, limit)
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, sample_axes: int = 1) -> Tensor:
@@ -227,51 +316,11 @@ def spectral_normalise(weight: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     return weight / sigma, u.squeeze(-1)
 
 
-def relativistic_loss(winner: Tensor, loser: Tensor) -> Tensor:
-    """E log(1 + exp(loser - winner)): the discriminator passes (real, fake), the generator (fake,
-    real).
-    """
-    return F.softplus(loser - winner).mean()
-
-
-def zero_centred_penalty(x: Tensor, scores: Tensor) -> Tensor:
-    """E |grad D(x)|^2: R1 at real samples, R2 at generated ones (Mescheder et al. 2018, equation
-    9).
-    """
-    return gradient_norms(x, scores).square().mean()
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One row of the table. Losses are minimised; `progress` runs from 0 to 1 over the training."""
-
-    d_loss: Callable[[nn.Module, Tensor, Tensor, float], Tensor]  # (critic, real, fake, progress)
-    g_loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]  # (critic, real, fake, z)
-    critic: dict = field(default_factory=dict)  # options of PointCritic
-    critic_steps: int = 1
-    clip: float | None = None
-    lr_d: float = 5e-3
-    lr_g: float = 1e-2
-    lr_floor: float = 0.0  # the share of both rates that is left at the end: 1 keeps them constant
-
-
-def gan_d(critic, real, fake, progress):
-    return discriminator_loss(critic(real), critic(fake))
-
-
-def gan_g(critic, real, fake, z):
-    return generator_loss(critic(fake))
-
-
-def mode_seeking_g(critic, real, fake, z):
-    return generator_loss(critic(fake)) + 0.2 * mode_seeking_loss(fake, z)
-
-
 def wgan_d(critic, real, fake, progress):
     return wgan_critic_loss(critic(real), critic(fake))
 
 
-def wgan_g(critic, real, fake, z):
+def wgan_g(critic, real, fake, z, progress):
     return wgan_generator_loss(critic(fake))
 
 
@@ -281,72 +330,32 @@ def wgan_gp_d(critic, real, fake, progress, weight=1.0):
     return wgan_critic_loss(real_scores, critic(fake)) + weight * penalty
 
 
-def r3_d(critic, real, fake, progress):
-    real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
-    real_scores, fake_scores = critic(real), critic(fake)
-    gamma = 0.3 * 0.01**progress  # 0.3 to 0.003
-    penalties = zero_centred_penalty(real, real_scores) + zero_centred_penalty(fake, fake_scores)
-    return relativistic_loss(real_scores, fake_scores) + gamma / 2 * penalties
+def std_statistic(features, T):
+    return minibatch_std(features)
 
 
-def r3_g(critic, real, fake, z):
-    return relativistic_loss(critic(fake), critic(real))
+RECIPES = {
+    name.replace("paired + R1 + R2", "R3GAN"): recipe for name, recipe in ABLATION.items()
+} | {
+    "minibatch discrimination": Recipe(gan_d, gan_g, {"statistic": minibatch_discrimination}),
+    "minibatch std": Recipe(gan_d, gan_g, {"statistic": std_statistic}),
+    "PacGAN, 2 packed": Recipe(gan_d, gan_g, {"pack": 2}),
+    "mode seeking": Recipe(gan_d, mode_seeking_g),
+    "instance noise": Recipe(noisy_d, noisy_g),
+    "WGAN, clipping": Recipe(wgan_d, wgan_g, critic_steps=2, clip=0.1),
+    "WGAN-GP": Recipe(wgan_gp_d, wgan_g),
+    "spectral norm": Recipe(gan_d, gan_g, {"normalise": spectral_normalise}),
+}
 
 
-def train(
-    recipe: Recipe,
-    generator: nn.Module,
-    critic: nn.Module,
-    real_batch: Callable[[], Tensor],
-    latents: Callable[[], Tensor],
-    *,
-    num_steps: int,
-    networks: int = 1,
-    watch: Callable[[int, dict[str, float], nn.Module], None] | None = None,
-) -> training.EMA:
-    """Train in place; returns the averaged generator.
+RATES = {"low": (1e-3, 1e-3), "middle": (2e-3, 4e-3), "high": (5e-3, 1e-2)}  # critic's, generator's
 
-    `networks` is how many the stack holds: losses are means over all of it, and their sum is what
-    each would get alone. `watch(step, losses, ema)` is called after every step, the first being
-    step 1, with the losses "d" and "g" of the last update of each.
-    """
-    models = {"d": critic, "g": generator}
-    lrs = {"d": recipe.lr_d, "g": recipe.lr_g}
-    optimisers = {
-        k: torch.optim.Adam(model.parameters(), lr=lrs[k], betas=(0.0, 0.99), fused=True)
-        for k, model in models.items()
-    }
-    lr_schedulers = [
-        torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimisers[k], num_steps, eta_min=recipe.lr_floor * lrs[k]
-        )
-        for k in models
-    ]
-    ema = training.EMA(generator, decay=0.999)
 
-    def descend(which: str, loss: Tensor) -> float:
-        optimisers[which].zero_grad()
-        (networks * loss).backward(inputs=list(models[which].parameters()))
-        optimisers[which].step()
-        return loss.item()
-
-    losses = {}
-    for step in training.progress(num_steps):
-        for _ in range(recipe.critic_steps):
-            real = real_batch()
-            with torch.no_grad():
-                fake = generator(latents())
-            losses["d"] = descend("d", recipe.d_loss(critic, real, fake, step / num_steps))
-            if recipe.clip:
-                clip_weights(critic, recipe.clip)
-        z = latents()
-        losses["g"] = descend("g", recipe.g_loss(critic, real, generator(z), z))
-        for lr_scheduler in lr_schedulers:
-            lr_scheduler.step()
-        ema.update_parameters(generator)
-        if watch:
-            watch(step + 1, losses, ema)
-    return ema
+def set_up(name: str, critic: str, rates: str) -> Recipe:
+    """A recipe of RECIPES with one of the OCTAVES and one of the RATES."""
+    recipe, (lr_d, lr_g) = RECIPES[name], RATES[rates]
+    options = {**recipe.critic, "octaves": OCTAVES[critic]}
+    return replace(recipe, critic=options, lr_d=lr_d, lr_g=lr_g)
 
 
 def stack_digits(pictures: Tensor, n: int) -> Tensor:
@@ -354,30 +363,31 @@ def stack_digits(pictures: Tensor, n: int) -> Tensor:
     return pictures[torch.randint(len(pictures), (n, 3), device=pictures.device), 0]
 
 
-def digit_networks(width: int, latent_dim: int, batch_norm: bool) -> tuple[nn.Module, nn.Module]:
-    """Notebook 02's generator with three colours, and a critic of (N, 3, 28, 28) with or without
-    BatchNorm.
+def digit_networks(
+    width: int, latent_dim: int, batch_norm: bool = False
+) -> tuple[nn.Module, nn.Module]:
+    """Notebook 02's generator with three colours, and a critic of (N, 3, 28, 28).
+
+    A critic without BatchNorm keeps torch's own initial weights: DCGAN's small ones count on
+    BatchNorm to bring signals back to size.
     """
     generator = Generator(latent_dim, width)
     generator.net[-2] = nn.ConvTranspose2d(2 * width, 3, 4, 2, 1)
     critic = nn.Sequential(
-        nn.Conv2d(3, 2 * width, 4, 2, 1),
-        nn.LeakyReLU(0.2),  # 28 -> 14
-        nn.Conv2d(2 * width, 4 * width, 4, 2, 1),
-        nn.BatchNorm2d(4 * width),
-        nn.LeakyReLU(0.2),  # 14 -> 7
+        nn.Conv2d(3, 2 * width, 4, 2, 1),  # 28 -> 14
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(2 * width, 4 * width, 4, 2, 1),  # 14 -> 7
+        nn.BatchNorm2d(4 * width) if batch_norm else nn.Identity(),
+        nn.LeakyReLU(0.2),
         nn.Flatten(),
         nn.Linear(4 * width * 49, 8 * width),
-        nn.BatchNorm1d(8 * width),
+        nn.BatchNorm1d(8 * width) if batch_norm else nn.Identity(),
         nn.LeakyReLU(0.2),
         nn.Linear(8 * width, 1),
         nn.Flatten(0),
     )
     if batch_norm:
         critic.apply(init_weights)
-    else:
-        # DCGAN's small weights count on BatchNorm to bring signals back to size: keep torch's own
-        critic[3] = critic[7] = nn.Identity()
     return generator.apply(init_weights), critic
 
 
@@ -388,6 +398,12 @@ def triples(pictures: Tensor) -> Tensor:
     return digit @ torch.tensor([100, 10, 1])
 
 
+def true_share(labels: Tensor) -> Tensor:
+    """The frequencies (1000,) of the triples of independent digits with these labels (N,)."""
+    share = labels.bincount(minlength=10).double() / len(labels)
+    return torch.einsum("a,b,c->abc", share, share, share).flatten()
+
+
 def modes_and_kl(numbers: Tensor, true_share: Tensor) -> tuple[int, float]:
     """How many of the 1000 triples occur, and KL(their frequencies || `true_share` (1000,)) in
     nats.
@@ -396,3 +412,44 @@ def modes_and_kl(numbers: Tensor, true_share: Tensor) -> tuple[int, float]:
         raise ValueError("There is no picture to count: at least one is wanted.")
     share = numbers.bincount(minlength=1000).double() / len(numbers)
     return int((share > 0).sum()), torch.xlogy(share, share / true_share).sum().item()
+
+
+DIGIT_LATENT_DIM = 64
+DIGIT_RATES = {"lr_d": 1e-3, "lr_g": 2e-3}
+DIGIT_RECIPES = {
+    "vanilla": Recipe(gan_d, gan_g, **DIGIT_RATES),
+    "WGAN-GP": Recipe(partial(wgan_gp_d, weight=10.0), wgan_g, **DIGIT_RATES),
+    "vanilla + R1 + R2": replace(ABLATION["vanilla + R1 + R2"], **DIGIT_RATES),
+    "R3GAN": replace(ABLATION["paired + R1 + R2"], **DIGIT_RATES),
+}
+DIGIT_RECIPES["vanilla, BatchNorm"] = replace(DIGIT_RECIPES["vanilla"], critic={"batch_norm": True})
+
+
+def train_digits(
+    recipe: Recipe,
+    pictures: Tensor,
+    *,
+    width: int,
+    num_steps: int,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """Train on stacked `pictures` (N, 1, 28, 28); returns the averaged generator, in eval mode."""
+    networks = digit_networks(width, DIGIT_LATENT_DIM, **recipe.critic)
+    generator, critic = (net.to(device) for net in networks)
+    pool = pictures.to(device)
+    ema = train(
+        recipe,
+        generator,
+        critic,
+        lambda: stack_digits(pool, batch_size),
+        lambda: torch.randn(batch_size, DIGIT_LATENT_DIM, 1, 1, device=device),
+        num_steps=num_steps,
+    )
+    return ema.eval()
+
+
+@torch.no_grad()
+def sample_digits(ema: nn.Module, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """`n` pictures (n, 3, 28, 28)."""
+    return metrics.in_batches(ema, torch.randn(n, DIGIT_LATENT_DIM, 1, 1, device=device)).float()

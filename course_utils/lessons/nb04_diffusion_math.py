@@ -314,6 +314,16 @@ def score_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
     return (like(level.alpha, x) * x0 - x) / like(level.sigma, x) ** 2
 
 
+def preconditioning(level: Level, std: float) -> tuple[float | Tensor, float | Tensor]:
+    """(c_skip, c_out) for data of this standard deviation: the gain of the best linear prediction
+    of x0 and its root mean square error (Karras et al. 2022, section 5, for any alpha).
+    """
+    if not std > 0:
+        raise ValueError(f"The data's standard deviation is above 0, not {std}.")
+    variance = level.alpha**2 * std**2 + level.sigma**2
+    return level.alpha * std**2 / variance, level.sigma * std / variance**0.5
+
+
 def transition(now: Level, then: Level) -> tuple[float | Tensor, float | Tensor]:
     """q(x_now | x_then) = N(a x_then, b I): the pair (a, b); for neighbours a^2 = 1 - beta and b =
     beta (Kingma et al. 2021, appendix A.1).
@@ -338,6 +348,15 @@ def posterior(x0: Tensor, x: Tensor, now: Level, then: Level) -> tuple[Tensor, T
         like(a * then.sigma**2 / now.sigma**2, x) * x + like(then.alpha * b / now.sigma**2, x) * x0
     )
     return mean, like(b * then.sigma**2 / now.sigma**2, x)
+
+
+def middle_term(x0: Tensor, x0_pred: Tensor, now: Level, then: Level) -> Tensor:
+    """KL in nats (N,) between the steps from `now` to `then` that x0 and x0_pred (N, ...) give:
+    half the gain in signal-to-noise ratio times the squared error (Kingma et al. 2021, section 4).
+    """
+    same_shape(x0=x0, x0_pred=x0_pred)
+    gain = (then.alpha / then.sigma) ** 2 - (now.alpha / now.sigma) ** 2
+    return gain / 2 * (x0 - x0_pred).square().flatten(1).sum(1)
 
 
 def squared_error(
@@ -546,6 +565,24 @@ def euler_maruyama_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: T
 EULER_MARUYAMA = Solver(euler_maruyama_step, "noise")
 
 
+def cdf(marginals: MixtureMarginals, x: Tensor, level: Level) -> Tensor:
+    """The share of the mixture on the line below x (N, 1), as (N, 1), at a level with floats."""
+    std = math.sqrt((level.alpha * marginals.std) ** 2 + level.sigma**2)
+    return torch.special.ndtr((x - level.alpha * marginals.centres[:, 0]) / std).mean(
+        -1, keepdim=True
+    )
+
+
+def quantiles(marginals: MixtureMarginals, u: Tensor, level: Level) -> Tensor:
+    """The points (N, 1) below which the shares u (N, 1) of the mixture lie, by bisection."""
+    low, high = torch.full_like(u, -20.0), torch.full_like(u, 20.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = cdf(marginals, middle, level) < u
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
 def angular_velocity(x: Tensor, x0: Tensor, level: Level) -> Tensor:
     """v = alpha eps - sigma x0, with x0 = E[x0 | x] the speed dx/dphi of the probability-flow ODE,
     (N, ...); variance preserving, sigma > 0 (Salimans and Ho 2022, appendix D).
@@ -595,25 +632,11 @@ HEUN = Solver(heun_step, "denoise")
 DPMPP_2M = Solver(dpmpp_2m_step, "previous")
 
 
-def cdf(marginals: MixtureMarginals, x: Tensor, level: Level) -> Tensor:
-    """The share of the mixture on the line below x (N, 1), as (N, 1), at a level with floats."""
-    std = math.sqrt((level.alpha * marginals.std) ** 2 + level.sigma**2)
-    return torch.special.ndtr((x - level.alpha * marginals.centres[:, 0]) / std).mean(
-        -1, keepdim=True
-    )
-
-
 def exact_flow(marginals: MixtureMarginals, x: Tensor, now: Level, then: Level) -> Tensor:
     """Where the probability-flow ODE takes x (N, 1) from one level to another: the point with the
-    same quantile, by bisection.
+    same quantile.
     """
-    u = cdf(marginals, x, now)
-    low, high = torch.full_like(x, -20.0), torch.full_like(x, 20.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        below = cdf(marginals, middle, then) < u
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
+    return quantiles(marginals, cdf(marginals, x, now), then)
 
 
 def flow_level(level: Level) -> Level:

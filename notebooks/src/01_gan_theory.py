@@ -43,7 +43,8 @@
 # GPU, and were not timed on one.
 #
 # **Before you start** you need calculus, a little probability, and PyTorch modules and optimisers.
-# No game theory.
+# One section uses the eigenvalues of a 2 x 2 matrix and the absolute value of a complex number, and
+# recalls what it needs. No game theory.
 #
 # Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected
 # Cell* before you go on in the middle: each cell needs what the ones above it have made. The square
@@ -98,6 +99,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% [markdown]
+# ## First, watch one
+#
+# Here is a whole GAN, before any theory. Two small networks play in the plane. Green points are
+# real data, eight clusters on a ring. Black points are generated. The map is the opinion of the
+# *discriminator*: purple where it says "real", orange where it says "generated". The grey net is
+# the *generator*, a square sheet that it bends; blue arrows show where the discriminator's opinion
+# pushes its points. (The code of this picture comes at the end of the notebook, piece by piece.)
+
+# %% tags=["nbval-ignore-output"]
+from course_utils.lessons import nb01_gan_theory as lesson
+
+gan = lesson.ToyGAN("ring", seed=run.seed)
+
+
+def watch_plane(stops):
+    """Train until each of three steps and draw what is there."""
+    figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.1))
+    for axis, stop in zip(axes, stops):
+        while gan.steps < stop:
+            gan.train(min(50, stop - gan.steps))
+        lesson.draw_plane(axis, gan, shown=150)
+        axis.set_title(f"step {gan.steps}, JSD {gan.history[-1][1]:.2f}", fontsize=10)
+    axes[0].legend(loc="upper right", fontsize=8, markerscale=2, frameon=True)
+    return figure
+
+
+early = [round(cfg["gan_steps"] * share) for share in (0, 0.0625, 0.125)]
+figure = watch_plane(early)
+plots.heading(figure, "At first the sheet is a dot; it unfolds over the ring")
+plots.show(
+    figure,
+    (
+        "A GAN in the plane at three early steps: a small sheet at the centre grows and stretches "
+        "over the ring of real points."
+    ),
+)
+
+# %% tags=["nbval-ignore-output"]
+late = [round(cfg["gan_steps"] * share) for share in (0.25, 0.5, 1)]
+figure = watch_plane(late)
+plots.heading(figure, "Then its samples gather at the clusters")
+film = plots.render(
+    figure,
+    (
+        "The same GAN at three later steps: the sheet lies along the ring, its samples gather at "
+        "the eight clusters, and the empty middle is orange, for generated."
+    ),
+)
+film.show()
+print(run.report())
+
+# %% [markdown]
+# (JSD is a distance between the two clouds, which this notebook derives: 0 is perfect, and $\log
+# 2$, where it starts, means that they do not overlap.) A live version with controls is at the end.
+# Why does this work at all? What do the two networks aim at, and when do they not get there?
+#
 # ## The game
 #
 # Real data $x$ come from a distribution with density $p$ that we cannot write down; we only have
@@ -110,8 +167,8 @@ from torch import Tensor, nn
 # the average log-probability that $D$ gives to the truth, once over real and once over generated
 # samples, added up. $D$ wants it large, $G$ wants it small: $\min_G \max_D V(D, G)$. Such a game is
 # called *zero-sum*, since what one player gains the other loses. A point where neither can gain by
-# moving alone is an *equilibrium*. A loss function has a bottom to roll to. A game has no such
-# thing, only a balance, and that is the root of everything that follows.
+# moving alone is an *equilibrium*. Gradient descent on a loss goes down until it cannot. In a game
+# each player's descent changes the other player's loss, so it need not arrive anywhere.
 #
 # Networks put out a *logit* $u$, any real number, and $D = \sigma(u) = 1/(1 + e^{-u})$. A positive
 # logit means "real".
@@ -150,13 +207,13 @@ value = checks.use(my_value, value)  # yours from here on, once it passes
 # ### One step of each player
 #
 # The players take turns. The discriminator moves a little *up* the slope of $V$; then the generator
-# moves a little *down*. Of $V$'s two terms the generator can change only the second, so that this
-# is its loss. Two details matter:
+# moves a little *down*. The generator appears only in the second term of $V$. That term is its
+# loss. Two details matter:
 #
-# - in D's turn the generated samples are *detached*: $D$'s gradient ends there, and the path back
-#   into the generator stays unused for $G$'s turn;
+# - in D's turn the generated samples are *detached*: the gradient of $D$'s loss ends at them and
+#   does not reach the generator;
 # - in G's turn the gradient runs *through* the discriminator to the samples, and on into the
-#   generator. It is the only news of the data that the generator ever gets.
+#   generator. The generator never sees the data; this gradient is all that it learns of them.
 
 # %% tags=["export"]
 from collections.abc import Callable
@@ -491,9 +548,9 @@ claim("The smallest value of V(D*, G) is -log 4", values.min(), equal=-math.log(
 
 # %% [markdown]
 # Two things in this picture are bad news. There are side valleys, where one bump of the generator
-# sits on the *other* bump of the data: a local optimum. And far out the curve is **flat**: there
-# the generator is told that it is wrong, and not which way to go. We come back to this after a look
-# at the slope itself.
+# sits on the *other* bump of the data: a local optimum of this loss. And far out the curve is
+# **flat**: there the generator is told that it is wrong, and not which way to go. We come back to
+# both after a look at the slope itself.
 #
 # ## Two losses for the generator
 #
@@ -506,8 +563,8 @@ claim("The smallest value of V(D*, G) is -log 4", values.min(), equal=-math.log(
 # By the chain rule this number multiplies everything that reaches the generator. Early on $D$
 # easily sees what is generated, so $D(G(z)) \approx 0$, and the first slope is almost nothing, just
 # when the generator is at its worst. This is **saturation**. The second loss, *non-saturating*, has
-# slope $-1$ there. Both push each sample the same way, towards a larger $D(G(z))$; only the
-# strength differs. (Goodfellow et al. 2014, section 3.)
+# slope $-1$ there. Both push each single sample the same way, towards a larger $D(G(z))$, and
+# differ in strength. (Goodfellow et al. 2014, section 3.)
 
 
 # %% tags=["export"]
@@ -564,12 +621,110 @@ plots.show(
 )
 
 # %% [markdown]
+# A weight of the generator moves many samples at once. Some of them want it larger, others smaller,
+# and the strengths decide which side wins. So for the *weights* the two losses are two different
+# goals. Let $D = D^\ast$ and hold it fixed, as a step of the generator does. The gradient of the
+# saturating loss is then that of $2\,\mathrm{JSD}(p, q)$. The gradient of the non-saturating loss
+# is that of
+#
+# $$\mathrm{KL}(q \,\|\, p) - 2\,\mathrm{JSD}(p, q) \qquad\text{(Arjovsky and Bottou 2017, theorem
+# 2.5).}$$
+#
+# We differentiate both by the one weight of the picture above, the shift $s$.
+
+# %%
+SAMPLE_LOSSES = {  # of one logit u
+    "saturating": lambda u: F.logsigmoid(-u),
+    "non-saturating": lambda u: -F.logsigmoid(u),
+}
+
+
+def shift_gradient(loss, shift):
+    """d/ds of the loss's mean over q(x) = p(x - s), with D* held fixed."""
+    s = torch.tensor(shift, dtype=torch.float64, requires_grad=True)
+    log_q = p.log_prob(line - s)
+    logit = (p.log_prob(line) - log_q).detach()  # of D*, (3201,)
+    return torch.autograd.grad(torch.trapezoid(log_q.exp() * loss(logit), line), s)[0].item()
+
+
+def goal_gradient(reverse_kl, jsds, shift):
+    """d/ds of `reverse_kl` times KL(q||p) plus `jsds` times JSD(p, q)."""
+    s = torch.tensor(shift, dtype=torch.float64, requires_grad=True)
+    log_p, log_q = p.log_prob(line), p.log_prob(line - s)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    kl = torch.trapezoid(log_q.exp() * (log_q - log_p), line)
+    twice_jsd = torch.trapezoid(log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m), line)
+    return torch.autograd.grad(reverse_kl * kl + jsds * twice_jsd / 2, s)[0].item()
+
+
+# %%
+some = [0.3, 1.0, 1.6, 2.0, 2.4, 3.0]
+claim(
+    "With D* held fixed, the saturating loss has the gradient of 2 JSD, at six shifts",
+    [abs(shift_gradient(SAMPLE_LOSSES["saturating"], s) - goal_gradient(0, 2, s)) for s in some],
+    at_most=1e-6,
+)
+claim(
+    "With D* held fixed, the non-saturating loss has the gradient of KL(q||p) - 2 JSD",
+    [
+        abs(shift_gradient(SAMPLE_LOSSES["non-saturating"], s) - goal_gradient(1, -2, s))
+        for s in some
+    ],
+    at_most=1e-6,
+)
+between = torch.linspace(1.6, 2.4, 17).tolist()
+opposite = [
+    shift_gradient(SAMPLE_LOSSES["saturating"], s)
+    * shift_gradient(SAMPLE_LOSSES["non-saturating"], s)
+    for s in between
+]
+claim(
+    "For shifts from 1.6 to 2.4 the two losses push the generator's weight in opposite directions",
+    opposite,
+    at_most=-0.3,
+)
+
+# %% tags=["figure"]
+# @title Code of the figure
+away = torch.linspace(0.05, 3, 60).tolist()
+figure, axes = plt.subplots(1, 2, figsize=(8.3, 2.9), sharex=True)
+titles = ("Saturating: between the dots, away from home", "Non-saturating: home from everywhere")
+for axis, loss, colour, title in zip(
+    axes, SAMPLE_LOSSES.values(), (plots.VERMILION, plots.BLUE), titles
+):
+    axis.plot(away, [shift_gradient(loss, s) for s in away], color=colour)
+    axis.axhline(0, color="0.6", linestyle=":")
+    axis.set(xlabel="shift s", ylabel="d loss / d s")
+    axis.set_title(title, fontsize=10)
+signs = torch.tensor([shift_gradient(SAMPLE_LOSSES["saturating"], s) for s in away]).sign()
+crossings = [(away[i] + away[i + 1]) / 2 for i in signs.diff().nonzero().flatten()]
+axes[0].plot(crossings, [0] * len(crossings), "o", color=plots.BLACK)
+axes[0].annotate(
+    "uphill: s grows", (1.98, -0.43), (0.35, -0.38), fontsize=8, arrowprops={"arrowstyle": "->"}
+)
+plots.show(
+    figure,
+    (
+        "The gradient of both losses by the shift. The saturating one is positive up to 1.5, "
+        "negative from there to 2.5 and positive again. The non-saturating one is positive "
+        "everywhere and grows."
+    ),
+)
+
+# %% [markdown]
+# Two things follow. The side valleys belong to the saturating loss; the non-saturating loss
+# leads out of them. And what the later notebooks minimise is not the JSD: the
+# players do not even have one common $V$ any more. The mean in $\mathrm{KL}(q \,\|\, p)$ is over
+# *generated* samples. Data that no sample comes near do not enter it. Notebook 03 is about
+# generators that leave out data.
+#
 # **Exercise 1.4** · find the bug · difficulty 2/5 · 10 minutes
 #
-# A widely read textbook introduces the saturating loss and then goes on (in our words): *if the
-# generator does a perfect job, $D(G(z)) \approx 1$, so this loss is near 0, and its gradients are
-# too small for the discriminator to make good progress.* Tutorials have copied it many times. Put
-# into code, for one sample with $D(G(z)) = d$, it says
+# A sentence that is printed under the saturating loss reads, in our words: *if the generator does a
+# perfect job, $D(G(z)) \approx 1$, so this loss is near 0, and its gradients are too small for the
+# discriminator to make good progress.* (It is number 19 of the course's errata.)
+#
+# Put into code, for one sample with $D(G(z)) = d$, it says
 #
 # ```python
 # {"loss": math.log(d), "slope": -(1 - d), "starves at": 1, "who": "discriminator"}
@@ -721,7 +876,7 @@ right.plot(shifts, w1s, color=plots.BLUE)
 right.set(
     xlabel="shift of the block (widths)",
     ylabel="$W_1$ (widths)",
-    title="$W_1$ always says how far and which way",
+    title="$W_1$ keeps a slope where the JSD is flat",
 )
 plots.show(
     figure,
@@ -769,10 +924,36 @@ claim("W1 equals the shift at every distance", (w1s - shifts).abs().max(), at_mo
 # $\theta\dot\theta + \psi\dot\psi = 0$. Following it, you neither approach the equilibrium nor
 # leave it: you go round (Mescheder et al. 2018, lemma 2.3).
 #
-# The function has some switches for what comes later: other losses, the gradient penalty's strength
-# $\gamma$ and the value that it pulls $|\psi|$ to, and the standard deviation $\sigma$ (without an
-# argument: not the sigmoid) of noise added to both points, over which it averages with a fixed set
-# of nodes.
+
+
+# %%
+def bare_field(point):
+    """(dtheta, dpsi) (..., 2) at (theta, psi) (..., 2)."""
+    theta, psi = point[..., 0], point[..., 1]
+    push = torch.sigmoid(psi * theta)
+    return torch.stack([push * psi, -push * theta], dim=-1)
+
+
+here = torch.randn(20, 2, dtype=torch.float64).requires_grad_()  # 20 points (theta, psi)
+v = (F.logsigmoid(0 * here[:, 1]) + F.logsigmoid(-here[:, 1] * here[:, 0])).sum()
+by_autograd = torch.autograd.grad(v, here)[0] * double(-1, 1)  # G goes down, D goes up
+field = bare_field(here.detach())
+claim(
+    "The field's formula is what autograd makes of V",
+    (field - by_autograd).abs().max(),
+    at_most=1e-12,
+)
+claim(
+    "The field is at right angles to the way to the equilibrium",
+    (field * here.detach()).sum(dim=1).abs().max(),
+    at_most=1e-12,
+)
+
+# %% [markdown]
+# The same field once more, with switches for what this notebook will try on it: other losses; a
+# penalty of strength `gamma` that pulls $|\psi|$ to `target`; and Gaussian noise of standard
+# deviation `sigma` on both points. The noise is averaged exactly, over a fixed set of points with
+# weights (Gauss-Hermite quadrature).
 
 # %% tags=["export"]
 import numpy as np
@@ -824,18 +1005,9 @@ def dirac_field(
 
 
 # %%
-here = torch.randn(20, 2, dtype=torch.float64).requires_grad_()  # 20 points (theta, psi)
-v = (F.logsigmoid(0 * here[:, 1]) + F.logsigmoid(-here[:, 1] * here[:, 0])).sum()
-by_autograd = torch.autograd.grad(v, here)[0] * double(-1, 1)  # G goes down, D goes up
-field = dirac_field(here.detach())
 claim(
-    "The field's formula is what autograd makes of V",
-    (field - by_autograd).abs().max(),
-    at_most=1e-12,
-)
-claim(
-    "The field is at right angles to the way to the equilibrium",
-    (field * here.detach()).sum(dim=1).abs().max(),
+    "With all switches off it is the bare field",
+    (dirac_field(here.detach()) - bare_field(here.detach())).abs().max(),
     at_most=1e-12,
 )
 
@@ -963,9 +1135,9 @@ claim(
 #
 # **Exercise 1.6** · find the bug · difficulty 3/5 · 10 minutes
 #
-# Return both eigenvalues of this matrix, as complex numbers, for given $\gamma$ and $a = f'(0)$. A
-# recent paper restates the lemma as $-\frac\gamma2 \pm \sqrt{\frac{\gamma^2}{4} - f'(0)}$, two
-# lines above a correct matrix. The conclusion survives; the formula does not. (`cmath.sqrt` takes
+# Return both eigenvalues of this matrix, as complex numbers, for given $\gamma$ and $a = f'(0)$.
+# From memory one easily writes $-\frac\gamma2 \pm \sqrt{\frac{\gamma^2}{4} - f'(0)}$. Its real part
+# is still negative, so that the conclusion survives; the formula does not. (`cmath.sqrt` takes
 # roots of negative numbers.)
 
 
@@ -992,16 +1164,29 @@ checks.r1_eigenvalues(r1_eigenvalues, solution=True)
 
 # %% [markdown]
 # Both have a negative real part for every $\gamma > 0$ (lemma 3.3): the flow runs inwards. Steps
-# follow it if they are small enough: alternating ones for $h\gamma < 2 - h^2a^2/2$, simultaneous
-# ones only if also $\gamma > ha^2$. **Instance noise** does the same by other means: blur the real
+# of a finite size $h$ follow it only under conditions, which come in a moment.
+#
+# **Instance noise** does the same by other means: blur the real
 # and the generated point with the same Gaussian noise. A discriminator that is too sure is then
 # punished by the noisy points on the wrong side. Lemma 3.2 gives
 # $f''(0)\sigma^2 \pm \sqrt{f''(0)^2\sigma^4 - f'(0)^2}$, which is the formula of R1 with
 # $\gamma = -2 f''(0)\sigma^2 = \sigma^2/2$. So near the equilibrium noise *is* a gradient penalty.
 #
 # For the steps we need the eigenvalues of $J$. Any 2 x 2 matrix has
-# $\lambda^2 - T\lambda + \Delta = 0$ with its trace $T$ and determinant $\Delta$; multiplying out
-# one round of either kind gives the two numbers in the code.
+# $\lambda^2 - T\lambda + \Delta = 0$ with its trace $T$ and determinant $\Delta$. Simultaneous
+# steps add $h$ times the field to where one is:
+#
+# $$J_{\text{sim}} = \begin{pmatrix} 1 & ha \\ -ha & 1 - h\gamma \end{pmatrix} .$$
+#
+# In alternating steps the discriminator moves first and the generator sees the new $\psi$, so that
+# two matrices are multiplied:
+#
+# $$J_{\text{alt}} = \begin{pmatrix} 1 & ha \\ 0 & 1 \end{pmatrix}
+# \begin{pmatrix} 1 & 0 \\ -ha & 1 - h\gamma \end{pmatrix} =
+# \begin{pmatrix} 1 - h^2a^2 & ha(1 - h\gamma) \\ -ha & 1 - h\gamma \end{pmatrix} .$$
+#
+# The traces are $2 - h\gamma$ and $2 - h\gamma - h^2a^2$, the determinants
+# $1 - h\gamma + h^2a^2$ and $1 - h\gamma$. These four numbers are in the code.
 
 
 # %% tags=["export"]
@@ -1047,7 +1232,7 @@ def same_pair(a, b):
     return min((a - b).abs().max(), (a - b.flip(0)).abs().max())
 
 
-worst = 0.0
+worst, measured = 0.0, {}
 for h, alternating, gamma, sigma, loss in product(
     (0.05, 0.3, 1.0), (True, False), (0.0, 0.3, 2.5), (0.0, 0.8), PUSHES
 ):
@@ -1057,6 +1242,8 @@ for h, alternating, gamma, sigma, loss in product(
     worst = max(
         worst, same_pair(torch.linalg.eigvals(J), dirac_eigenvalues(h, alternating, **game)).item()
     )
+    slope, damping = (1.0, gamma) if loss == "Wasserstein" else (0.5, gamma + sigma**2 / 2)
+    measured[h, alternating, damping, slope] = torch.linalg.eigvals(J).abs().max().item()
 claim(
     "The eigenvalues by formula are those of autograd's Jacobian for 108 settings of the Dirac-GAN",
     worst,
@@ -1081,6 +1268,50 @@ claim(
     "Instance noise of sigma has the eigenvalues of R1 with gamma = sigma^2 / 2",
     same_pair(dirac_eigenvalues(0.2, sigma=0.8), dirac_eigenvalues(0.2, gamma=0.32)),
     at_most=1e-12,
+)
+
+# %% [markdown]
+# So R1 helps only if its strength fits the step. How must it fit? Both solutions of
+# $\lambda^2 - T\lambda + \Delta = 0$ lie inside the unit circle if and only if $|\Delta| < 1$ and
+# $|T| < 1 + \Delta$ (Jury's criterion). Put in the traces and determinants from above, and there
+# remains:
+#
+# - **simultaneous** steps converge if and only if $h a^2 < \gamma$ and
+#   $h\gamma < 2 + h^2a^2/2$;
+# - **alternating** steps converge if and only if $0 < \gamma$ and $h\gamma < 2 - h^2a^2/2$.
+#
+# Alternating steps take any friction, however weak, if $h$ is small; simultaneous steps need
+# enough of it. Too much friction overshoots either way.
+
+
+# %%
+def converges(h: float, alternating: bool, gamma: float, slope: float) -> bool:
+    """The two conditions, with `slope` a = f'(0)."""
+    if alternating:
+        return 0 < gamma and h * gamma < 2 - (h * slope) ** 2 / 2
+    return h * slope**2 < gamma and h * gamma < 2 + (h * slope) ** 2 / 2
+
+
+def agrees(radius: float, *setting) -> bool:
+    return (radius < 1 - 1e-9) == converges(*setting)
+
+
+claim(
+    "The two conditions say of all 108 settings whether autograd's |lambda| is below 1",
+    all(agrees(radius, *setting) for setting, radius in measured.items()),
+)
+grid = product(torch.logspace(-3, 1, 40).tolist(), (True, False), np.linspace(0, 6, 61).tolist())
+wrong = [
+    (h, alternating, gamma)
+    for h, alternating, gamma in grid
+    if not agrees(
+        spectral_radius(h, alternating=alternating, gamma=gamma), h, alternating, gamma, 0.5
+    )
+]
+claim(
+    "The two conditions are right on a grid of 4,880 step sizes and strengths of R1",
+    len(wrong),
+    equal=0,
 )
 
 # %% tags=["figure"]
@@ -1184,6 +1415,139 @@ claim(
 # That does not make WGAN bad: on real data other things matter as well, and notebook 03 puts all of
 # them to the same test.
 #
+# ### Two learning rates
+#
+# Many recipes give the two players different rates (Heusel et al. 2017). Let the discriminator step
+# by $h_D$ and the generator by $h_G$. In the two matrices of the alternating round, $h$ becomes
+# $h_D$ in the right one and $h_G$ in the left one:
+#
+# $$J = \begin{pmatrix} 1 & h_G a \\ 0 & 1 \end{pmatrix}
+# \begin{pmatrix} 1 & 0 \\ -h_D a & 1 - h_D\gamma \end{pmatrix}, \qquad
+# \Delta = 1 - h_D\gamma, \qquad T = 2 - h_D \gamma - h_D h_G a^2 .$$
+#
+# Without friction $\Delta = 1$, so the two $|\lambda|$ multiply to 1, whatever the rates: **two
+# rates alone do not bring the Dirac-GAN to rest.** With friction they matter. The turning depends
+# on the product $h_D h_G$, the damping on $h_D$ alone. At the same product a faster discriminator
+# is damped more.
+
+
+# %%
+def two_rates(h_d, h_g, gamma, a=0.5):
+    """The larger |lambda| of an alternating round with two rates."""
+    d_step = torch.tensor([[1, 0], [-h_d * a, 1 - h_d * gamma]], dtype=torch.float64)
+    g_step = torch.tensor([[1, h_g * a], [0, 1]], dtype=torch.float64)
+    return torch.linalg.eigvals(g_step @ d_step).abs().max().item()
+
+
+claim(
+    "With equal rates this is the spectral radius from above",
+    abs(two_rates(0.2, 0.2, 0.3) - spectral_radius(0.2, gamma=0.3)),
+    at_most=1e-9,
+)
+claim(
+    "Without friction no ratio of the two rates from 1/100 to 100 brings |lambda| below 1",
+    [two_rates(0.2 * r, 0.2 / r, 0.0) for r in torch.logspace(-1, 1, 41).tolist()],
+    at_least=1 - 1e-9,
+)
+rounds = {ratio: -1 / math.log(two_rates(0.2 * ratio, 0.2 / ratio, 0.3)) for ratio in (0.5, 1, 2)}
+claim(
+    "With R1 of 0.3 a discriminator four times as fast as G settles in under a third of the rounds "
+    "that one four times as slow needs",
+    rounds[2] / rounds[0.5],
+    at_most=1 / 3,
+)
+
+# %% tags=["nbval-ignore-output"]
+for ratio, count in rounds.items():
+    print(f"h_D / h_G = {ratio**2:4.2f}: {count:4.0f} rounds to shrink by e, gamma 0.3")
+
+# %% [markdown]
+# ### Why real GANs converge at all
+#
+# The Dirac-GAN is harsher than life: its data are a single point. Give the data a width, a Gaussian
+# with standard deviation $s$, and let the generator make the same Gaussian, shifted by $\theta$.
+# Writing this down gives *exactly* the Dirac-GAN with instance noise of $\sigma = s$, since both
+# points are blurred alike. So the friction is there without any penalty: where real and generated
+# data overlap, a discriminator that is too sure is corrected by the samples on the wrong side.
+# Nagarajan and Kolter (2017, theorem 3.1) prove this in general: under mild conditions an
+# unregularised GAN converges locally if the two densities overlap. The friction is
+# $\gamma = s^2 / 2$, as above, so thin data get little of it. Pictures are thin data.
+
+# %%
+widths = [0.1, 0.3, 1.0]
+turns = {s: -1 / math.log(spectral_radius(0.2, sigma=s)) for s in widths}
+claim(
+    "Data of any width tried give the unregularised game |lambda| below 1",
+    [spectral_radius(0.2, sigma=s) for s in widths],
+    at_most=1 - 1e-6,
+)
+
+# %% tags=["nbval-ignore-output"]
+for s, count in turns.items():
+    print(f"data of width {s}: {count:6.0f} rounds to shrink by e, without any penalty")
+
+# %% [markdown]
+# ### Steps that look ahead
+#
+# Another family of cures leaves the game as it is and changes the *step*.
+#
+# - **Extragradient** (Korpelevich 1976): try a step, look at the field there, and take *that* step
+#   from where you were.
+# - **Optimism** (Daskalakis et al. 2018): take twice the present field minus the last one. It needs
+#   no second look.
+#
+# Both turn the outward spiral of simultaneous steps into an inward one.
+
+
+# %%
+def extragradient(rounds, h=0.2):
+    points = [double(1, 0)]
+    for _ in range(rounds):
+        ahead = points[-1] + h * dirac_field(points[-1])
+        points.append(points[-1] + h * dirac_field(ahead))
+    return torch.stack(points)
+
+
+def optimistic(rounds, h=0.2):
+    points = [double(1, 0)]
+    last = dirac_field(points[-1])
+    for _ in range(rounds):
+        now = dirac_field(points[-1])
+        points.append(points[-1] + h * (2 * now - last))
+        last = now
+    return torch.stack(points)
+
+
+ahead = {
+    "simultaneous": orbit(600, alternating=False),
+    "extragradient": extragradient(600),
+    "optimism": optimistic(600),
+}
+
+# %% tags=["figure"]
+# @title Code of the figure
+figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.4))
+for axis, (title, path) in zip(axes, ahead.items()):
+    draw_orbit(axis, path, title)
+axes[0].set_ylabel("discriminator ψ")
+plots.heading(figure, "Looking ahead turns the spiral inwards, without a penalty")
+plots.show(
+    figure,
+    (
+        "Three orbits of 600 rounds. Simultaneous steps spiral outwards. Extragradient and "
+        "optimistic steps spiral slowly inwards."
+    ),
+)
+
+# %%
+claim(
+    "After 600 rounds extragradient and optimism have come nearer to the equilibrium by a half or "
+    "more",
+    [ahead[name][-1].norm() for name in ("extragradient", "optimism")],
+    at_most=0.5,
+)
+
+# %% [markdown]
 # Try it yourself: find the strength of R1 that settles fastest for a given step size, and one that
 # is too strong.
 
@@ -1357,8 +1721,9 @@ claim(
 )
 
 # %% [markdown]
-# The price is visible as well: a long memory takes long to forget the start. (Where what is left of
-# the start is as large as the small circle, the two cancel once a turn: the deep dips.) Both facts
+# The price is visible as well: a long memory takes long to forget the start. (The deep dips come
+# from the remainder of the start. When it is as large as the small circle, the two cancel once in
+# each turn.) Both facts
 # return in notebook 02, where averaged weights lower the Fréchet distance at no cost in training.
 # (Yazıcı et al. 2019 study it for real networks.) Note what averaging does not do: it leaves the
 # game as unstable as it was, and an average of an outward spiral is of little use.
@@ -1606,36 +1971,11 @@ def draw_gan(gan: ToyGAN, loss: str = "non-saturating", **_) -> plots.Picture:
 
 
 # %% [markdown]
-# First a recorded run, on the ring with eight clusters. Snapshots are taken more often early on,
-# since most happens then.
-
-# %% tags=["nbval-ignore-output"]
-gan = ToyGAN("ring", seed=run.seed)
-snapshot_steps = [0, *(round(cfg["gan_steps"] * f) for f in (0.0625, 0.125, 0.25, 1))]
-figure, axes = plt.subplots(1, 5, figsize=(8.3, 2.7))
-for axis, stop in zip(axes, snapshot_steps):
-    while gan.steps < stop:
-        gan.train(min(50, stop - gan.steps))
-    draw_plane(axis, gan, shown=140)
-    axis.set_title(f"step {gan.steps}, JSD {gan.history[-1][1]:.2f}", fontsize=10)
-figure.suptitle(
-    "The sheet unfolds over the ring, and its samples gather at the clusters",
-    x=0.01,
-    ha="left",
-    fontsize=11,
-)
-film = plots.render(
-    figure,
-    (
-        "Film strip of a GAN in the plane at five steps: a small sheet at the centre "
-        "unfolds, stretches over the ring, and its samples gather along the eight clusters; "
-        "the empty middle stays orange, for generated."
-    ),
-)
-covered = metrics.modes_covered(gan.sample(4000).detach(), data.ring(std=0.05))
-print(run.report())
+# These are the pieces that the run at the top of this notebook was made of. Back to that run, now
+# with its numbers:
 
 # %%
+covered = metrics.modes_covered(gan.sample(4000).detach(), data.ring(std=0.05))
 claim("The GAN in the plane reaches all 8 clusters of the ring", covered.modes, equal=8)
 claim("The JSD of the live GAN begins near log 2", gan.history[0][1], at_least=0.95 * math.log(2))
 claim(
@@ -1753,6 +2093,11 @@ for name, number in rows.items():
 #   axis.
 # - Mescheder, Geiger, Nowozin 2018, *Which Training Methods for GANs do actually Converge?*:
 #   sections 2 to 4, the Dirac-GAN and R1.
+# - Heusel, Ramsauer, Unterthiner et al. 2017, *GANs Trained by a Two Time-Scale Update Rule*:
+#   section 2, two learning rates.
+# - Nagarajan and Kolter 2017, *Gradient Descent GAN Optimization is Locally Stable*: theorem 3.1.
+# - Daskalakis, Ilyas, Syrgkanis, Zeng 2018, *Training GANs with Optimism*: section 2. Korpelevich
+#   1976: the extragradient method.
 # - Yazıcı, Foo, Winkler et al. 2019, *The Unusual Effectiveness of Averaging in GAN Training*:
 #   running averages of real generators.
 # - Kahng, Thorat, Chau et al. 2019, *GAN Lab*: the interactive display for the browser.
@@ -1763,4 +2108,4 @@ for name, number in rows.items():
 #
 # Notebook 02 plays the game with pictures: a convolutional GAN, its training loop, and numbers that
 # say how good it is. Notebook 03 comes back to the flat divergence and the circling, and measures
-# nine cures.
+# sixteen recipes.

@@ -1249,7 +1249,7 @@ right.set(
     xlabel="timestep t",
     ylabel="error in v",
     ylim=(0, None),
-    title="Counted in v, as in the loss: high at both ends",
+    title="In v, as in the loss: high at both ends",
 )
 plots.show(
     figure,
@@ -1666,9 +1666,7 @@ steered = {
 plots.film_strip(
     [pictures[:10] for pictures in steered.values()],
     [f"scale {s:g}" for s in steered],
-    title=(
-        "Steered by a classifier: more of the wanted class in each column, and some ruined pictures"
-    ),
+    title="Steered by a classifier: more of the wanted class, and some ruined pictures",
     alt=(
         "Three rows of ten generated clothes. Scale 0: random classes. Scale 4: mostly the "
         "class of the column."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -89,7 +90,127 @@ def constant(z: Tensor) -> Tensor:
     return torch.zeros_like(z)
 
 
-# --- 2.3 and 2.4 ----------------------------------------------------------------------------------
+# --- 2.4 ------------------------------------------------------------------------------------------
+
+
+def step_of_d(generator, discriminator, optimiser, x_real, z):
+    optimiser.zero_grad()
+    loss = lesson.discriminator_loss(discriminator(x_real), discriminator(generator(z).detach()))
+    loss.backward()
+    optimiser.step()
+    return loss
+
+
+def step_under_no_grad(generator, discriminator, optimiser, x_real, z):
+    with torch.no_grad():
+        x_fake = generator(z)
+    real, fake = discriminator(x_real), discriminator(x_fake)
+    loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+    for weight in discriminator.parameters():
+        weight.grad = None
+    loss.backward()
+    optimiser.step()
+    return loss.item()
+
+
+def step_with_two_backwards(generator, discriminator, optimiser, x_real, z):
+    discriminator.zero_grad()
+    on_real = F.binary_cross_entropy_with_logits(discriminator(x_real), torch.ones(len(x_real)))
+    on_real.backward()
+    fake = discriminator(generator(z).detach())
+    on_fake = F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+    on_fake.backward()
+    optimiser.step()
+    return (on_real + on_fake).detach()
+
+
+def step(detach=True, zero=True, swapped=False, move=True, value=lambda loss: loss, loss_of=None):
+    """A step of D with one thing wrong."""
+
+    def answer(generator, discriminator, optimiser, x_real, z):
+        if zero:
+            optimiser.zero_grad()
+        x_fake = generator(z).detach() if detach else generator(z)
+        pair = discriminator(x_real), discriminator(x_fake)
+        loss = (loss_of or lesson.discriminator_loss)(*(pair[::-1] if swapped else pair))
+        loss.backward()
+        if move:
+            optimiser.step()
+        return value(loss)
+
+    return answer
+
+
+def step_of_both(generator, discriminator, optimiser, x_real, z):
+    loss = step_of_d(generator, discriminator, optimiser, x_real, z)
+    with torch.no_grad():
+        for weight in generator.parameters():
+            weight -= 0.1
+    return loss
+
+
+# --- 2.5 ------------------------------------------------------------------------------------------
+
+
+def sampled(generator, z):
+    mode = generator.training
+    generator.eval()
+    with torch.no_grad():
+        x = generator(z)
+    generator.train(mode)
+    return x
+
+
+@torch.no_grad()
+def sampled_one_by_one(generator, z):
+    mode = generator.training
+    generator.eval()
+    parts = [generator(z[i : i + 1]) for i in range(len(z))]
+    generator.train(mode)
+    return torch.cat(parts)
+
+
+def sampled_by_a_copy(generator, z):
+    return copy.deepcopy(generator).eval()(z).detach()
+
+
+@torch.inference_mode()
+def sampled_in_inference_mode(generator, z):
+    mode = generator.training
+    x = generator.eval()(z)
+    generator.train(mode)
+    return x
+
+
+def left_in_eval(generator, z):
+    with torch.no_grad():
+        return generator.eval()(z)
+
+
+def put_in_train(generator, z):
+    x = left_in_eval(generator, z)
+    generator.train()
+    return x
+
+
+def with_a_graph(generator, z):
+    mode = generator.training
+    x = generator.eval()(z)
+    generator.train(mode)
+    return x
+
+
+def in_train_mode(generator, z):
+    with torch.no_grad():
+        return generator(z)
+
+
+def in_eval_after_a_look_in_train(generator, z):
+    in_train_mode(generator, z)
+    return sampled(generator, z)
+
+
+# --- 2.3 and 2.6 ----------------------------------------------------------------------------------
 
 
 class Loss(nn.Module):
@@ -242,6 +363,36 @@ CASES = [
             (lambda x: -x.sigmoid().mean().log(), "mean probability"),
             (lambda x: F.softplus(-x.detach()).mean(), "no gradient for the logits"),
             (lambda x: F.softplus(-x).median(), "the loss is .*, yours"),
+        ],
+    ),
+    Case(
+        nb02.discriminator_step,
+        right=[step_of_d, step_under_no_grad, step_with_two_backwards, step(value=lambda loss: loss.detach())],
+        wrong=[
+            (step(detach=False), "the generator got gradients"),
+            (step(zero=False), "gradients of an earlier step"),
+            (step(swapped=True), "the labels are exchanged"),
+            (step(move=False), r"optimiser.step\(\) missing"),
+            (step(detach=False, zero=False, swapped=True), "the generator got gradients"),
+            (step_of_both, "the generator's weights changed"),
+            (step(value=lambda loss: 2 * loss), "the loss of this step is"),
+            (step(loss_of=lambda real, fake: (fake - real).mean()), "not those of one step"),
+            (step(value=lambda loss: None), "returned None"),
+            (lambda generator, discriminator, optimiser, x_real, z: torch.zeros(()), "weights are what they were"),
+        ],
+    ),
+    Case(
+        nb02.sampling,
+        right=[sampled, sampled_one_by_one, sampled_by_a_copy, sampled_in_inference_mode],
+        wrong=[
+            (lambda generator, z: generator(z), "pictures of train mode"),
+            (in_train_mode, "pictures of train mode"),
+            (left_in_eval, "train mode before and is not after"),
+            (put_in_train, "eval mode before and is not after"),
+            (with_a_graph, "carry a graph"),
+            (in_eval_after_a_look_in_train, "not the generator's pictures|running statistics changed"),
+            (lambda generator, z: sampled(generator, z) / 2, "not the generator's pictures"),
+            (lambda generator, z: sampled(generator, z)[:2], "has the shape"),
         ],
     ),
     Case(

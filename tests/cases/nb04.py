@@ -301,6 +301,76 @@ POSTERIOR = Case(
 # --- 4.5 ------------------------------------------------------------------------------------------
 
 
+def gap_in_snr(now, then):
+    return (then.alpha / then.sigma) ** 2 - (now.alpha / now.sigma) ** 2
+
+
+def by_two_posteriors(x0, x0_pred, now, then):
+    x = torch.ones_like(x0)
+    (mean, variance), (other, _) = (lesson.posterior(each, x, now, then) for each in (x0, x0_pred))
+    return ((mean - other) ** 2 / (2 * variance)).sum(1)
+
+
+def by_torch(x0, x0_pred, now, then):
+    x = torch.zeros_like(x0)
+    p, q = (
+        torch.distributions.Normal(mean, variance.sqrt())
+        for mean, variance in (lesson.posterior(each, x, now, then) for each in (x0, x0_pred))
+    )
+    return torch.distributions.kl_divergence(p, q).sum(dim=-1)
+
+
+def point_after_point(x0, x0_pred, now, then):
+    gain = gap_in_snr(now, then)
+    return [0.5 * gain * sum((a - b) ** 2 for a, b in zip(*two)) for two in zip(x0.tolist(), x0_pred.tolist())]
+
+
+def middle_in_numpy(x0, x0_pred, now, then):
+    return gap_in_snr(now, then) / 2 * np.square(x0.numpy() - x0_pred.numpy()).sum(1)
+
+
+def scaled(factor: Callable) -> Callable:
+    """Another factor before the squared error."""
+    return lambda x0, pred, now, then: factor(now, then) * (x0 - pred).square().sum(1)
+
+
+def in_place_middle(x0, x0_pred, now, then):
+    x0 -= x0_pred
+    return gap_in_snr(now, then) / 2 * x0.square().sum(1)
+
+
+MIDDLE = Case(
+    checks.middle_term,
+    right=[
+        lesson.middle_term,
+        by_two_posteriors,
+        by_torch,
+        point_after_point,
+        middle_in_numpy,
+        lambda a, b, n, t: gap_in_snr(n, t) / 2 * torch.linalg.vector_norm(a - b, dim=1) ** 2,
+    ],
+    wrong=[
+        (scaled(gap_in_snr), "half is missing"),
+        (scaled(lambda n, t: -gap_in_snr(n, t) / 2), "it is negative"),
+        (lambda a, b, n, t: gap_in_snr(n, t) / 2 * (a - b).square().mean(1), "sum over them"),
+        (lambda a, b, n, t: (gap_in_snr(n, t) / 2 * (a - b).square()).sum(), "one number for each point"),
+        (lambda a, b, n, t: gap_in_snr(n, t) / 2 * (a - b).square(), "one number for each point|the shape"),
+        (scaled(lambda n, t: 1), "squared error alone"),
+        (scaled(lambda n, t: 0.5), "half of the squared error"),
+        (scaled(lambda n, t: (t.alpha / t.sigma - n.alpha / n.sigma) / 2), "square both"),
+        (
+            scaled(lambda n, t: ((t.alpha / t.sigma) ** 2 / (n.alpha / n.sigma) ** 2 - 1) / 2),
+            "it belongs to the error in the noise",
+        ),
+        (lambda a, b, n, t: gap_in_snr(n, t) / 2 * (a - b).abs().sum(1), "is to be squared"),
+        (scaled(lambda n, t: 0.51 * gap_in_snr(n, t)), "nats apart"),
+        (in_place_middle, "changes a tensor"),
+    ],
+)
+
+# --- 4.6 ------------------------------------------------------------------------------------------
+
+
 def large_step(x, x0, now, then, noise):
     mean, _ = lesson.posterior(x0, x, now, then)
     return mean if then.sigma == 0 else mean + transition(now, then)[1] ** 0.5 * noise
@@ -380,7 +450,7 @@ ANCESTRAL = Case(
     ],
 )
 
-# --- 4.6 ------------------------------------------------------------------------------------------
+# --- 4.7 ------------------------------------------------------------------------------------------
 
 
 def ddim(x, x0, now, then, eta, noise):
@@ -482,7 +552,7 @@ DDIM = Case(
 
 LOUD = checks.level_at(0.01)
 
-# --- 4.7 ------------------------------------------------------------------------------------------
+# --- 4.8 ------------------------------------------------------------------------------------------
 
 
 def with_factor(factor: Callable) -> Callable:
@@ -595,4 +665,4 @@ DPMPP = Case(
         (lambda *args: lesson.dpmpp_2m_step(*args).mean(), "has the shape"),
     ],
 )
-CASES = [NOISY, RESPACED, FROM_V, POSTERIOR, ANCESTRAL, DDIM, DPMPP]
+CASES = [NOISY, RESPACED, FROM_V, POSTERIOR, MIDDLE, ANCESTRAL, DDIM, DPMPP]

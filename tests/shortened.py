@@ -1,0 +1,48 @@
+"""Texts of notebooks with short trainings, for tests that run all cells and ask no claim to hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+# Words of a text and the same with less to do; each must be there once, so that no cut is lost.
+CUTS = {
+    "01": [('"d_steps": 1000, "gan_steps": 1600', '"d_steps": 20, "gan_steps": 60')],
+    "02": [
+        ('"num_steps": 2500', '"num_steps": 120'),
+        ("SHORT_STEPS = 64, 300", "SHORT_STEPS = 16, 12"),
+        ("N_MEASURED = 2048", "N_MEASURED = 300"),
+        ("num_steps=150", "num_steps=12"),
+        ("num_steps=200", "num_steps=12"),
+        ("num_steps=300", "num_steps=12"),
+    ],
+    "03": [
+        ('"scale": 1,', '"scale": 0.02,'),
+        ('"digit_scale": 1}', '"digit_scale": 0.02}'),
+        ("num_steps=300", "num_steps=5"),
+        ("num_steps=400", "num_steps=5"),
+        ("N_MATCHED = 1000", "N_MATCHED = 50"),
+    ],
+    "04": [('{"samples": 20_000}', '{"samples": 2_000}')],
+    "05": [
+        (
+            '"widths": (32, 64), "num_steps": 1200, "batch_size": 32, "samples": 2048',
+            '"widths": (8, 16), "num_steps": 20, "batch_size": 4, "samples": 40',
+        ),
+        ("N_TEST = 40", "N_TEST = 10"),
+        ('training.progress(300, "noisy', 'training.progress(3, "noisy'),
+    ],
+    "06": [("quick=50, full=20_000", "quick=6, full=6"), ("quick=300, full=4000", "quick=4, full=4")],
+}
+
+
+def shortened(source: Path) -> str:
+    """The text of a notebook with its CUTS.
+
+    Raises:
+        AssertionError: the text has changed where a cut is.
+    """
+    text = source.read_text("utf-8")
+    for old, new in CUTS[source.name[:2]]:
+        assert text.count(old) == 1, f"{source.name} has {old!r} {text.count(old)} times: mend CUTS."
+        text = text.replace(old, new)
+    return text

@@ -1,0 +1,42 @@
+"""Every notebook on an accelerator that is none: as strict as hardware about devices, with its numbers on the CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pretend_device import pretend
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
+
+
+def test_the_pretend_device_is_as_strict_as_hardware() -> None:
+    with pretend(float64=False) as device:
+        x = torch.ones(3, device=device)
+        assert x.device.type == "mps" and (x + 1).device.type == "mps"
+        with pytest.raises(RuntimeError, match="same device"):
+            x + torch.ones(3)
+        with pytest.raises(TypeError, match="copy the tensor to host memory"):
+            x.numpy()
+        with pytest.raises(RuntimeError, match="for generator"):
+            torch.randn(3, device=device, generator=torch.Generator())
+        with pytest.raises(TypeError, match="float64"):
+            x.double()
+        assert x.cpu().double().sum() == 3
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_no_cell_mixes_devices(source: Path) -> None:
+    program = ROOT / "tests" / "run_on_pretend_device.py"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(program), str(source)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8")
+    raised = [line for line in done.stdout.splitlines() if line.startswith("RAISED")]
+    left_out = [line for line in done.stdout.splitlines() if line.startswith("LEFT OUT")]
+    assert len(left_out) <= (5 if source.name.startswith("06") else 0), "\n".join(left_out)
+    assert done.returncode == 0 and not raised, "\n".join(raised) or done.stderr[-2000:]
