@@ -183,7 +183,7 @@ SOURCES = {
     "fashion_mnist_ddpm.safetensors": (
         "this course",
         "MIT",
-        f"authoring.assets ddpm: notebook 05's network and recipe, {DDPM_STEPS:,} steps of "
+        f"authoring.assets ddpm: notebook 12's network and recipe, {DDPM_STEPS:,} steps of "
         "64 on the full training set, float16",
     ),
     "fashion_mnist_ddpm_fd.json": (
@@ -191,6 +191,23 @@ SOURCES = {
         "MIT",
         "authoring/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance;"
         " three draws of 2,048 pictures a row, on an H200",
+    ),
+    "fashion_mnist_ddpm_changes.json": (
+        "this course",
+        "MIT",
+        "authoring/benchmarks/ddpm_changes.py: FD of notebook 05's recipes, one change at a time; three seeds, each"
+        " with a network of its own, on one thread",
+    ),
+    "fashion_mnist_ddpm_changes.safetensors": (
+        "this course",
+        "MIT",
+        "authoring/benchmarks/ddpm_changes.py: ten pictures of each of those networks of seed 0, as bytes",
+    ),
+    "fashion_mnist_race.json": (
+        "this course",
+        "MIT",
+        "authoring/benchmarks/race.py: FD of GANs with and without classes in the same seconds; three seeds, on one"
+        " thread",
     ),
     "fashion_mnist_schedulers.json": (
         "this course",
@@ -264,14 +281,16 @@ def make_gans() -> None:
 
 
 def make_ddpm() -> None:
-    """Notebook 05's network and recipe, with DDPM_STEPS steps."""
+    """Notebook 12's network and recipe, with DDPM_STEPS steps."""
     from course_utils.lessons import nb04_diffusion_math as nb04
     from course_utils.lessons import nb05_ddpm_from_scratch as nb05
+    from course_utils.lessons import nb12_two_minutes as nb12
     from course_utils.runtime import start
 
     train, run = data.images("fashion_mnist", "train"), start(seed=0)
     schedule = nb04.Schedule.named("cosine", nb05.T)
-    net = nb05.HeadStart(nb05.UNet(n_in=2), nb05.MixtureDenoiser(train.x, train.y), schedule)
+    unet = nb05.UNet(classes=nb12.N_CLASSES, extra=1)
+    net = nb12.HeadStart(unet, nb12.MixtureDenoiser(train.x, train.y), schedule)
     net = net.to(run.device, memory_format=torch.channels_last)
     losses: list[float] = []
 
@@ -284,7 +303,6 @@ def make_ddpm() -> None:
             )
 
     begin = time.perf_counter()
-    weights = nb05.timestep_weights(schedule)
     ema = nb05.train(
         net,
         train.x,
@@ -292,7 +310,8 @@ def make_ddpm() -> None:
         schedule,
         num_steps=DDPM_STEPS,
         batch_size=64,
-        weights=weights,
+        weights=nb05.timestep_weights(schedule),
+        make_optimisers=nb12.make_optimisers,
         watch=watch,
     )
     store("fashion_mnist_ddpm.safetensors", ema.module)

@@ -31,8 +31,9 @@ OPENED = {
     "04": (),
     "05": (
         *FASHION,
-        "fashion_mnist_ddpm.safetensors",
-        "fashion_mnist_ddpm_fd.json",
+        "fashion_mnist_ddpm_changes.json",
+        "fashion_mnist_ddpm_changes.safetensors",
+        "fashion_mnist_race.json",
         "fashion_mnist_dcgan.safetensors",
         "fashion_mnist_wgan_gp.safetensors",
     ),
@@ -42,6 +43,11 @@ OPENED = {
         "fashion_mnist_schedulers.json",
         "ddpm_pipeline/",
         "latent_pipeline/",
+    ),
+    "12": (
+        *FASHION,
+        "fashion_mnist_ddpm.safetensors",
+        "fashion_mnist_ddpm_fd.json",
     ),
 }
 SETUP = '''\

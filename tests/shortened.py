@@ -22,7 +22,7 @@ CUTS = {
         ("num_steps=400", "num_steps=5"),
         ("N_MATCHED = 1000", "N_MATCHED = 50"),
     ],
-    "04": [('{"samples": 20_000}', '{"samples": 2_000}')],
+    "04": [('quick={"samples": 100_000}', 'quick={"samples": 2_000}')],
     "05": [
         (
             '"widths": (32, 64), "num_steps": 1200, "batch_size": 32, "samples": 2048',
@@ -30,6 +30,12 @@ CUTS = {
         ),
         ("N_TEST = 40", "N_TEST = 10"),
         ('training.progress(300, "noisy', 'training.progress(3, "noisy'),
+    ],
+    "12": [
+        (
+            '"widths": (32, 64), "num_steps": 1200, "batch_size": 32, "samples": 2048',
+            '"widths": (8, 16), "num_steps": 20, "batch_size": 4, "samples": 40',
+        ),
     ],
     "06": [("quick=50, full=20_000", "quick=6, full=6"), ("quick=300, full=4000", "quick=4, full=4")],
 }

@@ -2,7 +2,7 @@
 
     python -m authoring.benchmarks.ddpm_steps [--chain] [--cost]
 
-Uses the diffusion model that the course ships. Every row is written to the asset that notebook 05 draws, and rows that
+Uses the diffusion model that the course ships. Every row is written to the asset that notebook 12 draws, and rows that
 are there already are not measured again: delete the file to start anew. Minutes on a graphics card, three quarters of
 an hour on two cores; `--chain` adds the ancestral chain of 1,000 steps and the solver without guidance, on two cores
 more than another hour; `--cost` prints seconds against pictures, steps and width instead.
@@ -24,6 +24,7 @@ from course_utils import data, metrics, runtime, training
 from course_utils.files import write
 from course_utils.lessons import nb04_diffusion_math as nb04
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05
+from course_utils.lessons import nb12_two_minutes as nb12
 
 DATASET, DRAWS = "fashion_mnist", 3
 SCHEDULE = nb04.Schedule.named("cosine", nb05.T)
@@ -87,7 +88,7 @@ def fill(
 
 
 def measure_all(runs: list[tuple[str, int, float]]) -> None:
-    net = nb05.pretrained().to(runtime.start(0).device)
+    net = nb12.pretrained().to(runtime.start(0).device)
 
     def measured(run: dict[str, object]) -> dict[str, object]:
         sampler, steps, guidance = run.values()
@@ -103,27 +104,29 @@ def training_step(net: torch.nn.Module, n: int = 32) -> None:
     x, t, label = (
         torch.randn(n, 1, 28, 28),
         torch.randint(nb05.T, (n,)),
-        torch.randint(nb05.NULL, (n,)),
+        torch.randint(nb12.NULL, (n,)),
     )
     nb05.diffusion_loss(net, x, label, t, torch.randn_like(x), SCHEDULE).backward()
 
 
 def cost() -> None:
-    net = nb05.pretrained()
+    net = nb12.pretrained()
     print("pictures at once, seconds for ten guided steps:")
     for n in (1, 4, 16, 64, 256):
-        took = runtime.seconds(lambda n=n: nb05.sample_images(net, SCHEDULE, torch.arange(n) % 10), repeats=3)
+        took = runtime.seconds(
+            lambda n=n: nb05.sample_images(net, SCHEDULE, torch.arange(n) % 10, guidance=1.5), repeats=3
+        )
         print(f"{n:>6}{took:>9.2f}", flush=True)
     print("\nsteps, seconds for 64 pictures:")
     for steps in (5, 10, 20, 40):
         took = runtime.seconds(
-            lambda steps=steps: nb05.sample_images(net, SCHEDULE, torch.arange(64) % 10, steps),
+            lambda steps=steps: nb05.sample_images(net, SCHEDULE, torch.arange(64) % 10, steps, 1.5),
             repeats=3,
         )
         print(f"{steps:>6}{took:>9.2f}", flush=True)
     print("\nwidths, weights, seconds for a training step of 32:")
     for widths in ((16, 32), (32, 64), (64, 128), (128, 256)):
-        unet = nb05.UNet(widths).to(memory_format=torch.channels_last)
+        unet = nb05.UNet(widths, classes=nb12.N_CLASSES).to(memory_format=torch.channels_last)
         took = runtime.seconds(partial(training_step, unet), repeats=3)
         print(f"{widths!s:>12}{training.parameters(unet):>12,}{took:>9.3f}", flush=True)
 

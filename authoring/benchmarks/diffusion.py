@@ -27,6 +27,7 @@ from authoring.benchmarks.dcgan_step import operations
 from course_utils import data, metrics, runtime, training
 from course_utils.lessons import nb04_diffusion_math as nb04
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05
+from course_utils.lessons import nb12_two_minutes as nb12
 
 DATASET = "fashion_mnist"
 SCHEDULE = nb04.Schedule.named("cosine", nb05.T)
@@ -53,7 +54,7 @@ def batches(train: data.Images, n: int) -> tuple[Tensor, Tensor]:
 
 def our_recipe(train: data.Images, net: nn.Module, classes: bool = True, batch: int = 32, **options) -> Contestant:
     """Notebook 05's training; the fall of the learning rate follows the clock, not a number of steps."""
-    players = nb05.make_optimisers(net, **options)
+    players = nb12.make_optimisers(net, **options)
     ema, weights = training.EMA(net), nb05.timestep_weights(SCHEDULE)
     base = [[group["lr"] for group in player.param_groups] for player in players]
     clock = {"share": 0.0, "steps": 0}
@@ -64,7 +65,7 @@ def our_recipe(train: data.Images, net: nn.Module, classes: bool = True, batch: 
             for group, rate in zip(player.param_groups, rates):
                 group["lr"] = rate * height
         x0, y = batches(train, batch)
-        y = torch.where(torch.rand(batch) < (0.1 if classes else 1.0), nb05.NULL, y)
+        y = torch.where(torch.rand(batch) < (0.1 if classes else 1.0), nb12.NULL, y)
         t = nb05.sample_timesteps(weights, batch)
         loss = nb05.diffusion_loss(net, x0, y, t, torch.randn_like(x0), SCHEDULE)
         net.zero_grad()
@@ -76,15 +77,15 @@ def our_recipe(train: data.Images, net: nn.Module, classes: bool = True, batch: 
         return batch
 
     def sample(n: int) -> Tensor:
-        y = torch.arange(n) % 10 if classes else torch.full((n,), nb05.NULL)
+        y = torch.arange(n) % 10 if classes else torch.full((n,), nb12.NULL)
         return nb05.sample_images(ema, SCHEDULE, y, STEPS, guidance=1.5 if classes else 1.0)
 
     return Contestant(net, step, sample, lambda share: clock.update(share=share))
 
 
 def ours(train: data.Images, classes: bool = True) -> Contestant:
-    mixture = nb05.MixtureDenoiser(train.x, train.y)
-    net = nb05.HeadStart(nb05.UNet(n_in=2), mixture, SCHEDULE)
+    mixture = nb12.MixtureDenoiser(train.x, train.y)
+    net = nb12.HeadStart(nb05.UNet(classes=nb12.N_CLASSES, extra=1), mixture, SCHEDULE)
     return our_recipe(train, net.to(memory_format=torch.channels_last), classes)
 
 
@@ -93,14 +94,15 @@ class DiffusersUNet(nn.Module):
 
     def __init__(self, n_in: int = 2) -> None:
         super().__init__()
-        self.unet = tutorial_unet(in_channels=n_in, num_class_embeds=nb05.NULL + 1)
+        self.net = tutorial_unet(in_channels=n_in, num_class_embeds=nb12.NULL + 1)
+        self.shape, self.null = (1, 28, 28), nb12.NULL
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return self.unet(x, t, class_labels=y).sample
+        return self.net(x, t, class_labels=y).sample
 
 
 def diffusers_with_our_recipe(train: data.Images) -> Contestant:
-    net = nb05.HeadStart(DiffusersUNet(), nb05.MixtureDenoiser(train.x, train.y), SCHEDULE)
+    net = nb12.HeadStart(DiffusersUNet(), nb12.MixtureDenoiser(train.x, train.y), SCHEDULE)
     ends = ("conv_in", "conv_out", "time_embedding", "time_emb_proj", "class_embedding")
     return our_recipe(train, net, ends=ends)
 
@@ -124,7 +126,7 @@ def tutorial_unet(**options: object) -> nn.Module:
 def draw(net: Callable, schedule: nb04.Schedule, kind: str, n: int, size: int, batch: int = 128) -> Tensor:
     """Samples (n, 1, size, size) of a network without classes, by notebook 04's solver."""
     parts = []
-    for y in torch.full((n,), nb05.NULL).split(batch):
+    for y in torch.full((n,), nb12.NULL).split(batch):
         x = torch.randn(len(y), 1, size, size)
         denoise = nb05.Denoiser(net, schedule, y, kind=kind)
         parts.append(nb04.sample(denoise, x, schedule.levels(STEPS), nb04.DPMPP_2M))

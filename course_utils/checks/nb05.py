@@ -88,7 +88,92 @@ def _embedding_at(answer: Callable, t: Tensor, dim: int) -> None:
     )
 
 
-@exercise("5.2, timesteps")
+@exercise("5.2")
+def scale_and_shift(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """`answer(h, numbers)`: h (1 + scale) + shift, one scale and one shift for each picture and channel."""
+    for dtype in (torch.float32, torch.float64):
+        for shape in ((3, 4, 5, 2), (1, 4, 2, 2), (4, 4, 4, 4), (2, 1, 3, 3)):
+            _scaled_at(answer, normal(*shape, dtype=dtype), normal(*shape[:1], 2 * shape[1], dtype=dtype, seed=3))
+
+
+def _scaled_at(answer: Callable, h: Tensor, numbers: Tensor) -> None:
+    found = tensor(untouched(answer, h, numbers), "the features", h.shape)
+    channels = h.shape[1]
+    scale, shift = (part[:, :, None, None] for part in (numbers[:, :channels], numbers[:, channels:]))
+    if same(found, h * (1 + scale) + shift):
+        return
+    even, odd = numbers[:, ::2, None, None], numbers[:, 1::2, None, None]
+    slips = {
+        "the features are multiplied by the scale itself: multiply by 1 + scale.": h * scale + shift,
+        "the shift is missing.": h * (1 + scale),
+        "the scale is missing: multiply by 1 + scale before the shift is added.": h + shift,
+        "the first C numbers are scales and the last C are shifts, and yours are swapped.": h * (1 + shift) + scale,
+        "the shift is added before the multiplication: scale first.": (h + shift) * (1 + scale),
+        "the numbers are not in turn scale and shift: first come C scales, then C shifts.": h * (1 + even) + odd,
+        "the shift is subtracted: add it.": h * (1 + scale) - shift,
+    }
+    reject(found, slips, same)
+    gap = (found.double() - (h * (1 + scale) + shift).double()).abs().flatten(2).amax(dim=2)
+    row, column = divmod(int(gap.argmax()), channels)
+    raise WrongAnswer(
+        f"channel {column} of picture {row} is not h * (1 + scale) + shift: its scale is numbers[{row}, {column}] and"
+        f" its shift numbers[{row}, {column + channels}]."
+    )
+
+
+@exercise("5.4")
+def ddpm_step(answer: Callable[..., Tensor]) -> None:
+    """`answer(x_t, noise_pred, beta, sigma, z, last)`: algorithm 2 of Ho et al. 2020, one timestep."""
+    # far from any schedule, where no two slips agree; then late, in the middle and early on the linear one
+    places = ((0.3, 0.7), (0.02, 0.99998), (0.0101, 0.96), (1e-4, 0.01))
+    for dtype in (torch.float32, torch.float64):
+        x, noise_pred, z = normal(3, 2, 1, 4, 3, dtype=dtype)
+        for beta, sigma in places:
+            for last in (False, True):
+                _ddpm_step_at(answer, (x, noise_pred, beta, sigma, z, last))
+
+
+def _ddpm_step_at(answer: Callable, given: tuple) -> None:
+    x, noise_pred, beta, sigma, z, last = given
+    found = tensor(untouched(answer, *given), "x one timestep back", x.shape)
+
+    def mean(root: float = (1 - beta) ** 0.5, gain: float = beta / sigma) -> Tensor:
+        return (x - gain * noise_pred) / root
+
+    fresh = torch.zeros_like(z) if last else beta**0.5 * z
+    if same(found, mean() + fresh):
+        return
+    repeats(found, answer(*given))
+    slips = {
+        "the mean is not divided by the root of 1 - beta.": x - beta / sigma * noise_pred + fresh,
+        "the mean is divided by 1 - beta: take its root.": mean(1 - beta) + fresh,
+        "the mean is multiplied by the root of 1 - beta: divide by it.": mean((1 - beta) ** -0.5) + fresh,
+        "the predicted noise is taken off whole: times beta / sigma.": mean(gain=1.0) + fresh,
+        "the predicted noise is taken off times sigma: times beta / sigma.": mean(gain=sigma) + fresh,
+        "the predicted noise is taken off times beta: times beta / sigma.": mean(gain=beta) + fresh,
+        "the predicted noise is taken off times beta / sigma^2: sigma is the root already.": mean(gain=beta / sigma**2)
+        + fresh,
+        "the predicted noise is added: subtract it.": mean(gain=-beta / sigma) + fresh,
+    }
+    if last:
+        slips["the last step adds noise, and the picture keeps it: where last is true add none."] = (
+            mean() + beta**0.5 * z
+        )
+    else:
+        slips |= {
+            "no fresh noise is added, though this is not the last step.": mean(),
+            "the fresh noise is multiplied by beta, its variance: take the root.": mean() + beta * z,
+            "the fresh noise is multiplied by sigma: its standard deviation is the root of beta.": mean() + sigma * z,
+            "all of the fresh noise is added: times the root of beta.": mean() + z,
+        }
+    reject(found, slips, same)
+    raise WrongAnswer(
+        f"for beta = {beta} and sigma = {sigma}{', in the last step,' if last else ''} the step is"
+        " (x_t - beta / sigma noise_pred) / sqrt(1 - beta)" + ("." if last else " + sqrt(beta) z.")
+    )
+
+
+@exercise("5.3, timesteps")
 def timesteps(answer: Callable[[int, int], Tensor]) -> None:
     """`answer(n, T)`: each of 0 to T - 1 equally often, at every place."""
     n, T = 60_000, 40
@@ -171,7 +256,7 @@ class _Spy(nn.Module):
         return torch.cat([value.detach() for value in given])
 
 
-@exercise("5.2, loss")
+@exercise("5.3, loss")
 def diffusion_loss(answer: Callable[..., Tensor]) -> None:
     """`answer(net, x0, y, t, noise, schedule, kind)`: the mean squared error at the given t."""
     some = torch.tensor([0, 3, 10, 25, 26, 48, 49]), torch.tensor([3, 0, 7, 9, 1, 4, 10])
@@ -257,7 +342,7 @@ def _loss_at(answer: Callable, t: Tensor, y: Tensor, kind: str, dtype: torch.dty
     )
 
 
-@exercise("5.4")
+@exercise("5.6")
 def visits(answer: Callable[[int, int], list[tuple[int, int]]]) -> None:
     """`answer(T, steps)`: pairs (now, then) from T - 1 to -1, exactly `steps` of them."""
     for T, steps in (*LENGTHS, (7, 5)):
@@ -302,7 +387,7 @@ def _pair(found: Any) -> tuple[int, int]:
     return now, then
 
 
-@exercise("5.3, guidance")
+@exercise("5.5, guidance")
 def guided(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """`answer(with_class, without, w)`: without + w (with_class - without)."""
     for dtype in (torch.float32, torch.float64):
@@ -331,14 +416,14 @@ def guided(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
             raise WrongAnswer(f"for w = {w:g} it is without + w (with_class - without).")
 
 
-@exercise("5.3, labels")
-def drop_labels(answer: Callable[[Tensor, float], Tensor]) -> None:
-    """`answer(y, p)`: each label becomes 10 with probability p, by itself."""
+@exercise("5.5, labels")
+def drop_labels(answer: Callable[[Tensor, float, int], Tensor]) -> None:
+    """`answer(y, p, null)`: each label becomes null with probability p, by itself."""
     y, p = torch.arange(10).repeat(21)[:207], 0.3
     before = y.clone()
 
-    def drop(labels: Tensor, p: float) -> Tensor:
-        found = answer(labels, p)
+    def drop(labels: Tensor, p: float, null: int = 10) -> Tensor:
+        found = answer(labels, p, null)
         expect(
             len(labels) != len(before) or torch.equal(y, before),
             "the labels passed in were changed: return new ones.",
@@ -349,7 +434,7 @@ def drop_labels(answer: Callable[[Tensor, float], Tensor]) -> None:
     dropped = batches == 10
     expect(
         (dropped | (batches == y)).all(),
-        "labels that are not dropped stay as they are, and those that are become 10.",
+        "labels that are not dropped stay as they are, and those that are become null.",
     )
     shares = dropped.double().mean(dim=1)
     whole = ((shares == 0) | (shares == 1)).all()
@@ -378,9 +463,11 @@ def drop_labels(answer: Callable[[Tensor, float], Tensor]) -> None:
     expect(abs(share - 0.1) < 0.03, f"with p = 0.1 a share of {share:.2f} was dropped.")
     expect(torch.equal(drop(y, 0.0), y), "with p = 0 no label is dropped.")
     expect((drop(y, 1.0) == 10).all(), "with p = 1 every label is dropped.")
+    few = drop(torch.arange(4).repeat(50), 0.5, null=4)
+    expect(few.max() == 4, "with null = 4, as for four classes, dropped labels become 4: use the null that you get.")
 
 
-@exercise("5.5")
+@exercise("5.7")
 def jump_back(answer: Callable[[Tensor, Level, Level, Tensor], Tensor]) -> None:
     """`answer(x, then, now, noise)`: from a level to a noisier one, as the forward chain does."""
     # far apart, neighbours, near clean and near pure noise

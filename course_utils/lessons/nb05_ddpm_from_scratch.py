@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from course_utils.lessons.nb04_diffusion_math import (
     ancestral_step,
     like,
     output_from,
+    preconditioning,
     same_shape,
     sample,
     transition,
@@ -32,7 +33,6 @@ from course_utils.lessons.nb04_diffusion_math import (
 from course_utils.processes import start_processes
 
 T = 1000  # timesteps of training
-N_CLASSES, NULL = 10, 10  # classes 0 to 9; the label that stands for "no class given"
 
 
 def one_each(x: Tensor, **lists: Tensor) -> None:
@@ -61,16 +61,22 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+def scale_and_shift(h: Tensor, numbers: Tensor) -> Tensor:
+    """Features h (N, C, H, W) times 1 + scale, plus shift; numbers (N, 2 C) hold C scales, then C
+    shifts, for each picture (Dhariwal and Nichol 2021, section 3).
+    """
+    scale, shift = numbers[:, :, None, None].chunk(2, dim=1)
+    return torch.addcmul(shift, h, 1 + scale)
+
+
 class ResBlock(nn.Module):
     """(N, n_in, H, W) and an embedding (N, emb) to (N, n_out, H, W)."""
 
     def __init__(self, n_in: int, n_out: int, emb: int, groups: int = 8) -> None:
         super().__init__()
         self.norm_1, self.conv_1 = nn.GroupNorm(groups, n_in), nn.Conv2d(n_in, n_out, 3, padding=1)
-        self.norm_2, self.conv_2 = (
-            nn.GroupNorm(groups, n_out, affine=False),
-            nn.Conv2d(n_out, n_out, 3, padding=1),
-        )
+        self.norm_2 = nn.GroupNorm(groups, n_out, affine=False)
+        self.conv_2 = nn.Conv2d(n_out, n_out, 3, padding=1)
         self.scale_shift = nn.Linear(emb, 2 * n_out)
         self.shortcut = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
         for layer in (self.conv_2, self.scale_shift):
@@ -78,9 +84,8 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv_1(F.silu(self.norm_1(x)))
-        scale, shift = self.scale_shift(emb)[:, :, None, None].chunk(2, dim=1)
-        h = F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))
-        return self.shortcut(x) + self.conv_2(h)
+        h = scale_and_shift(self.norm_2(h), self.scale_shift(emb))
+        return self.shortcut(x) + self.conv_2(F.silu(h))
 
 
 class Attention(nn.Module):
@@ -104,35 +109,56 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """(N, n_in, 28, 28), timesteps (N,) and labels (N,) from 0 to NULL, to (N, 1, 28, 28)."""
+    """Noisy pictures (N, channels, size, size), timesteps (N,) and labels (N,) to an output like
+    the pictures.
+
+    Labels run from 0 to `classes`; the last one, `null`, says "no class given", and so does leaving
+    them out. ValueError where pictures, timesteps and labels do not fit together.
+
+    Args:
+        widths: channels of the features at half the size and at a quarter of it.
+        size: height and width of the pictures, a multiple of 4.
+        blocks: residual blocks at half the size and at a quarter of it.
+        emb: numbers that stand for time and class.
+        extra: channels that are laid beside the picture in the input and not put out.
+    """
 
     def __init__(
         self,
         widths: tuple[int, int] = (32, 64),
+        *,
+        channels: int = 1,
+        classes: int = 0,
+        size: int = 28,
         blocks: tuple[int, int] = (1, 2),
         emb: int = 128,
-        n_in: int = 1,
+        extra: int = 0,
     ) -> None:
         super().__init__()
+        if size % 4 or min(size, channels) < 1 or min(classes, extra) < 0:
+            raise ValueError(
+                "A U-Net wants a size that is a multiple of 4, one channel or more and no negative "
+                f"number, not {size=}, {channels=}, {classes=}, {extra=}."
+            )
         fine, coarse = widths
-        self.emb = emb
-        self.time, self.label = (
-            nn.Sequential(nn.Linear(emb, emb), nn.SiLU(), nn.Linear(emb, emb)),
-            nn.Embedding(NULL + 1, emb),
-        )
-        self.stem = nn.Conv2d(4 * n_in, fine, 3, padding=1)  # 14 x 14
+        self.shape, self.null = (channels, size, size), classes
+        self.emb, self.extra = emb, extra
+        self.time = nn.Sequential(nn.Linear(emb, emb), nn.SiLU(), nn.Linear(emb, emb))
+        self.label = nn.Embedding(classes + 1, emb)
+        self.stem = nn.Conv2d(4 * (channels + extra), fine, 3, padding=1)  # half the size
         self.down_fine = nn.ModuleList(ResBlock(fine, fine, emb) for _ in range(blocks[0]))
-        self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)  # 7 x 7
+        self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)  # a quarter of it
         self.down_coarse = nn.ModuleList(ResBlock(coarse, coarse, emb) for _ in range(blocks[1]))
         self.middle, self.attention = ResBlock(coarse, coarse, emb), Attention(coarse)
         self.up_coarse = nn.ModuleList(ResBlock(2 * coarse, coarse, emb) for _ in range(blocks[1]))
         self.up = nn.Conv2d(coarse, 4 * fine, 1)
         self.up_fine = nn.ModuleList(ResBlock(2 * fine, fine, emb) for _ in range(blocks[0] + 1))
-        self.norm, self.out = nn.GroupNorm(8, fine), nn.Conv2d(fine, 4, 3, padding=1)
+        self.norm, self.out = nn.GroupNorm(8, fine), nn.Conv2d(fine, 4 * channels, 3, padding=1)
         nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        one_each(x, timesteps=t, labels=y)
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        y = torch.full_like(t, self.null) if y is None else y
+        self.check(x, t, y)
         emb = F.silu(self.time(timestep_embedding(t, self.emb)) + self.label(y))
         h = self.stem(F.pixel_unshuffle(x, 2))
         kept = [h]
@@ -149,93 +175,25 @@ class UNet(nn.Module):
             h = block(torch.cat([h, kept.pop()], dim=1), emb)
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), 2)
 
-
-def k_means(x: Tensor, k: int, rounds: int = 10) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from k random rows of x (N, D): centres (k, D) and the index of each row's
-    nearest (N,).
-    """
-    if not 1 <= k <= len(x):
-        raise ValueError(
-            f"{len(x)} rows cannot make {k} clusters: take fewer clusters or more pictures."
-        )
-    centres = x[torch.randperm(len(x))[:k]].clone()
-    for _ in range(rounds):
-        nearest = torch.cdist(x, centres).argmin(dim=1)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, x)
-        counts = nearest.bincount(minlength=k)[:, None]
-        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
-    return centres, torch.cdist(x, centres).argmin(dim=1)
-
-
-class MixtureDenoiser(nn.Module):
-    """The exact denoiser of a Gaussian mixture that is fitted to pictures x (N, C, H, W) with
-    labels y (N,).
-
-    Each class has `clusters` means, found by k-means; all share one covariance. NULL stands for all
-    classes at once.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor, clusters: int = 64) -> None:
-        super().__init__()
-        one_each(x, labels=y)
-        flat, means, log_weights = x.flatten(1), [], []
-        within, around_class = torch.empty_like(flat), torch.empty_like(flat)
-        for c in range(N_CLASSES):
-            rows = flat[y == c]
-            centres, nearest = k_means(rows, clusters)
-            means.append(centres)
-            log_weights.append(
-                (nearest.bincount(minlength=clusters).clamp(min=1) / len(rows)).log()
+    def check(self, x: Tensor, t: Tensor, y: Tensor) -> None:
+        """ValueError where an input does not fit this network."""
+        channels, size, _ = self.shape
+        if x.ndim != 4 or x.shape[1:] != (channels + self.extra, size, size):
+            raise ValueError(
+                f"This U-Net wants pictures (N, {channels + self.extra}, {size}, {size}), not "
+                f"{tuple(x.shape)}: make one with channels=... and size=... for yours."
             )
-            within[y == c], around_class[y == c] = rows - centres[nearest], rows - rows.mean(0)
-        variances, directions = torch.linalg.eigh((within.T @ within / len(x)).double())
-        directions = directions.float()
-        self.register_buffer("directions", directions)  # U (D, D), one a column
-        self.register_buffer("variances", variances.float().clamp(min=1e-6))  # l (D,)
-        self.register_buffer(
-            "class_variances", (around_class @ directions).square().mean(0)
-        )  # (D,)
-        self.register_buffer(
-            "means", torch.cat(means) @ directions
-        )  # (10 clusters, D), in the basis U
-        self.register_buffer("log_weights", torch.cat(log_weights))
-        self.register_buffer("owner", torch.arange(N_CLASSES).repeat_interleave(clusters))
+        one_each(x, timesteps=t, labels=y)
+        check_labels(y, self.null)
 
-    def forward(self, x: Tensor, level: Level, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The prediction E[x0 | x] like x, and the error that one Gaussian for each class would
-        make (for NULL too), root mean square, with 4 axes.
-        """
-        one_each(x, labels=y)
-        in_basis = x.flatten(1) @ self.directions
-        alpha, sigma = like(level.alpha, in_basis), like(level.sigma, in_basis)
-        variance = alpha**2 * self.variances + sigma**2  # of x, in each direction
-        log_p = (
-            (alpha * in_basis / variance) @ self.means.T
-            - (alpha**2 / variance) @ self.means.square().T / 2
-            + self.log_weights
+
+def check_labels(y: Tensor, null: int) -> None:
+    """ValueError unless y (N,) holds whole numbers from 0 to null, which stands for no class."""
+    if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= null)).all()):
+        raise ValueError(
+            f"Labels are a tensor (N,) of whole numbers from 0 to {null}, which stands for no "
+            "class: make a U-Net with classes=... for more."
         )
-        log_p = log_p.masked_fill((self.owner != y[:, None]) & (y[:, None] != NULL), -torch.inf)
-        mean = log_p.softmax(dim=1) @ self.means
-        gain = alpha * self.variances / variance
-        x0_pred = (mean + gain * (in_basis - alpha * mean)) @ self.directions.T
-        error = self.class_variances * sigma**2 / (alpha**2 * self.class_variances + sigma**2)
-        return x0_pred.view_as(x), error.mean(dim=1).sqrt()[:, None, None, None]
-
-
-class HeadStart(nn.Module):
-    """A U-Net of 2 input channels that corrects the mixture's prediction; puts out v
-    (N, 1, 28, 28), so that its kind is "v".
-    """
-
-    def __init__(self, unet: UNet, mixture: MixtureDenoiser, schedule: Schedule) -> None:
-        super().__init__()
-        self.unet, self.mixture, self.schedule = unet, mixture, schedule
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        level = self.schedule.level(t)
-        x0_pred, error = self.mixture(x, level, y)
-        x0 = x0_pred + error * self.unet(torch.cat([x, x0_pred], dim=1), t, y)
-        return (like(level.alpha, x) * x - x0) / like(level.sigma, x)
 
 
 def uniform_timesteps(n: int, T: int) -> Tensor:
@@ -243,12 +201,153 @@ def uniform_timesteps(n: int, T: int) -> Tensor:
     return torch.randint(T, (n,))
 
 
-def check_labels(y: Tensor) -> None:
-    """ValueError unless y (N,) holds classes, 0 to NULL."""
-    if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= NULL)).all()):
-        raise ValueError(
-            f"Labels are a tensor (N,) of class numbers from 0 to {NULL}, which stands for none."
-        )
+def diffusion_loss(
+    net: nn.Module,
+    x0: Tensor,
+    y: Tensor | None,
+    t: Tensor,
+    noise: Tensor,
+    schedule: Schedule,
+    kind: str = "v",
+) -> Tensor:
+    """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C,
+    H, W) and labels (N,), or none.
+
+    `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v"
+    (Salimans and Ho 2022, section 4). ValueError where the output is not shaped like the pictures.
+    """
+    one_each(x0, timesteps=t)
+    level = schedule.level(t)
+    out = net(add_noise(x0, noise, level), t, y)
+    target = output_from(kind, x0, noise, level)
+    same_shape(target=target, output=out)
+    return (out - target).square().mean()
+
+
+def train_ddpm(
+    net: nn.Module,
+    pictures: Tensor,
+    schedule: Schedule,
+    *,
+    num_steps: int,
+    batch_size: int,
+    lr: float = 2e-3,
+    watch: Callable[[int, float, nn.Module], None] | None = None,
+) -> training.EMA:
+    """Train in place on pictures (N, C, H, W) by algorithm 1 of Ho et al. 2020; returns the
+    averaged network. `watch(step, loss, ema)` is called after every step, the first being step 1.
+    """
+    device = next(net.parameters()).device
+    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0)
+    ema = training.EMA(net, decay=0.999)
+    for step in training.progress(num_steps):
+        x0 = pictures[torch.randint(len(pictures), (batch_size,))].to(device)
+        t = uniform_timesteps(batch_size, schedule.T).to(device)
+        noise = torch.randn_like(x0)
+        x_t = add_noise(x0, noise, schedule.level(t))
+        noise_pred = net(x_t, t)
+        loss = (noise_pred - noise).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        ema.update_parameters(net)
+        if watch:
+            watch(step + 1, loss.item(), ema)
+    return ema
+
+
+def ddpm_step(
+    x_t: Tensor, noise_pred: Tensor, beta: float, sigma: float, z: Tensor, last: bool
+) -> Tensor:
+    """From x_t (N, ...) one timestep back, with predicted and fresh noise like it; the last step
+    adds none (Ho et al. 2020, algorithm 2, variance beta).
+    """
+    mean = (x_t - beta / sigma * noise_pred) / (1 - beta) ** 0.5
+    return mean if last else mean + beta**0.5 * z
+
+
+@torch.no_grad()
+def sample_ddpm(
+    net: nn.Module,
+    schedule: Schedule,
+    x_T: Tensor,
+    rng: torch.Generator | None = None,
+    observe: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """From noise x_T (N, C, H, W) all timesteps back to pictures, by a network that predicts noise.
+
+    `rng` is a CPU generator for the fresh noise; `observe(t, x)` is called with x before each step.
+    """
+    x = x_T
+    for t in reversed(range(schedule.T)):  # T - 1, ..., 0
+        if observe:
+            observe(t, x)
+        noise_pred = net(x, torch.full((len(x),), t, device=x.device))
+        beta, sigma = schedule.betas[t].item(), float(schedule.level(t).sigma)
+        z = torch.randn(x.shape, generator=rng).to(x.device)
+        x = ddpm_step(x, noise_pred, beta, sigma, z, last=t == 0)
+    return x.clamp(-1, 1)
+
+
+def unet_of(net: nn.Module) -> nn.Module:
+    """The network inside an average or a wrapper that knows the pictures' `shape` and `null`."""
+    while not hasattr(net, "null"):
+        net = net.module if hasattr(net, "module") else net.unet
+    return net
+
+
+def timestep_of(schedule: Schedule, level: Level) -> int:
+    """The timestep whose level is nearest."""
+    return int((schedule.alphas_bar.sqrt() - float(level.alpha)).abs().argmin())
+
+
+class Denoiser:
+    """A network as the denoiser that `sample` wants: (x, level) to the prediction x0, both
+    (N, C, H, W).
+
+    Args:
+        net: called as net(x, t, y); `kind` says what it puts out.
+        y: labels (N,), null for none.
+        guidance: see `guided`; only 1 needs one function evaluation a step, others need two.
+        clip: hold the prediction in [-1, 1].
+        batch_size: how many pictures go through the network at once; the pictures do not depend on
+            it.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        y: Tensor,
+        guidance: float = 1.0,
+        kind: str = "v",
+        clip: bool = True,
+        batch_size: int = 512,
+    ) -> None:
+        check_guidance(guidance)
+        if batch_size < 1:
+            raise ValueError(f"At least one picture at a time is wanted, not {batch_size}.")
+        self.net, self.schedule, self.kind, self.clip = net, schedule, kind, clip
+        self.y, self.guidance, self.batch_size = y, guidance, batch_size
+        self.nfe = 0  # function evaluations for one picture
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        one_each(x, labels=self.y)
+        t = timestep_of(self.schedule, level)
+        self.nfe += 1 if self.guidance == 1 else 2
+        parts = zip(x.split(self.batch_size), self.y.split(self.batch_size))
+        x0 = torch.cat([self.predict(part, torch.full_like(y, t), y, level) for part, y in parts])
+        return x0.clamp(-1, 1) if self.clip else x0
+
+    def predict(self, x: Tensor, t: Tensor, y: Tensor, level: Level) -> Tensor:
+        """The prediction x0 for one batch, with guidance."""
+        if self.guidance == 1:
+            return x0_from(self.kind, self.net(x, t, y), x, level)
+        none = torch.full_like(y, unet_of(self.net).null)
+        twice, labels = torch.cat([x, x]), torch.cat([y, none])
+        both = x0_from(self.kind, self.net(twice, torch.cat([t, t]), labels), twice, level)
+        return guided(*both.chunk(2), self.guidance)
 
 
 def check_guidance(guidance: float) -> None:
@@ -257,37 +356,70 @@ def check_guidance(guidance: float) -> None:
         raise ValueError(f"Guidance is a finite number, not {guidance}.")
 
 
-def diffusion_loss(
+def labels_in_turn(net: nn.Module, n: int) -> Tensor:
+    """n labels (n,): the network's classes in turn, or "no class" where it has none."""
+    return torch.arange(n) % max(unet_of(net).null, 1)
+
+
+def sample_images(
     net: nn.Module,
-    x0: Tensor,
-    y: Tensor,
-    t: Tensor,
-    noise: Tensor,
     schedule: Schedule,
+    y: Tensor,
+    num_steps: int = 10,
+    guidance: float = 1.0,
+    solver: Solver = DPMPP_2M,
+    rng: torch.Generator | None = None,
     kind: str = "v",
+    clip: bool = True,
+    batch_size: int = 512,
 ) -> Tensor:
-    """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C,
-    H, W) and labels (N,).
+    """Pictures (N, C, H, W) in [-1, 1], on the CPU, one for each label y (N,); shaped as the
+    network says.
 
-    `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v"
-    (Salimans and Ho 2022, section 4).
+    `rng` is a CPU generator: it draws x_T, and the noise of a solver that needs some.
     """
-    one_each(x0, timesteps=t, labels=y)
-    level = schedule.level(t)
-    out = net(add_noise(x0, noise, level), t, y)
-    return (out - output_from(kind, x0, noise, level)).square().mean()
+    inner = unet_of(net)
+    check_labels(y, inner.null)
+    device = next(net.parameters()).device
+    denoiser = Denoiser(net, schedule, y.to(device), guidance, kind, clip, batch_size)
+    x_T = torch.randn(len(y), *inner.shape, generator=rng).to(device)
+    return sample(denoiser, x_T, schedule.levels(num_steps), solver, rng).cpu()
 
 
-def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) -> Tensor:
-    """How often to train each timestep (T,), sum 1: log(alpha / sigma) is then Gaussian with this
-    mean and standard deviation.
+class Preconditioned(nn.Module):
+    """A U-Net that corrects the best prediction which knows the data's mean and standard deviation
+    alone; puts out v like x, so that its kind is "v" (Karras et al. 2022, section 5).
     """
-    if not std > 0:
-        raise ValueError(f"A standard deviation lies above 0: {std} does not.")
+
+    def __init__(self, unet: UNet, schedule: Schedule, mean: float, std: float) -> None:
+        super().__init__()
+        self.unet, self.schedule, self.mean, self.std = unet, schedule, mean, std
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        level = self.schedule.level(t)
+        alpha, sigma = like(level.alpha, x), like(level.sigma, x)
+        c_skip, c_out = (like(c, x) for c in preconditioning(level, self.std))
+        c_in = (alpha**2 * self.std**2 + sigma**2) ** -0.5
+        centred = x - alpha * self.mean
+        x0 = self.mean + c_skip * centred + c_out * self.unet(c_in * centred, t, y)
+        return (alpha * x - x0) / sigma
+
+
+def timestep_weights(
+    schedule: Schedule, mean: float = 0.3, std: float = 1.3, floor: float = 0.1
+) -> Tensor:
+    """How often to train each timestep (T,), sum 1: log(alpha / sigma) is Gaussian with this mean
+    and standard deviation, but for a share `floor` that goes to all timesteps equally.
+    """
+    if not std > 0 or not 0 <= floor <= 1:
+        raise ValueError(
+            "A standard deviation lies above 0 and a share between 0 and 1, unlike "
+            f"{std} and {floor}."
+        )
     half_log_snr = schedule.log_snr / 2
     per_timestep = -torch.gradient(half_log_snr)[0]
     density = torch.exp(-(((half_log_snr - mean) / std) ** 2) / 2) * per_timestep
-    return density / density.sum()
+    return (1 - floor) * density / density.sum() + floor / schedule.T
 
 
 def sample_timesteps(weights: Tensor, n: int) -> Tensor:
@@ -310,77 +442,11 @@ def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
     return without + guidance * (with_class - without)
 
 
-def drop_labels(y: Tensor, p: float) -> Tensor:
-    """Labels (N,), each replaced by NULL with probability p, by itself."""
+def drop_labels(y: Tensor, p: float, null: int) -> Tensor:
+    """Labels (N,), each replaced by null with probability p, by itself."""
     if not 0 <= p <= 1:
         raise ValueError(f"A probability lies between 0 and 1: {p} does not.")
-    return torch.where(torch.rand(len(y), device=y.device) < p, NULL, y)
-
-
-def orthogonalise(X: Tensor, rounds: int = 5) -> Tensor:
-    """Matrices (G, m, n) with all singular values moved towards 1, roughly 0.7 to 1.2 (Jordan et
-    al. 2024, Newton-Schulz iteration).
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    X = X / (X.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
-    tall = X.shape[1] > X.shape[2]
-    X = X.mT if tall else X
-    for _ in range(rounds):
-        A = X @ X.mT
-        X = torch.baddbmm(
-            X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a
-        )  # a X + (b A + c A A) X
-    return X.mT if tall else X
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for weights of two axes or more, all axes after the first taken as
-    one; weights of one shape are done together.
-    """
-
-    def __init__(
-        self, parameters: list[nn.Parameter], lr: float = 0.02, momentum: float = 0.95
-    ) -> None:
-        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
-        for p in parameters:
-            by_shape.setdefault(p.flatten(1).shape, []).append(p)
-        super().__init__(
-            [{"params": same} for same in by_shape.values()], {"lr": lr, "momentum": momentum}
-        )
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            same, state = group["params"], self.state[group["params"][0]]
-            gradient = torch.stack([p.grad.flatten(1) for p in same])  # (G, m, n)
-            average = state.setdefault("average", torch.zeros_like(gradient)).lerp_(
-                gradient, 1 - group["momentum"]
-            )
-            update = orthogonalise(gradient.lerp(average, group["momentum"]))  # Nesterov's momentum
-            size = max(1, update.shape[1] / update.shape[2]) ** 0.5
-            for p, change in zip(same, update):
-                p.add_(change.view_as(p), alpha=-group["lr"] * size)
-
-
-def make_optimisers(
-    net: nn.Module,
-    lr: float = 2e-3,
-    muon_lr: float = 0.02,
-    ends: Collection[str] = ("time", "label", "stem", "scale_shift", "out"),
-) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between the first and the last layer, AdamW for the layers named in
-    `ends` and for norms and biases.
-    """
-    hidden = [
-        p
-        for name, p in net.named_parameters()
-        if p.ndim >= 2 and not set(ends) & set(name.split("."))
-    ]
-    rest = [p for p in net.parameters() if all(p is not q for q in hidden)]
-    return [
-        Muon(hidden, muon_lr),
-        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
-    ]
+    return torch.where(torch.rand(len(y), device=y.device) < p, null, y)
 
 
 def train(
@@ -393,15 +459,21 @@ def train(
     batch_size: int,
     kind: str = "v",
     weights: Tensor | None = None,
+    lr: float = 2e-3,
     label_dropout: float = 0.1,
     ema_decay: float = 0.999,
+    make_optimisers: Callable[[nn.Module], list[torch.optim.Optimizer]] | None = None,
     watch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> training.EMA:
     """Train in place on pictures x (N, C, H, W) and labels y (N,); returns the averaged network.
 
+    The learning rate rises for 50 steps, holds, and falls to 0 over the second half.
+
     Args:
         weights: how often to train each timestep (T,); equally often without it.
+        lr: of AdamW.
         label_dropout: the share of pictures that are trained without their class.
+        make_optimisers: from the network, where AdamW is not wanted.
         watch: called as watch(step, loss, ema) after every step, the first being step 1.
 
     Raises:
@@ -411,8 +483,9 @@ def train(
         raise ValueError(
             f"At least one step of one picture is wanted, not {num_steps} steps of {batch_size}."
         )
+    null = unet_of(net).null
     one_each(x, labels=y)
-    check_labels(y)
+    check_labels(y, null)
     data.check_pixels(x, "Pictures")
     if weights is not None and weights.shape != (schedule.T,):
         raise ValueError(
@@ -420,19 +493,23 @@ def train(
         )
     if kind not in KINDS:
         raise ValueError(f"There is no prediction kind {kind!r}: choose one of {', '.join(KINDS)}.")
-    device, optimisers = next(net.parameters()).device, make_optimisers(net)
+    if make_optimisers:
+        optimisers = make_optimisers(net)
+    else:
+        optimisers = [torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0)]
 
     def lr_factor(step: int) -> float:  # 50 steps up, level, and down to 0 over the second half
         return min(1, (step + 1) / 50, 2 * (1 - step / num_steps))
 
     lr_schedulers = [torch.optim.lr_scheduler.LambdaLR(each, lr_factor) for each in optimisers]
-    if weights is None:
-        weights = torch.full((schedule.T,), 1 / schedule.T, dtype=torch.float64)
-    ema = training.EMA(net, ema_decay)
+    device, ema = next(net.parameters()).device, training.EMA(net, ema_decay)
     for step in training.progress(num_steps):
         index = torch.randint(len(x), (batch_size,))
-        x0, label = x[index].to(device), drop_labels(y[index], label_dropout).to(device)
-        t = sample_timesteps(weights, batch_size).to(device)
+        x0, label = x[index].to(device), drop_labels(y[index], label_dropout, null).to(device)
+        if weights is None:
+            t = uniform_timesteps(batch_size, schedule.T).to(device)
+        else:
+            t = sample_timesteps(weights, batch_size).to(device)
         loss = diffusion_loss(net, x0, label, t, torch.randn_like(x0), schedule, kind)
         net.zero_grad()
         loss.backward()
@@ -445,83 +522,10 @@ def train(
     return ema
 
 
-def timestep_of(schedule: Schedule, level: Level) -> int:
-    """The timestep whose level is nearest."""
-    return int((schedule.alphas_bar.sqrt() - float(level.alpha)).abs().argmin())
-
-
-class Denoiser:
-    """A network as the denoiser that `sample` wants: (x, level) to the prediction x0, both
-    (N, C, H, W).
-
-    Args:
-        net: called as net(x, t, y); `kind` says what it puts out.
-        y: labels (N,), NULL for none.
-        guidance: see `guided`; only 1 (and labels that are all NULL) needs one function evaluation
-            a step, others need two.
-        batch_size: how many pictures go through the network at once; the pictures do not depend on
-            it.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        schedule: Schedule,
-        y: Tensor,
-        guidance: float = 1.0,
-        kind: str = "v",
-        batch_size: int = 512,
-    ) -> None:
-        check_labels(y)
-        check_guidance(guidance)
-        if batch_size < 1:
-            raise ValueError(f"At least one picture at a time is wanted, not {batch_size}.")
-        self.net, self.schedule, self.kind = net, schedule, kind
-        self.y, self.guidance, self.batch_size = y, guidance, batch_size
-        self.nfe = 0  # function evaluations for one picture
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor, level: Level) -> Tensor:
-        one_each(x, labels=self.y)
-        t = timestep_of(self.schedule, level)
-        self.nfe += 1 if self.guidance == 1 else 2
-        parts = zip(x.split(self.batch_size), self.y.split(self.batch_size))
-        x0 = [self.predict(part, torch.full_like(y, t), y, level) for part, y in parts]
-        return torch.cat(x0).clamp(-1, 1)
-
-    def predict(self, x: Tensor, t: Tensor, y: Tensor, level: Level) -> Tensor:
-        """The prediction x0 for one batch, with guidance."""
-        if self.guidance == 1:
-            return x0_from(self.kind, self.net(x, t, y), x, level)
-        twice, labels = torch.cat([x, x]), torch.cat([y, torch.full_like(y, NULL)])
-        both = x0_from(self.kind, self.net(twice, torch.cat([t, t]), labels), twice, level)
-        return guided(*both.chunk(2), self.guidance)
-
-
-def sample_images(
-    net: nn.Module,
-    schedule: Schedule,
-    y: Tensor,
-    num_steps: int = 10,
-    guidance: float = 1.5,
-    solver: Solver = DPMPP_2M,
-    rng: torch.Generator | None = None,
-    batch_size: int = 512,
-) -> Tensor:
-    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,).
-
-    `rng` is a CPU generator: it draws x_T, and the noise of a solver that needs some.
-    """
-    device = next(net.parameters()).device
-    denoiser = Denoiser(net, schedule, y.to(device), guidance, batch_size=batch_size)
-    x_T = torch.randn(len(y), 1, 28, 28, generator=rng).to(device)
-    return sample(denoiser, x_T, schedule.levels(num_steps), solver, rng).cpu()
-
-
 class NoisyClassifier(nn.Module):
-    """Logits (N, 10) of noisy pictures (N, 1, 28, 28) at timesteps t (N,)."""
+    """Logits (N, classes) of noisy pictures (N, 1, 28, 28) at timesteps t (N,)."""
 
-    def __init__(self, width: int = 32, emb: int = 64) -> None:
+    def __init__(self, classes: int = 10, width: int = 32, emb: int = 64) -> None:
         super().__init__()
         self.emb, self.time = emb, nn.Sequential(nn.Linear(emb, emb), nn.SiLU())
         self.stem, self.fine = nn.Conv2d(4, width, 3, padding=1), ResBlock(width, width, emb)
@@ -529,7 +533,7 @@ class NoisyClassifier(nn.Module):
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
             ResBlock(2 * width, 2 * width, emb),
         )
-        self.head = nn.Linear(2 * width * 49, 10)
+        self.head = nn.Linear(2 * width * 49, classes)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         one_each(x, timesteps=t)
@@ -544,11 +548,8 @@ def classifier_guided(
     """A denoiser (x, level) to x0 that also follows the classifier's gradient (Dhariwal and Nichol
     2021, algorithm 2, in terms of x0).
     """
-    check_labels(y)
-    if not (y < N_CLASSES).all() or not -math.inf < scale < math.inf:
-        raise ValueError(
-            f"A classifier wants classes from 0 to {N_CLASSES - 1} and a finite scale."
-        )
+    check_labels(y, classifier.head.out_features - 1)
+    check_guidance(scale)
 
     def steered(x: Tensor, level: Level) -> Tensor:
         one_each(x, labels=y)
@@ -610,27 +611,6 @@ def repaint(
     return x
 
 
-def empty_model(widths: tuple[int, int] = (32, 64), clusters: int = 64) -> HeadStart:
-    """This notebook's network and schedule with nothing fitted or trained, for weights that are
-    loaded into it.
-    """
-    pictures, labels = (
-        torch.zeros(N_CLASSES * clusters, 1, 28, 28),
-        torch.arange(N_CLASSES).repeat(clusters),
-    )
-    mixture = MixtureDenoiser(pictures, labels, clusters)
-    return HeadStart(UNet(widths, n_in=2), mixture, Schedule.named("cosine", T))
-
-
-def pretrained() -> HeadStart:
-    """This notebook's model after a longer training on Fashion-MNIST, from the course's assets; in
-    eval mode, on the CPU.
-    """
-    net = empty_model()
-    net.load_state_dict(data.weights("fashion_mnist_ddpm"))
-    return net.eval().to(memory_format=torch.channels_last)
-
-
 BEFORE_THE_LOOP = """
 import argparse
 import shutil
@@ -640,6 +620,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
+from course_utils import data
 from course_utils.lessons.nb04_diffusion_math import Schedule
 from course_utils.lessons.nb05_ddpm_from_scratch import UNet, diffusion_loss
 
@@ -655,7 +636,8 @@ if options.batch % accelerator.num_processes:
         f"{accelerator.num_processes} processes cannot share {options.batch} pictures evenly"
     )
 torch.manual_seed(0)
-net, schedule = UNet((16, 32)), Schedule.named("cosine", 1000)
+pictures = data.images("fashion_mnist", "train", verbose=False)
+net, schedule = UNet((16, 32), classes=10), Schedule.named("cosine", 1000)
 net, optimiser = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=1e-3))
 state, fresh, first = options.folder / "state", options.folder / "state.new", 0
 if state.exists():
@@ -671,8 +653,11 @@ SEVERAL_PROCESSES = (
 for step in range(first, options.steps):
     # every process draws the whole batch and takes its share
     draw = torch.Generator().manual_seed(step)
-    x0, noise = torch.rand(2, options.batch, 1, 28, 28, generator=draw) * 2 - 1
-    t, y = (torch.randint(k, (options.batch,), generator=draw) for k in (1000, 10))
+    t, index = (
+        torch.randint(k, (options.batch,), generator=draw) for k in (1000, len(pictures))
+    )
+    x0, y = pictures.x[index], pictures.y[index]
+    noise = torch.randn(x0.shape, generator=draw)
     x0, noise, t, y = (part[mine].to(accelerator.device) for part in (x0, noise, t, y))
     loss = diffusion_loss(net, x0, y, t, noise, schedule)
     optimiser.zero_grad()

@@ -29,15 +29,13 @@ from torch import Tensor
 
 from course_utils import data, latent, training
 from course_utils.lessons.nb05_ddpm_from_scratch import (
-    NULL,
     T,
     check_guidance,
     check_labels,
-    empty_model,
     guided,
     one_each,
-    pretrained,
 )
+from course_utils.lessons.nb12_two_minutes import NULL, empty_model, pretrained
 from course_utils.prompts import WORDS, unknown_words
 
 
@@ -55,7 +53,7 @@ def sample_loop(unet, scheduler, n, steps, generator):
 
 
 class CourseUNet(ModelMixin, ConfigMixin):
-    """Notebook 05's network as a part of diffusers' pipelines; puts out v for the cosine schedule
+    """Notebook 12's network as a part of diffusers' pipelines; puts out v for the cosine schedule
     of 1,000 timesteps.
     """
 
@@ -83,7 +81,7 @@ class CourseUNet(ModelMixin, ConfigMixin):
         t = torch.as_tensor(timestep, device=sample.device).round().long().flatten()
         t = t.expand(len(sample)) if len(t) == 1 else t
         y = torch.full_like(t, NULL) if class_labels is None else class_labels
-        one_each(sample, timesteps=t, labels=y), check_labels(y)
+        one_each(sample, timesteps=t, labels=y), check_labels(y, NULL)
         v = self.net(sample, t, y)
         return UNet2DOutput(sample=v) if return_dict else (v,)
 
@@ -226,7 +224,7 @@ def sample_with(
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,), by any of the
     library's schedulers; guidance 1 is none.
     """
-    check_labels(y), check_guidance(guidance), check_steps(steps)
+    check_labels(y, NULL), check_guidance(guidance), check_steps(steps)
     scheduler.set_timesteps(steps)
     labels = torch.cat([y, torch.full_like(y, NULL)]).to(unet.device)
     options = (

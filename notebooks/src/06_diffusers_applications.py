@@ -104,15 +104,13 @@ from course_utils import data, hub, latent, metrics, pictures, plots, runtime, t
 from course_utils.checks import nb06 as checks
 from course_utils.claims import claim, origin, stored
 from course_utils.lessons.nb05_ddpm_from_scratch import (
-    NULL,
     T,
     check_guidance,
     check_labels,
-    empty_model,
     guided,
     one_each,
-    pretrained,
 )
+from course_utils.lessons.nb12_two_minutes import NULL, empty_model, pretrained
 from course_utils.prompts import NOUNS, WORDS, adherence, caption, captions, measured, unknown_words
 from course_utils.runtime import rng
 
@@ -248,13 +246,14 @@ plots.image_grid(
 #
 # What must a network have to be a part of a pipeline? A `config` that is enough to build it again,
 # `save_pretrained` and `from_pretrained`, and a call `unet(sample, timestep).sample`. Two base
-# classes give the first three, and `forward` is ours to write. The course's network of notebook 05
-# needs fifteen lines:
+# classes give the first three, and `forward` is ours to write. The course ships a network that was
+# trained for an hour: the U-Net of notebook 05, with a head start by a formula that notebook 12
+# explains. It needs fifteen lines:
 
 
 # %% tags=["export"]
 class CourseUNet(ModelMixin, ConfigMixin):
-    """Notebook 05's network as a part of diffusers' pipelines; puts out v for the cosine schedule
+    """Notebook 12's network as a part of diffusers' pipelines; puts out v for the cosine schedule
     of 1,000 timesteps.
     """
 
@@ -282,7 +281,7 @@ class CourseUNet(ModelMixin, ConfigMixin):
         t = torch.as_tensor(timestep, device=sample.device).round().long().flatten()
         t = t.expand(len(sample)) if len(t) == 1 else t
         y = torch.full_like(t, NULL) if class_labels is None else class_labels
-        one_each(sample, timesteps=t, labels=y), check_labels(y)
+        one_each(sample, timesteps=t, labels=y), check_labels(y, NULL)
         v = self.net(sample, t, y)
         return UNet2DOutput(sample=v) if return_dict else (v,)
 
@@ -341,7 +340,7 @@ claim(
 plots.film_strip(
     [drawn * 2 - 1],
     ["no class"],
-    title="Notebook 05's network in the library's pipeline",
+    title="Notebook 12's network in the library's pipeline",
     alt=(
         "A row of ten generated clothes of random classes, from the library's pipeline with "
         "the course's network."
@@ -561,7 +560,7 @@ def sample_with(
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,), by any of the
     library's schedulers; guidance 1 is none.
     """
-    check_labels(y), check_guidance(guidance), check_steps(steps)
+    check_labels(y, NULL), check_guidance(guidance), check_steps(steps)
     scheduler.set_timesteps(steps)
     labels = torch.cat([y, torch.full_like(y, NULL)]).to(unet.device)
     options = (
@@ -819,7 +818,7 @@ stored(
 # about as far as Euler in twenty; at twenty steps the two are equal within the noise of one draw a
 # row. Noise in every step costs steps: at each of the three counts the two that draw it have a
 # higher FD than DDIM, though with a better precision at ten and twenty; after a thousand steps they
-# are ahead (notebook 05). Heun pays two function evaluations a step and, on these levels, needs the
+# are ahead (notebook 12). Heun pays two function evaluations a step and, on these levels, needs the
 # cap to work at all (without it, its FD is off this plot). PNDM needs a past that it does not have
 # in its first steps. And two pairs are one method each: DDIM and Euler, DDPM and ancestral Euler.
 # The small differences within the pairs come from DDIM and DDPM, which in this library clip their

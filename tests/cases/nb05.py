@@ -112,6 +112,75 @@ EMBEDDING = Case(
 # --- 5.2 ---
 
 
+def by_halves(h, numbers):
+    channels = h.shape[1]
+    return h * (1 + numbers[:, :channels, None, None]) + numbers[:, channels:, None, None]
+
+
+def by_each_channel(h, numbers):
+    found = torch.empty_like(h)
+    for i, row in enumerate(numbers):
+        for c in range(h.shape[1]):
+            found[i, c] = h[i, c] + row[c] * h[i, c] + row[c + h.shape[1]]
+    return found
+
+
+def by_einsum(h, numbers):
+    scale, shift = numbers.chunk(2, dim=1)
+    return torch.einsum("nchw,nc->nchw", h, 1 + scale) + shift.unflatten(1, (-1, 1, 1))
+
+
+def by_numpy_scales(h, numbers):
+    scale, shift = np.split(numbers.numpy()[:, :, None, None], 2, axis=1)
+    return h.numpy() * (1 + scale) + shift
+
+
+def in_place_scale(h, numbers):
+    scale, shift = numbers[:, :, None, None].chunk(2, dim=1)
+    return h.mul_(1 + scale).add_(shift)
+
+
+def scaled(formula: Callable) -> Callable:
+    """Another formula of h, scale and shift."""
+
+    def answer(h, numbers):
+        return formula(h, *numbers[:, :, None, None].chunk(2, dim=1))
+
+    return answer
+
+
+SCALED = Case(
+    checks.scale_and_shift,
+    right=[
+        nb05.scale_and_shift,
+        by_halves,
+        by_each_channel,
+        by_einsum,
+        by_numpy_scales,
+        scaled(lambda h, scale, shift: h + h * scale + shift),
+        lambda h, numbers: [by_halves(a[None], b[None])[0] for a, b in zip(h, numbers)],
+    ],
+    wrong=[
+        (scaled(lambda h, scale, shift: h * scale + shift), "by 1 [+] scale"),
+        (scaled(lambda h, scale, shift: h * (1 + scale)), "shift is missing"),
+        (scaled(lambda h, scale, shift: h + shift), "scale is missing"),
+        (scaled(lambda h, scale, shift: h * (1 + shift) + scale), "yours are swapped"),
+        (scaled(lambda h, scale, shift: (h + shift) * (1 + scale)), "scale first"),
+        (scaled(lambda h, scale, shift: h * (1 + scale) - shift), "subtracted"),
+        (scaled(lambda h, scale, shift: h * (1 + scale[:1]) + shift[:1]), "of picture"),
+        (scaled(lambda h, scale, shift: h * (1 + scale.mean(dim=1, keepdim=True)) + shift), "channel"),
+        (scaled(lambda h, scale, shift: (h * (1 + scale) + shift).mean()), "has the shape"),
+        (
+            lambda h, numbers: h * (1 + numbers[:, ::2, None, None]) + numbers[:, 1::2, None, None],
+            "not in turn",
+        ),
+        (in_place_scale, "changes a tensor"),
+    ],
+)
+
+# --- 5.3 ---
+
+
 def stratified(n, T):
     """One of n equal parts of the range for each picture, in random order."""
     return ((torch.randperm(n) + torch.rand(n)) / n * T).long().clamp(max=T - 1)
@@ -275,7 +344,83 @@ LOSS = Case(
     ],
 )
 
-# --- 5.3 ---
+# --- 5.4 ---
+
+
+def by_the_prediction(x_t, noise_pred, beta, sigma, z, last):
+    """Through x0 and the posterior's mean."""
+    bar = 1 - sigma**2
+    before = bar / (1 - beta)
+    x0 = (x_t - sigma * noise_pred) / bar**0.5
+    mean = (before**0.5 * beta * x0 + (1 - beta) ** 0.5 * (1 - before) * x_t) / sigma**2
+    return mean if last else mean + beta**0.5 * z
+
+
+def by_a_factor(x_t, noise_pred, beta, sigma, z, last):
+    return (1 - beta) ** -0.5 * (x_t - beta * noise_pred / sigma) + (not last) * math.sqrt(beta) * z
+
+
+def by_lists(x_t, noise_pred, beta, sigma, z, last):
+    return [by_a_factor(a, b, beta, sigma, c, last) for a, b, c in zip(x_t, noise_pred, z)]
+
+
+def by_numpy_step(x_t, noise_pred, beta, sigma, z, last):
+    return by_a_factor(x_t.numpy(), noise_pred.numpy(), beta, sigma, z.numpy(), last)
+
+
+def stepped(root=lambda b: (1 - b) ** 0.5, gain=lambda b, s: b / s, grain=lambda b, s: b**0.5, always=False):
+    """The step with another root, share of the predicted noise or of the fresh noise."""
+
+    def answer(x_t, noise_pred, beta, sigma, z, last):
+        mean = (x_t - gain(beta, sigma) * noise_pred) / root(beta)
+        return mean if last and not always else mean + grain(beta, sigma) * z
+
+    return answer
+
+
+def in_place_step(x_t, noise_pred, beta, sigma, z, last):
+    x_t -= beta / sigma * noise_pred
+    return x_t / (1 - beta) ** 0.5 + (not last) * beta**0.5 * z
+
+
+STEP = Case(
+    checks.ddpm_step,
+    right=[
+        nb05.ddpm_step,
+        by_the_prediction,
+        by_a_factor,
+        by_lists,
+        by_numpy_step,
+        stepped(),
+        lambda x_t, noise_pred, beta, sigma, z, last: by_a_factor(x_t, noise_pred, beta, sigma, z=z, last=last),
+    ],
+    wrong=[
+        (stepped(always=True), "the picture keeps it"),
+        (stepped(grain=lambda b, s: 0.0), "no fresh noise"),
+        (stepped(grain=lambda b, s: b), "by beta, its variance"),
+        (stepped(grain=lambda b, s: s), "multiplied by sigma"),
+        (stepped(grain=lambda b, s: 1.0), "all of the fresh noise"),
+        (stepped(root=lambda b: 1.0), "not divided|for beta"),
+        (stepped(root=lambda b: 1 - b), "take its root"),
+        (stepped(root=lambda b: (1 - b) ** -0.5), "divide by it"),
+        (stepped(gain=lambda b, s: 1.0), "taken off whole"),
+        (stepped(gain=lambda b, s: s), "times sigma"),
+        (stepped(gain=lambda b, s: b), "times beta:"),
+        (stepped(gain=lambda b, s: b / s**2), "the root already"),
+        (stepped(gain=lambda b, s: -b / s), "is added: subtract"),
+        (stepped(gain=lambda b, s: 1.1 * b / s), "the step is"),
+        (lambda x, noise_pred, beta, sigma, z, last: stepped()(x, noise_pred, beta, sigma, z, last).mean(), "shape"),
+        (
+            lambda x, noise_pred, beta, sigma, z, last: stepped()(
+                x, noise_pred, beta, sigma, torch.randn_like(z), last
+            ),
+            "draw none|.",
+        ),
+        (in_place_step, "changes a tensor"),
+    ],
+)
+
+# --- 5.5 ---
 
 
 def walk(a, b, w):
@@ -323,36 +468,36 @@ GUIDED = Case(
 )
 
 
-def masked(y, p):
+def masked(y, p, null):
     found = y.clone()
-    found[torch.bernoulli(torch.full(y.shape, p)).bool()] = 10
+    found[torch.bernoulli(torch.full(y.shape, p)).bool()] = null
     return found
 
 
-def in_place_labels(y, p):
-    y[torch.rand(len(y)) < p] = 10
+def in_place_labels(y, p, null):
+    y[torch.rand(len(y)) < p] = null
     return y
 
 
-def same_places(y, p):
+def same_places(y, p, null):
     found = y.clone()
-    found[: round(p * len(y))] = 10
+    found[: round(p * len(y))] = null
     return found
 
 
-def exact_count(y, p):
+def exact_count(y, p, null):
     found = y.clone()
-    found[torch.randperm(len(y))[: int(p * len(y))]] = 10
+    found[torch.randperm(len(y))[: int(p * len(y))]] = null
     return found
 
 
-def coin_for_each_class(y, p):
-    return torch.where((torch.rand(10) < p)[y], 10, y)
+def coin_for_each_class(y, p, null):
+    return torch.where((torch.rand(10) < p)[y], null, y)
 
 
-def repeated_coins(y, p):
+def repeated_coins(y, p, null):
     coins = torch.rand(10) < p
-    return torch.where(coins.repeat(len(y) // 10 + 1)[: len(y)], 10, y)
+    return torch.where(coins.repeat(len(y) // 10 + 1)[: len(y)], null, y)
 
 
 LABELS = Case(
@@ -360,39 +505,40 @@ LABELS = Case(
     right=[
         nb05.drop_labels,
         masked,
-        lambda y, p: y.masked_fill(torch.rand_like(y, dtype=torch.float64) < p, 10),
-        lambda y, p: [10 if random.random() < p else label for label in y.tolist()],
-        lambda y, p: np.where(np.random.default_rng().random(len(y)) < p, 10, y.numpy()),
-        lambda y, p: torch.stack([label if torch.rand(()) >= p else torch.tensor(10) for label in y]),
-        lambda y, p: y + (10 - y) * (torch.rand(len(y)) < p),
+        lambda y, p, null: y.masked_fill(torch.rand_like(y, dtype=torch.float64) < p, null),
+        lambda y, p, null: [null if random.random() < p else label for label in y.tolist()],
+        lambda y, p, null: np.where(np.random.default_rng().random(len(y)) < p, null, y.numpy()),
+        lambda y, p, null: torch.stack([label if torch.rand(()) >= p else torch.tensor(null) for label in y]),
+        lambda y, p, null: y + (null - y) * (torch.rand(len(y)) < p),
     ],
     wrong=[
-        (lambda y, p: torch.full_like(y, 10) if torch.rand(()) < p else y.clone(), "one coin"),
-        (lambda y, p: torch.where(torch.rand(len(y)) < p, 0, y), "stay as they are"),
-        (lambda y, p: torch.where(torch.rand(len(y)) < p, 11, y), "stay as they are"),
-        (lambda y, p: torch.where(torch.rand(len(y)) < 1 - p, 10, y), r"share of 0\.(69|7)"),
+        (lambda y, p, null: torch.full_like(y, null) if torch.rand(()) < p else y.clone(), "one coin"),
+        (lambda y, p, null: torch.where(torch.rand(len(y)) < p, 0, y), "stay as they are"),
+        (lambda y, p, null: torch.where(torch.rand(len(y)) < p, null + 1, y), "stay as they are"),
+        (lambda y, p, null: torch.where(torch.rand(len(y)) < 1 - p, null, y), r"share of 0\.(69|7)"),
         (in_place_labels, "passed in were changed"),
         (same_places, "some places"),
         (exact_count, "exactly as many"),
         (coin_for_each_class, "lost together"),
         (repeated_coins, "lost together"),
-        (lambda y, p: y, "a share of 0.00"),
-        (lambda y, p: torch.where(torch.rand(len(y)) < 0.3, 10, y), "with p = 0.1 a share of"),
-        (lambda y, p: y[torch.rand(len(y)) >= p], "a tensor of n labels"),
-        (lambda y, p: torch.where(torch.rand(len(y)) < p, 10.5, y), "whole numbers"),
+        (lambda y, p, null: y, "a share of 0.00"),
+        (lambda y, p, null: torch.where(torch.rand(len(y)) < 0.3, null, y), "with p = 0.1 a share of"),
+        (lambda y, p, null: y[torch.rand(len(y)) >= p], "a tensor of n labels"),
+        (lambda y, p, null: torch.where(torch.rand(len(y)) < p, null + 0.5, y), "whole numbers"),
         (
-            lambda y, p: torch.where(torch.rand(len(y)) < min(max(p, 0.02), 1), 10, y),
+            lambda y, p, null: torch.where(torch.rand(len(y)) < min(max(p, 0.02), 1), null, y),
             "with p = 0 no label",
         ),
         (
-            lambda y, p: torch.where(torch.rand(len(y)) < min(p, 0.9), 10, y),
+            lambda y, p, null: torch.where(torch.rand(len(y)) < min(p, 0.9), null, y),
             "with p = 1 every label",
         ),
-        (lambda y, p: masked(y, p) if len(y) > 1 else y.clone(), "alone in its batch"),
+        (lambda y, p, null: masked(y, p, null) if len(y) > 1 else y.clone(), "alone in its batch"),
+        (lambda y, p, null: masked(y, p, 10), "use the null that you get"),
     ],
 )
 
-# --- 5.4 ---
+# --- 5.6 ---
 
 
 def pairs(stops: list[int]) -> list[tuple[int, int]]:
@@ -453,7 +599,7 @@ VISITS = Case(
     ],
 )
 
-# --- 5.5 ---
+# --- 5.7 ---
 
 
 def from_the_levels(x, then, now, noise):
@@ -531,4 +677,4 @@ JUMP = Case(
     ],
 )
 
-CASES = [EMBEDDING, TIMESTEPS, LOSS, GUIDED, LABELS, VISITS, JUMP]
+CASES = [EMBEDDING, SCALED, TIMESTEPS, LOSS, STEP, GUIDED, LABELS, VISITS, JUMP]
