@@ -1,11 +1,10 @@
 """What each change of notebook 05's recipe does to FD: three seeds a row, every seed with a network of its own.
 
-    python -m authoring.benchmarks.ddpm_changes [--seeds 0 1 2] [--recipes paper ...] [--steps]
+    python -m authoring.benchmarks.ddpm_changes [--seeds 0 1 2] [--recipes paper ...]
 
 Writes the table that notebook 05 shows, and ten pictures of each row of seed 0. Rows that the file has are kept: delete
 it to start anew. A training takes two minutes of one core, all of them an hour and a half; seconds are those of the
-processor. `--steps` measures the last recipe with other samplers, too; the networks of an earlier call are kept in
-build/ddpm_changes for that.
+processor. The networks are kept in build/ddpm_changes.
 """
 
 from __future__ import annotations
@@ -80,11 +79,6 @@ RECIPES = {  # in the order in which they build on each other; x0 and v compare 
 UNCLIPPED = ("falling rate", "cosine", "x0", "v")
 NOT_AVERAGED = ("paper", "falling rate", "classes")
 GUIDED = (1.5, 2.0)
-LADDER = {  # samplings of the last recipe, for --steps
-    **{f"2M, {steps} steps": {"num_steps": steps} for steps in (5, 10, 50)},
-    **{f"DDIM, {steps} steps": {"num_steps": steps, "solver": nb04.DDIM} for steps in (5, 10, 20, 50)},
-    **{f"ancestral, {steps} steps": {"num_steps": steps, "solver": nb04.ANCESTRAL} for steps in (10, 20)},
-}
 
 
 def trained(name: str, seed: int) -> tuple[nn.Module, nn.Module, float]:
@@ -111,7 +105,7 @@ def trained(name: str, seed: int) -> tuple[nn.Module, nn.Module, float]:
     return ema, net, seconds
 
 
-def samplings(name: str, ladder: bool) -> dict[str, dict[str, object]]:
+def samplings(name: str) -> dict[str, dict[str, object]]:
     """How a recipe is sampled: the names of the rows, and the options."""
     twenty = {"num_steps": 20}
     found = {TWENTY: twenty}
@@ -123,7 +117,6 @@ def samplings(name: str, ladder: bool) -> dict[str, dict[str, object]]:
         found[f"{TWENTY}, not averaged"] = twenty
     if RECIPES[name].classes:
         found |= {f"{TWENTY}, w = {w:g}": twenty | {"guidance": w} for w in GUIDED}
-        found |= LADDER if ladder else {}
     return found
 
 
@@ -133,7 +126,7 @@ def measured(run: dict[str, object], models: dict[tuple[str, int], tuple]) -> di
         models.clear()
         models[name, seed] = trained(name, seed)
     ema, net, seconds = models[name, seed]
-    options = samplings(name, ladder=True)[run["sampling"]]
+    options = samplings(name)[run["sampling"]]
     y, rng = nb05.labels_in_turn(net, metrics.MIN_SAMPLES), torch.Generator().manual_seed(1 + seed)
     recipe, start = RECIPES[name], time.process_time()
     model = net if "not averaged" in run["sampling"] else ema
@@ -165,7 +158,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--steps", action="store_true")
     parser.add_argument("--file", type=Path, default=FILE)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -173,7 +165,7 @@ def main() -> None:
         {"recipe": name, "sampling": sampling, "seed": seed}
         for seed in options.seeds
         for name in options.recipes
-        for sampling in samplings(name, options.steps)
+        for sampling in samplings(name)
     ]
     fill(options.file, runs, partial(measured, models={}))
 

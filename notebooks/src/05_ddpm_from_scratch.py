@@ -11,9 +11,9 @@
 #   course:
 #     title: DDPM from scratch
 #     summary: >-
-#       A U-Net from its blocks, two minutes of training, four ways to sample, guidance, repair of
-#       pictures, and a fair race against GANs
-#     minutes_cpu: 11
+#       A U-Net from its blocks, the paper's recipe whole, then better one change at a time;
+#       guidance, repair of pictures, and a race against GANs on equal terms
+#     minutes_cpu: 12
 #     minutes_gpu: null
 # ---
 
@@ -24,22 +24,27 @@
 #
 # Notebook 04 had the perfect denoiser and asked what can be done with it. Here we have pictures and
 # no formula, so a network must learn to denoise. Everything else stays: the levels, the conversions
-# and the samplers are imported from notebook 04 as they are. About two minutes of training on two
-# processor cores turn noise into clothes.
+# and the samplers are imported from notebook 04 as they are.
+#
+# We build the recipe of the paper first, whole and as it is: *Denoising Diffusion Probabilistic
+# Models* (Ho, Jain and Abbeel 2020), DDPM for short. In one to two minutes of training on two
+# processor cores it turns noise into clothes. Then we make it better, one change at a time, and
+# measure what each change is worth.
 #
 # ## What you will be able to do
 #
-# - build a U-Net from its blocks and say what each of them is for;
-# - train it on any of three targets, and read its loss, which never goes to zero;
-# - sample with the ancestral chain, DDIM, Heun and DPM-Solver++(2M), in as many steps as you like,
-#   and repair the sampler that starts in the wrong place;
-# - steer: by class, with classifier-free and classifier guidance, and by a picture that lacks one
-#   half;
-# - compare GANs and diffusion in one protocol, with floors beside the figures;
-# - train on several processes and prove that nothing changed.
+# - build a U-Net from its blocks, for any number of channels and classes, and say what each block
+#   is for;
+# - write DDPM's training step and its sampling step, and train the paper's recipe;
+# - read a diffusion loss, which never goes to zero;
+# - say what each later change is worth, in numbers: schedule, target, preconditioning, timesteps,
+#   averaging, classes and guidance, solver and steps;
+# - steer a model by class, with classifier-free and classifier guidance, and repair a picture that
+#   lacks one half;
+# - compare GANs and diffusion on equal terms.
 #
-# **Time** about 11 minutes on a 2-core laptop CPU, two to three of them for the main training; a
-# GPU trains a larger model for longer, not yet timed.
+# **Time** about 12 minutes on a 2-core laptop CPU, two to four of them for two trainings; a GPU
+# trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 04's levels and samplers, and the training loop of
 # notebook 02.
@@ -66,24 +71,25 @@ if importlib.util.find_spec("course_utils") is None:
     importlib.invalidate_caches()
 
 # %% tags=["export"]
-import copy
 import json
 import math
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from course_utils import data, metrics, plots, runtime, training, widgets
 from course_utils.checks import nb05 as checks
-from course_utils.claims import claim, origin, stored
+from course_utils.claims import claim, stored
 from course_utils.lessons.nb02_dcgan_training import Generator
 from course_utils.lessons.nb04_diffusion_math import (
     ANCESTRAL,
@@ -99,12 +105,14 @@ from course_utils.lessons.nb04_diffusion_math import (
     ancestral_step,
     like,
     output_from,
+    preconditioning,
     respaced,
     same_shape,
     sample,
     transition,
     x0_from,
 )
+from course_utils.processes import start_processes
 
 plots.use_style()
 
@@ -123,15 +131,13 @@ cfg = run.budget.pick(
 # %% [markdown]
 # ## The task
 #
-# Take a picture, a level and some noise, and predict the picture. Notebook 04 calls the best
-# prediction $\mathbb E[x_0 \mid x_t]$. At low noise that is cleaning, at high noise it is
-# imagining, and one network has to do it all. Here are pictures at seven levels of the cosine
-# schedule with
-# $T = 1000$.
+# Take a picture, add a known amount of noise, and ask a network what the noise was. Notebook 04
+# calls the best answer $\mathbb E[\epsilon \mid x_t]$. With little noise that is cleaning, with
+# much noise it is imagining, and one network has to do it all. Here are pictures at seven timesteps
+# of the paper's schedule: $T = 1000$ steps, with $\beta_t$ from 0.0001 to 0.02 in even steps.
 
 # %% tags=["export"]
 T = 1000  # timesteps of training
-N_CLASSES, NULL = 10, 10  # classes 0 to 9; the label that stands for "no class given"
 
 
 def one_each(x: Tensor, **lists: Tensor) -> None:
@@ -147,19 +153,18 @@ def one_each(x: Tensor, **lists: Tensor) -> None:
 
 
 # %%
-schedule = Schedule.named("cosine", T)
+linear = Schedule.named("linear", T)
 examples = torch.stack([train_set.x[train_set.y == c][0] for c in range(10)])  # (10, 1, 28, 28)
 noise = torch.randn(examples.shape)
 print(", ".join(f"{number} {name}" for number, name in enumerate(CLASSES)))
-shown = [0, 100, 250, 400, 550, 700, 999]
-rows = [add_noise(examples, noise, schedule.level(t)) for t in shown]
+shown = [0, 50, 100, 200, 300, 500, 999]
 plots.film_strip(
-    rows,
+    [add_noise(examples, noise, linear.level(t)) for t in shown],
     [f"t = {t}" for t in shown],
     title="One network must clean the first row and dream up the last",
     alt=(
-        "Ten clothes at seven noise levels: clear at t = 0, grainy at 250, barely visible at "
-        "550, pure noise at 999."
+        "Ten clothes at seven noise levels: clear at t = 0, grainy at 50 and 100, hard to see at "
+        "300, pure noise from 500 on."
     ),
 )
 
@@ -175,9 +180,9 @@ plots.film_strip(
 # ### Telling the time
 #
 # The same weights serve all levels, so the network must be told which one it sees. A single number
-# $t$ is a poor input: a linear layer can only make a straight line of it, and cannot treat $t = 20$
-# and $t = 60$ quite differently. Instead we give it $t$ as a set of clocks, some fast and some
-# slow:
+# $t$ is a poor input: to treat $t = 20$ and $t = 60$ quite differently, the layers that read it
+# would have to learn steep steps first. Instead we give it $t$ as a set of clocks, some fast and
+# some slow, as the paper does:
 #
 # $$\mathrm{emb}(t) = \big(\sin \omega_0 t, \dots, \sin \omega_{h-1} t,\ \cos \omega_0 t, \dots,
 # \cos \omega_{h-1} t\big) , \qquad \omega_i = 10000^{-i / h}, \quad h = \mathrm{dim} / 2 .$$
@@ -195,7 +200,7 @@ plots.film_strip(
 # ```
 #
 # It trains. But what do its clocks show? Return the embedding (N, dim) as in the formula: all
-# sines, then all cosines.
+# sines, then all cosines. (What the slip costs is measured below, in the table of changes.)
 
 
 # %% tags=["exercise"]
@@ -273,9 +278,45 @@ claim(
 #
 # Two convolutions, each after a normalisation and a SiLU, and a shortcut. Time and class come in
 # between them as a scale and a shift for each channel (Dhariwal and Nichol 2021, section 3, call it
-# adaptive group normalisation). The last convolution begins at zero, so that every block begins as
-# its shortcut (the identity, or a 1 x 1 convolution where the width changes) and a deep stack
-# trains from the first step.
+# adaptive group normalisation). So the block can turn a channel up at one noise level and off at
+# another.
+#
+# **Exercise 5.2** · difficulty 2/5 · 6 minutes
+#
+# Write that step. You get features `h` (N, C, H, W), already normalised, and `numbers` (N, 2 C),
+# which a linear layer made of the embedding: for each picture first C scales, then C shifts.
+# Multiply each channel by 1 + its scale and add its shift. (Why 1 + scale: the linear layer begins
+# at zero, and a new block shall change nothing.)
+
+
+# %% tags=["exercise"]
+def my_scale_and_shift(h, numbers):
+    return ...
+
+
+# %% tags=["check"]
+checks.scale_and_shift(my_scale_and_shift)
+
+
+# %% tags=["solution", "export"]
+# @title Solution 5.2
+def scale_and_shift(h: Tensor, numbers: Tensor) -> Tensor:
+    """Features h (N, C, H, W) times 1 + scale, plus shift; numbers (N, 2 C) hold C scales, then C
+    shifts, for each picture (Dhariwal and Nichol 2021, section 3).
+    """
+    scale, shift = numbers[:, :, None, None].chunk(2, dim=1)
+    return torch.addcmul(shift, h, 1 + scale)
+
+
+checks.scale_and_shift(scale_and_shift, solution=True)
+
+# %%
+scale_and_shift = checks.use(my_scale_and_shift, scale_and_shift)  # yours, once it passes
+
+# %% [markdown]
+# The last convolution of a block begins at zero, so that every block begins as its shortcut (the
+# identity, or a 1 x 1 convolution where the width changes) and a deep stack trains from the first
+# step.
 
 
 # %% tags=["export"]
@@ -285,10 +326,8 @@ class ResBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int, emb: int, groups: int = 8) -> None:
         super().__init__()
         self.norm_1, self.conv_1 = nn.GroupNorm(groups, n_in), nn.Conv2d(n_in, n_out, 3, padding=1)
-        self.norm_2, self.conv_2 = (
-            nn.GroupNorm(groups, n_out, affine=False),
-            nn.Conv2d(n_out, n_out, 3, padding=1),
-        )
+        self.norm_2 = nn.GroupNorm(groups, n_out, affine=False)
+        self.conv_2 = nn.Conv2d(n_out, n_out, 3, padding=1)
         self.scale_shift = nn.Linear(emb, 2 * n_out)
         self.shortcut = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
         for layer in (self.conv_2, self.scale_shift):
@@ -296,16 +335,16 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv_1(F.silu(self.norm_1(x)))
-        scale, shift = self.scale_shift(emb)[:, :, None, None].chunk(2, dim=1)
-        h = F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))
-        return self.shortcut(x) + self.conv_2(h)
+        h = scale_and_shift(self.norm_2(h), self.scale_shift(emb))
+        return self.shortcut(x) + self.conv_2(F.silu(h))
 
 
 # %% [markdown]
 # Why GroupNorm, and not the BatchNorm of notebook 02? A batch here holds pictures at *all* noise
-# levels. BatchNorm would give them common statistics, so that the prediction for one picture
-# depends on the noise of the others; and a sampler, whose batch is all at one level, would find
-# statistics that never occurred in training. GroupNorm looks at each picture alone. See it happen:
+# levels. In training BatchNorm gives them common statistics, so that the prediction for one picture
+# depends on the noise of the others. In eval mode it uses one average over all levels, and a
+# sampler, whose batch is all at one level, has statistics that differ from it. GroupNorm looks at
+# each picture alone, in both modes. See the first happen, in training mode:
 
 
 # %%
@@ -320,14 +359,10 @@ def company_matters(block):
 
 with_groups, with_batch = ResBlock(32, 32, 16), ResBlock(32, 32, 16)
 with_batch.norm_1 = nn.BatchNorm2d(32)
+wide = torch.randn(10, 32, 7, 7)
 claim(
     "A new residual block of one width is the identity",
-    (
-        ResBlock(32, 32, 16)(rows[0].expand(-1, 32, -1, -1), torch.randn(10, 16))
-        - rows[0].expand(-1, 32, -1, -1)
-    )
-    .abs()
-    .max(),
+    (ResBlock(32, 32, 16)(wide, torch.randn(10, 16)) - wide).abs().max(),
     equal=0,
 )
 claim(
@@ -336,7 +371,7 @@ claim(
     at_most=1e-5,
 )
 claim(
-    "With BatchNorm a picture's output depends on the other pictures of its batch",
+    "With BatchNorm in training mode a picture's output depends on the others of its batch",
     company_matters(with_batch),
     at_least=0.1,
 )
@@ -370,12 +405,24 @@ class Attention(nn.Module):
         return x + self.to_out(seen).mT.reshape(x.shape)
 
 
+# %% [markdown]
+# Is it right? PyTorch has the same layer, `nn.MultiheadAttention`. With our weights in it, it must
+# give our result.
+
 # %%
-q, k, v = torch.randn(3, 2, 4, 49, 16)
-by_hand = (q @ k.mT / 16**0.5).softmax(dim=-1) @ v
+ours, features = Attention(32), torch.randn(2, 32, 7, 7)
+nn.init.normal_(ours.to_out.weight, std=0.2)
+theirs = nn.MultiheadAttention(32, 4, batch_first=True)
+theirs.in_proj_weight.data, theirs.in_proj_bias.data = (
+    ours.to_qkv.weight.data,
+    ours.to_qkv.bias.data,
+)
+theirs.out_proj.load_state_dict(ours.to_out.state_dict())
+places = ours.norm(features).flatten(2).mT
+by_torch = features + theirs(places, places, places)[0].mT.reshape(features.shape)
 claim(
-    "Attention is the mean of values weighted by softmax(q k / sqrt(d)), to 1e-5",
-    (F.scaled_dot_product_attention(q, k, v) - by_hand).abs().max(),
+    "Our attention is PyTorch's multi-head attention with a normalisation and a shortcut, to 1e-5",
+    (ours(features) - by_torch).abs().max(),
     at_most=1e-5,
 )
 
@@ -390,35 +437,56 @@ claim(
 
 # %% tags=["export", "long"]
 class UNet(nn.Module):
-    """(N, n_in, 28, 28), timesteps (N,) and labels (N,) from 0 to NULL, to (N, 1, 28, 28)."""
+    """Noisy pictures (N, channels, size, size), timesteps (N,) and labels (N,) to an output like
+    the pictures.
+
+    Labels run from 0 to `classes`; the last one, `null`, says "no class given", and so does leaving
+    them out. ValueError where pictures, timesteps and labels do not fit together.
+
+    Args:
+        widths: channels of the features at half the size and at a quarter of it.
+        size: height and width of the pictures, a multiple of 4.
+        blocks: residual blocks at half the size and at a quarter of it.
+        emb: numbers that stand for time and class.
+        extra: channels that are laid beside the picture in the input and not put out.
+    """
 
     def __init__(
         self,
         widths: tuple[int, int] = (32, 64),
+        *,
+        channels: int = 1,
+        classes: int = 0,
+        size: int = 28,
         blocks: tuple[int, int] = (1, 2),
         emb: int = 128,
-        n_in: int = 1,
+        extra: int = 0,
     ) -> None:
         super().__init__()
+        if size % 4 or min(size, channels) < 1 or min(classes, extra) < 0:
+            raise ValueError(
+                "A U-Net wants a size that is a multiple of 4, one channel or more and no negative "
+                f"number, not {size=}, {channels=}, {classes=}, {extra=}."
+            )
         fine, coarse = widths
-        self.emb = emb
-        self.time, self.label = (
-            nn.Sequential(nn.Linear(emb, emb), nn.SiLU(), nn.Linear(emb, emb)),
-            nn.Embedding(NULL + 1, emb),
-        )
-        self.stem = nn.Conv2d(4 * n_in, fine, 3, padding=1)  # 14 x 14
+        self.shape, self.null = (channels, size, size), classes
+        self.emb, self.extra = emb, extra
+        self.time = nn.Sequential(nn.Linear(emb, emb), nn.SiLU(), nn.Linear(emb, emb))
+        self.label = nn.Embedding(classes + 1, emb)
+        self.stem = nn.Conv2d(4 * (channels + extra), fine, 3, padding=1)  # half the size
         self.down_fine = nn.ModuleList(ResBlock(fine, fine, emb) for _ in range(blocks[0]))
-        self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)  # 7 x 7
+        self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)  # a quarter of it
         self.down_coarse = nn.ModuleList(ResBlock(coarse, coarse, emb) for _ in range(blocks[1]))
         self.middle, self.attention = ResBlock(coarse, coarse, emb), Attention(coarse)
         self.up_coarse = nn.ModuleList(ResBlock(2 * coarse, coarse, emb) for _ in range(blocks[1]))
         self.up = nn.Conv2d(coarse, 4 * fine, 1)
         self.up_fine = nn.ModuleList(ResBlock(2 * fine, fine, emb) for _ in range(blocks[0] + 1))
-        self.norm, self.out = nn.GroupNorm(8, fine), nn.Conv2d(fine, 4, 3, padding=1)
+        self.norm, self.out = nn.GroupNorm(8, fine), nn.Conv2d(fine, 4 * channels, 3, padding=1)
         nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        one_each(x, timesteps=t, labels=y)
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        y = torch.full_like(t, self.null) if y is None else y
+        self.check(x, t, y)
         emb = F.silu(self.time(timestep_embedding(t, self.emb)) + self.label(y))
         h = self.stem(F.pixel_unshuffle(x, 2))
         kept = [h]
@@ -435,191 +503,76 @@ class UNet(nn.Module):
             h = block(torch.cat([h, kept.pop()], dim=1), emb)
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), 2)
 
+    def check(self, x: Tensor, t: Tensor, y: Tensor) -> None:
+        """ValueError where an input does not fit this network."""
+        channels, size, _ = self.shape
+        if x.ndim != 4 or x.shape[1:] != (channels + self.extra, size, size):
+            raise ValueError(
+                f"This U-Net wants pictures (N, {channels + self.extra}, {size}, {size}), not "
+                f"{tuple(x.shape)}: make one with channels=... and size=... for yours."
+            )
+        one_each(x, timesteps=t, labels=y)
+        check_labels(y, self.null)
+
+
+def check_labels(y: Tensor, null: int) -> None:
+    """ValueError unless y (N,) holds whole numbers from 0 to null, which stands for no class."""
+    if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= null)).all()):
+        raise ValueError(
+            f"Labels are a tensor (N,) of whole numbers from 0 to {null}, which stands for no "
+            "class: make a U-Net with classes=... for more."
+        )
+
 
 # %%
 net = UNet(cfg["widths"]).to(run.device)
-t, y = torch.randint(T, (10,), device=run.device), torch.arange(10, device=run.device)
-out = net(examples.to(run.device), t, y)
+out = net(examples.to(run.device), torch.randint(T, (10,), device=run.device))
 print(
     f"{training.parameters(net):,} weights, input {tuple(examples.shape)}, output "
     f"{tuple(out.shape)}"
 )
-claim("The U-Net's output has the shape of its input", out.shape == examples.shape)
-claim("A new U-Net predicts zero", out.abs().max(), equal=0)
+shapes = {(1, 28, 28): 10, (3, 32, 32): 12, (3, 64, 64): 0}  # pictures and their classes
+fits = []
+for shape, classes in shapes.items():
+    other = UNet((16, 32), channels=shape[0], size=shape[1], classes=classes)
+    pictures, when, kinds = (
+        torch.randn(2, *shape),
+        torch.tensor([0, 999]),
+        torch.tensor([0, classes]),
+    )
+    fits.append(other(pictures, when, kinds).shape == pictures.shape)
+claim(
+    "The output has the shape of the input, grey or in colour, 28, 32 or 64 pixels wide", all(fits)
+)
+claim("A new U-Net puts out zero", out.abs().max(), equal=0)
 
 # %% [markdown]
-# ### A head start: what a formula knows needs no learning
-#
-# Two minutes are short, so let the network learn only what has to be learnt. Notebook 04 has the
-# *exact* denoiser of a Gaussian mixture. Pictures are not Gaussian, but a mixture fitted to them
-# has their means and their coarse structure, and its denoiser is a formula. At high noise, where
-# only the coarse is visible, it is nearly right (Wang and Vastola 2024 found the same of trained
-# networks). So we give the network that prediction, as a second input and as a starting point: it
-# puts out a *correction*, in units of the error that a Gaussian's prediction would have.
-#
-# $$\hat x_0 = \hat m(x_t, y) + e_t\, \mathrm{net}(x_t, \hat m, t, y), \qquad v = (\alpha x_t - \hat
-# x_0) / \sigma ,$$
-#
-# with the mixture's prediction $\hat m$ and that error $e_t$. The second formula is notebook 04's
-# $\hat x_0 = \alpha x_t - \sigma v$ solved for $v$, so that to the outside this is a network that
-# puts out $v$. $e_t$ is the typical error of such a prediction: about $\sigma$ where there is
-# little noise, the spread of a class where there is much. Divided by it, the correction is of order
-# one at every level, which networks like.
-#
-# The mixture: a few cluster means $m_k$ for each class (k-means), with $\pi_k$ the share of cluster
-# $k$, and one covariance for all, $U \operatorname{diag}(\ell)\, U^\top$. The columns of $U$ are
-# its $D$ principal directions, one for each pixel there is. In that basis every direction is by
-# itself, and the denoiser is notebook 04's with a variance $\ell_j$ for each direction in the place
-# of one for all:
-#
-# $$\hat m = \sum_k r_k \big[m_k + g\, (x_t - \alpha m_k)\big], \qquad g_j = \frac{\alpha
-# \ell_j}{\alpha^2 \ell_j + \sigma^2}, \qquad r_k \propto \pi_k\, \mathcal N\big(x_t;\ \alpha m_k,\
-# \alpha^2 \ell + \sigma^2\big) ,$$
-#
-# over the clusters of class $y$ (over all of them without a class), and the $r_k$ sum to 1. In
-# code, what is equal for all $k$ drops out of the softmax.
-
-
-# %% tags=["export"]
-def k_means(x: Tensor, k: int, rounds: int = 10) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from k random rows of x (N, D): centres (k, D) and the index of each row's
-    nearest (N,).
-    """
-    if not 1 <= k <= len(x):
-        raise ValueError(
-            f"{len(x)} rows cannot make {k} clusters: take fewer clusters or more pictures."
-        )
-    centres = x[torch.randperm(len(x))[:k]].clone()
-    for _ in range(rounds):
-        nearest = torch.cdist(x, centres).argmin(dim=1)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, x)
-        counts = nearest.bincount(minlength=k)[:, None]
-        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
-    return centres, torch.cdist(x, centres).argmin(dim=1)
-
-
-# %% tags=["export", "long"]
-class MixtureDenoiser(nn.Module):
-    """The exact denoiser of a Gaussian mixture that is fitted to pictures x (N, C, H, W) with
-    labels y (N,).
-
-    Each class has `clusters` means, found by k-means; all share one covariance. NULL stands for all
-    classes at once.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor, clusters: int = 64) -> None:
-        super().__init__()
-        one_each(x, labels=y)
-        flat, means, log_weights = x.flatten(1), [], []
-        within, around_class = torch.empty_like(flat), torch.empty_like(flat)
-        for c in range(N_CLASSES):
-            rows = flat[y == c]
-            centres, nearest = k_means(rows, clusters)
-            means.append(centres)
-            log_weights.append(
-                (nearest.bincount(minlength=clusters).clamp(min=1) / len(rows)).log()
-            )
-            within[y == c], around_class[y == c] = rows - centres[nearest], rows - rows.mean(0)
-        variances, directions = torch.linalg.eigh((within.T @ within / len(x)).double())
-        directions = directions.float()
-        self.register_buffer("directions", directions)  # U (D, D), one a column
-        self.register_buffer("variances", variances.float().clamp(min=1e-6))  # l (D,)
-        self.register_buffer(
-            "class_variances", (around_class @ directions).square().mean(0)
-        )  # (D,)
-        self.register_buffer(
-            "means", torch.cat(means) @ directions
-        )  # (10 clusters, D), in the basis U
-        self.register_buffer("log_weights", torch.cat(log_weights))
-        self.register_buffer("owner", torch.arange(N_CLASSES).repeat_interleave(clusters))
-
-    def forward(self, x: Tensor, level: Level, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The prediction E[x0 | x] like x, and the error that one Gaussian for each class would
-        make (for NULL too), root mean square, with 4 axes.
-        """
-        one_each(x, labels=y)
-        in_basis = x.flatten(1) @ self.directions
-        alpha, sigma = like(level.alpha, in_basis), like(level.sigma, in_basis)
-        variance = alpha**2 * self.variances + sigma**2  # of x, in each direction
-        log_p = (
-            (alpha * in_basis / variance) @ self.means.T
-            - (alpha**2 / variance) @ self.means.square().T / 2
-            + self.log_weights
-        )
-        log_p = log_p.masked_fill((self.owner != y[:, None]) & (y[:, None] != NULL), -torch.inf)
-        mean = log_p.softmax(dim=1) @ self.means
-        gain = alpha * self.variances / variance
-        x0_pred = (mean + gain * (in_basis - alpha * mean)) @ self.directions.T
-        error = self.class_variances * sigma**2 / (alpha**2 * self.class_variances + sigma**2)
-        return x0_pred.view_as(x), error.mean(dim=1).sqrt()[:, None, None, None]
-
-
-# %% tags=["export"]
-class HeadStart(nn.Module):
-    """A U-Net of 2 input channels that corrects the mixture's prediction; puts out v
-    (N, 1, 28, 28), so that its kind is "v".
-    """
-
-    def __init__(self, unet: UNet, mixture: MixtureDenoiser, schedule: Schedule) -> None:
-        super().__init__()
-        self.unet, self.mixture, self.schedule = unet, mixture, schedule
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        level = self.schedule.level(t)
-        x0_pred, error = self.mixture(x, level, y)
-        x0 = x0_pred + error * self.unet(torch.cat([x, x0_pred], dim=1), t, y)
-        return (like(level.alpha, x) * x - x0) / like(level.sigma, x)
-
+# What does not fit is one sentence, and not a silent broadcast: pictures of another shape, a label
+# beyond the last class.
 
 # %%
-mixture = MixtureDenoiser(train_set.x, train_set.y).to(run.device)
-shown_t = [100, 400, 700, 850, 999]
-labels = torch.arange(10, device=run.device)
-predictions = [
-    mixture(
-        add_noise(examples, noise, schedule.level(t)).to(run.device), schedule.level(t), labels
-    )[0]
-    for t in shown_t
-]
-plots.film_strip(
-    predictions,
-    [f"t = {t}" for t in shown_t],
-    title="What a fitted mixture of Gaussians makes of noisy training pictures, without a network",
-    alt=(
-        "Guesses of ten clothes from five noise levels by the mixture. Row t = 100: "
-        "detailed, grainy; 400: smoothed, with stripes; 700 and 850: blurred; 999: about the "
-        "mean picture of each class."
-    ),
-)
-new = HeadStart(UNet(cfg["widths"], n_in=2), mixture, schedule).to(run.device)
-with torch.no_grad():
-    x_high = add_noise(examples, noise, schedule.level(700)).to(run.device)
-    t_high = torch.full((10,), 700, device=run.device)
-    differs = (
-        x0_from("v", new(x_high, t_high, labels), x_high, schedule.level(700)) - predictions[2]
-    ).abs()
-claim(
-    "A new network with the head start predicts what the mixture predicts, to 2e-4",
-    differs.max(),
-    at_most=2e-4,
-)
+for wrong in (torch.randn(2, 3, 32, 32), torch.randn(2, 1, 28, 32)):
+    try:
+        net(wrong.to(run.device), torch.tensor([5, 6], device=run.device))
+    except ValueError as error:
+        print(error)
 
 # %% [markdown]
-# ## What to ask of it
+# ## The paper's recipe, whole
 #
-# Notebook 04 converts between the noise $\epsilon$, the clean picture $x_0$ and the mixture of
-# both, $v = \alpha\epsilon - \sigma x_0$. Whatever the network puts out, one formula makes a
-# prediction of the clean picture from it. So the choice of target is a choice of *what is easy to
-# put out*, and of how errors count:
+# ### Training
 #
-# - from $\epsilon$ the picture is $(x_t - \sigma\epsilon)/\alpha$: at high noise $\alpha$ is tiny,
-#   and an error of the network is multiplied by $\sigma/\alpha$;
-# - $x_0$ as target is safe there, and wasteful at low noise, where the input is already almost the
-#   answer;
-# - $v$ turns from one into the other: it is the noise where the picture is clear, and minus the
-#   picture where it is not.
+# Draw a picture $x_0$, a timestep $t$ and noise $\epsilon$, mix them, and ask the network for the
+# noise (Ho et al. 2020, algorithm 1 and equation 14):
 #
-# **Exercise 5.2** · find the bug · difficulty 2/5 · 10 minutes
+# $$x_t = \alpha_t x_0 + \sigma_t\, \epsilon , \qquad L = \mathbb E\, \big\| \epsilon -
+# \epsilon_\theta(x_t, t) \big\|^2 .$$
+#
+# (As in notebook 04, $\alpha_t$ is the root of $\bar\alpha_t$, and $\sigma_t$ that of
+# $1 - \bar\alpha_t$.) The network can also be asked for something else, the picture or $v$, and a
+# section below compares them. So the loss takes what to ask for as an argument.
+#
+# **Exercise 5.3** · find the bug · difficulty 2/5 · 10 minutes
 #
 # The loss as the lesson behind this course had it, with the line that draws $t$ from a tutorial.
 # Three mistakes are left: one throws an argument away, one forgets the timestep where sampling
@@ -638,7 +591,7 @@ claim(
 #
 # Write two functions: one draws `n` timesteps, each of 0 to T - 1 equally likely, the other returns
 # the loss for the `t` that it was given (for `kind`, one of "epsilon", "x0", "v") and leaves
-# `backward` to its caller.
+# `backward` to its caller. Labels `y` are handed on as they are; the paper's network has none.
 
 
 # %% tags=["exercise"]
@@ -656,18 +609,216 @@ checks.diffusion_loss(my_diffusion_loss)
 
 
 # %% tags=["solution", "export"]
-# @title Solution 5.2
+# @title Solution 5.3
 def uniform_timesteps(n: int, T: int) -> Tensor:
     """n timesteps from 0 to T - 1, all equally likely: (n,)."""
     return torch.randint(T, (n,))
 
 
-def check_labels(y: Tensor) -> None:
-    """ValueError unless y (N,) holds classes, 0 to NULL."""
-    if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= NULL)).all()):
-        raise ValueError(
-            f"Labels are a tensor (N,) of class numbers from 0 to {NULL}, which stands for none."
-        )
+def diffusion_loss(
+    net: nn.Module,
+    x0: Tensor,
+    y: Tensor | None,
+    t: Tensor,
+    noise: Tensor,
+    schedule: Schedule,
+    kind: str = "v",
+) -> Tensor:
+    """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C,
+    H, W) and labels (N,), or none.
+
+    `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v"
+    (Salimans and Ho 2022, section 4). ValueError where the output is not shaped like the pictures.
+    """
+    one_each(x0, timesteps=t)
+    level = schedule.level(t)
+    out = net(add_noise(x0, noise, level), t, y)
+    target = output_from(kind, x0, noise, level)
+    same_shape(target=target, output=out)
+    return (out - target).square().mean()
+
+
+checks.timesteps(uniform_timesteps, solution=True)
+checks.diffusion_loss(diffusion_loss, solution=True)
+
+# %%
+uniform_timesteps = checks.use(my_timesteps, uniform_timesteps)  # yours, once it passes
+diffusion_loss = checks.use(my_diffusion_loss, diffusion_loss)  # yours, once it passes
+
+# %% [markdown]
+# Here is the whole training, as the paper has it: the loss above, AdamW with one learning rate, and
+# an average of the weights, the EMA of notebook 02, which is the model in the end. (The paper has
+# Adam, and no class labels. Adam without weight decay is what AdamW is here, too.)
+
+
+# %% tags=["export"]
+def train_ddpm(
+    net: nn.Module,
+    pictures: Tensor,
+    schedule: Schedule,
+    *,
+    num_steps: int,
+    batch_size: int,
+    lr: float = 2e-3,
+    watch: Callable[[int, float, nn.Module], None] | None = None,
+) -> training.EMA:
+    """Train in place on pictures (N, C, H, W) by algorithm 1 of Ho et al. 2020; returns the
+    averaged network. `watch(step, loss, ema)` is called after every step, the first being step 1.
+    """
+    device = next(net.parameters()).device
+    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0)
+    ema = training.EMA(net, decay=0.999)
+    for step in training.progress(num_steps):
+        x0 = pictures[torch.randint(len(pictures), (batch_size,))].to(device)
+        t = uniform_timesteps(batch_size, schedule.T).to(device)
+        noise = torch.randn_like(x0)
+        x_t = add_noise(x0, noise, schedule.level(t))
+        noise_pred = net(x_t, t)
+        loss = (noise_pred - noise).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        ema.update_parameters(net)
+        if watch:
+            watch(step + 1, loss.item(), ema)
+    return ema
+
+
+# %% [markdown]
+# ### Sampling
+#
+# To draw a picture, start with noise and go back one timestep after the other (algorithm 2 there):
+#
+# $$x_{t-1} = \frac{1}{\sqrt{1 - \beta_t}} \Big( x_t - \frac{\beta_t}{\sigma_t}\,
+# \epsilon_\theta(x_t, t) \Big) + \sqrt{\beta_t}\; z , \qquad z \sim \mathcal N(0, I),$$
+#
+# and no noise $z$ in the last step, from $t = 0$ to the clean picture.
+#
+# **Exercise 5.4** · difficulty 2/5 · 8 minutes
+#
+# Write this step. `beta` is $\beta_t$ and `sigma` is $\sigma_t$, both numbers; `z` is fresh noise
+# like `x_t`, and `last` is true for the step that ends at the clean picture. Your step draws the
+# next pictures.
+
+
+# %% tags=["exercise"]
+def my_ddpm_step(x_t, noise_pred, beta, sigma, z, last):
+    return ...
+
+
+# %% tags=["check"]
+checks.ddpm_step(my_ddpm_step)
+
+
+# %% tags=["solution", "export"]
+# @title Solution 5.4
+def ddpm_step(
+    x_t: Tensor, noise_pred: Tensor, beta: float, sigma: float, z: Tensor, last: bool
+) -> Tensor:
+    """From x_t (N, ...) one timestep back, with predicted and fresh noise like it; the last step
+    adds none (Ho et al. 2020, algorithm 2, variance beta).
+    """
+    mean = (x_t - beta / sigma * noise_pred) / (1 - beta) ** 0.5
+    return mean if last else mean + beta**0.5 * z
+
+
+checks.ddpm_step(ddpm_step, solution=True)
+
+# %%
+ddpm_step = checks.use(my_ddpm_step, ddpm_step)  # yours from here on, once it passes
+
+
+# %% tags=["export"]
+@torch.no_grad()
+def sample_ddpm(
+    net: nn.Module,
+    schedule: Schedule,
+    x_T: Tensor,
+    rng: torch.Generator | None = None,
+    observe: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """From noise x_T (N, C, H, W) all timesteps back to pictures, by a network that predicts noise.
+
+    `rng` is a CPU generator for the fresh noise; `observe(t, x)` is called with x before each step.
+    """
+    x = x_T
+    for t in reversed(range(schedule.T)):  # T - 1, ..., 0
+        if observe:
+            observe(t, x)
+        noise_pred = net(x, torch.full((len(x),), t, device=x.device))
+        beta, sigma = schedule.betas[t].item(), float(schedule.level(t).sigma)
+        z = torch.randn(x.shape, generator=rng).to(x.device)
+        x = ddpm_step(x, noise_pred, beta, sigma, z, last=t == 0)
+    return x.clamp(-1, 1)
+
+
+# %% [markdown]
+# A thousand steps are slow. Notebook 04 goes back in fewer and longer ones: `sample` with
+# `ANCESTRAL` is this chain for any list of levels. It asks for a function of a picture and a level
+# that returns the prediction $\hat x_0$; `Denoiser` makes one of a network. It clips the prediction
+# to the range of pictures, since no clean pixel is outside. (Its guidance is for later.)
+
+
+# %% tags=["export", "long"]
+def unet_of(net: nn.Module) -> nn.Module:
+    """The network inside an average or a wrapper that knows the pictures' `shape` and `null`."""
+    while not hasattr(net, "null"):
+        net = net.module if hasattr(net, "module") else net.unet
+    return net
+
+
+def timestep_of(schedule: Schedule, level: Level) -> int:
+    """The timestep whose level is nearest."""
+    return int((schedule.alphas_bar.sqrt() - float(level.alpha)).abs().argmin())
+
+
+class Denoiser:
+    """A network as the denoiser that `sample` wants: (x, level) to the prediction x0, both
+    (N, C, H, W).
+
+    Args:
+        net: called as net(x, t, y); `kind` says what it puts out.
+        y: labels (N,), null for none.
+        guidance: see `guided`; only 1 needs one function evaluation a step, others need two.
+        clip: hold the prediction in [-1, 1].
+        batch_size: how many pictures go through the network at once; the pictures do not depend on
+            it.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        y: Tensor,
+        guidance: float = 1.0,
+        kind: str = "v",
+        clip: bool = True,
+        batch_size: int = 512,
+    ) -> None:
+        check_guidance(guidance)
+        if batch_size < 1:
+            raise ValueError(f"At least one picture at a time is wanted, not {batch_size}.")
+        self.net, self.schedule, self.kind, self.clip = net, schedule, kind, clip
+        self.y, self.guidance, self.batch_size = y, guidance, batch_size
+        self.nfe = 0  # function evaluations for one picture
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        one_each(x, labels=self.y)
+        t = timestep_of(self.schedule, level)
+        self.nfe += 1 if self.guidance == 1 else 2
+        parts = zip(x.split(self.batch_size), self.y.split(self.batch_size))
+        x0 = torch.cat([self.predict(part, torch.full_like(y, t), y, level) for part, y in parts])
+        return x0.clamp(-1, 1) if self.clip else x0
+
+    def predict(self, x: Tensor, t: Tensor, y: Tensor, level: Level) -> Tensor:
+        """The prediction x0 for one batch, with guidance."""
+        if self.guidance == 1:
+            return x0_from(self.kind, self.net(x, t, y), x, level)
+        none = torch.full_like(y, unet_of(self.net).null)
+        twice, labels = torch.cat([x, x]), torch.cat([y, none])
+        both = x0_from(self.kind, self.net(twice, torch.cat([t, t]), labels), twice, level)
+        return guided(*both.chunk(2), self.guidance)
 
 
 def check_guidance(guidance: float) -> None:
@@ -676,56 +827,633 @@ def check_guidance(guidance: float) -> None:
         raise ValueError(f"Guidance is a finite number, not {guidance}.")
 
 
-def diffusion_loss(
+# %% tags=["export", "long"]
+def labels_in_turn(net: nn.Module, n: int) -> Tensor:
+    """n labels (n,): the network's classes in turn, or "no class" where it has none."""
+    return torch.arange(n) % max(unet_of(net).null, 1)
+
+
+def sample_images(
     net: nn.Module,
-    x0: Tensor,
-    y: Tensor,
-    t: Tensor,
-    noise: Tensor,
     schedule: Schedule,
+    y: Tensor,
+    num_steps: int = 10,
+    guidance: float = 1.0,
+    solver: Solver = DPMPP_2M,
+    rng: torch.Generator | None = None,
     kind: str = "v",
+    clip: bool = True,
+    batch_size: int = 512,
 ) -> Tensor:
-    """Mean squared error of the network's output at timesteps t (N,), for pictures and noise (N, C,
-    H, W) and labels (N,).
+    """Pictures (N, C, H, W) in [-1, 1], on the CPU, one for each label y (N,); shaped as the
+    network says.
 
-    `kind` is what the network puts out: "epsilon" (Ho et al. 2020, equation 14), "x0" or "v"
-    (Salimans and Ho 2022, section 4).
+    `rng` is a CPU generator: it draws x_T, and the noise of a solver that needs some.
     """
-    one_each(x0, timesteps=t, labels=y)
-    level = schedule.level(t)
-    out = net(add_noise(x0, noise, level), t, y)
-    return (out - output_from(kind, x0, noise, level)).square().mean()
+    inner = unet_of(net)
+    check_labels(y, inner.null)
+    device = next(net.parameters()).device
+    denoiser = Denoiser(net, schedule, y.to(device), guidance, kind, clip, batch_size)
+    x_T = torch.randn(len(y), *inner.shape, generator=rng).to(device)
+    return sample(denoiser, x_T, schedule.levels(num_steps), solver, rng).cpu()
 
-
-checks.timesteps(uniform_timesteps, solution=True)
-checks.diffusion_loss(diffusion_loss, solution=True)
 
 # %% [markdown]
-# ### Which timesteps to train
+# ### Run it
 #
-# All equally often is the simple choice, and not the best use of two minutes. At both ends there is
-# little to learn: where the picture is almost clean the answer is the input but for the last
-# grains, where it is pure noise the answer is the mean picture. What a picture *is* gets decided in
-# the middle. So we draw $\log(\alpha/\sigma)$ from a Gaussian in the middle (Karras et al. 2022,
-# section 5, and Esser et al. 2024, section 3.1, did the same in other clocks), and spread a batch
-# evenly over it, so that no batch is all easy or all hard (after an idea of Kingma et al. 2021,
-# appendix I.1, who move all slices by one common draw). The bell is centred near $t = 400$. Counted
-# in timesteps it is skewed: near both ends the logarithm runs fast, so that one timestep covers
-# much of it. So the peak moves to small $t$, and later timesteps are trained a little less than
-# uniformly.
+# While it trains, it looks at itself six times: the loss on pictures that it was never shown, with
+# the averaged and with the current weights, and ten samples from ten fixed starting points, by the
+# chain in 50 steps. There are no classes here, so nothing says which garment shall come.
+
+# %%
+LOOKS = 6
+held_x0, held_y = test_set.x[:200].to(run.device), test_set.y[:200].to(run.device)
+held_t = torch.arange(200, device=run.device) * T // 200
+held_noise = torch.randn(200, 1, 28, 28, device=run.device)
+none = torch.zeros(10, dtype=torch.long)  # ten times "no class"
+
+
+def held_out_loss(model, kind="epsilon", schedule=linear, y=None):
+    with torch.no_grad():
+        return diffusion_loss(model, held_x0, y, held_t, held_noise, schedule, kind).item()
+
+
+losses, looks, film = [], {}, []
+
+
+def watch(step, loss, ema):
+    if step == 1:  # a new run, also when the cell below is run again
+        losses.clear(), looks.clear(), film.clear()
+    losses.append(loss)
+    training.note(loss=loss)
+    if step in (1, *(cfg["num_steps"] * k // LOOKS for k in range(1, LOOKS + 1))):
+        looks[step] = held_out_loss(ema), held_out_loss(net)
+        film.append(
+            sample_images(ema, linear, none, 50, 1.0, ANCESTRAL, runtime.rng(7), kind="epsilon")
+        )
+        training.note(plots.animation([film[-1]], "Ten pictures as drawn by now.", columns=10))
+
+
+# %% tags=["nbval-ignore-output"]
+net = UNet(cfg["widths"]).to(run.device, memory_format=torch.channels_last)
+start = time.perf_counter()
+plain = train_ddpm(
+    net, train_set.x, linear, num_steps=cfg["num_steps"], batch_size=cfg["batch_size"], watch=watch
+)
+plain_seconds = time.perf_counter() - start
+print(
+    f"{cfg['num_steps']} steps of {cfg['batch_size']} in {plain_seconds:.0f} s with all looks, "
+    f"{cfg['num_steps'] * cfg['batch_size'] / plain_seconds:.0f} pictures/s"
+)
+print(run.report())
+
+# %%
+steps_seen = list(looks)
+plots.film_strip(
+    film,
+    [f"step {step}" for step in steps_seen],
+    title="The same ten starting points while the network learns: noise becomes clothes",
+    alt=(
+        "Seven rows of ten generated pictures over training: the first is noise, the second has "
+        "blotches, and then garments appear and get clearer outlines; some stay shapeless."
+    ),
+)
+
+# %% [markdown]
+# And now the paper's chain itself, all 1,000 steps, with `ddpm_step`. Watch when a garment appears:
+# for most of the way there is nothing to see.
+
+# %%
+x_T = torch.randn(10, 1, 28, 28, generator=runtime.rng(7)).to(run.device)
+moments = {}
+SHOWN = (999, 500, 300, 200, 100, 50)
+
+
+def keep(t, x):
+    if t in SHOWN:
+        moments[t] = x.cpu()
+
+
+finished = sample_ddpm(plain, linear, x_T, runtime.rng(8), observe=keep).cpu()
+plots.film_strip(
+    [*moments.values(), finished],
+    [*(f"t = {t}" for t in moments), "end"],
+    title="A thousand steps from noise to a picture: the garment shows in the last third",
+    alt=(
+        "Seven rows of ten pictures: noise at t = 999 and 500, shapes in grain at 300 and 200, "
+        "garments at 100 and 50, and clean ones at the end."
+    ),
+)
+
+# %% [markdown]
+# Is this step what others mean by DDPM? The library diffusers has it, too. From the same picture,
+# prediction and noise it must go to the same place, at the first step, half-way and near the end.
+
+
+# %%
+def in_double(scheduler, schedule, **options):
+    """A scheduler of diffusers for the levels of ours, in float64."""
+    made = scheduler(T, **options)
+    made.betas, made.alphas = schedule.betas, 1 - schedule.betas
+    made.alphas_cumprod = schedule.alphas_bar
+    return made
+
+
+theirs = in_double(DDPMScheduler, linear, variance_type="fixed_large", clip_sample=False)
+apart = []
+for t in (999, 500, 1):
+    x, noise_pred = torch.randn(2, 4, 1, 28, 28, dtype=torch.float64)
+    z = torch.randn(x.shape, generator=runtime.rng(9), dtype=torch.float64)
+    ours = ddpm_step(x, noise_pred, linear.betas[t].item(), linear.level(t).sigma, z, False)
+    step = theirs.step(noise_pred, t, x, generator=runtime.rng(9))
+    apart.append((ours - step.prev_sample).abs().max())
+claim("Our DDPM step is that of the library diffusers, to 1e-5", apart, at_most=1e-5)
+
+# %% [markdown]
+# ### It converges, but not to zero
+#
+# Is a loss of this size good? Compare with what is possible. Even the perfect denoiser cannot know
+# which noise was added; its error is the spread of all pictures that could have led to $x_t$
+# (notebook 04 computes it). For pictures that floor is unknown, but its shape is not. At low noise
+# hardly anything tells the noise from the picture's own texture, so the error is large. At high
+# noise $x_t$ *is* almost the noise, so the error is small. A network that has learnt nothing puts
+# out zero, and has the noise's own variance, 1, as its error at every timestep.
+
+
+# %%
+@torch.no_grad()
+def noise_error(model, points=24):
+    """Mean squared error of the predicted noise at some timesteps, on unseen pictures."""
+    errors = {}
+    for t in torch.linspace(0, T - 1, points).long().tolist():
+        when = torch.full((200,), t, device=held_x0.device)
+        error = diffusion_loss(model, held_x0, None, when, held_noise, linear, "epsilon")
+        errors[t] = error.item()
+    return errors
+
+
+by_time = noise_error(plain)
+
+# %% tags=["figure"]
+# @title Code of the figure
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3))
+window = max(1, len(losses) // 60)
+smooth = torch.tensor(losses)[: len(losses) // window * window].reshape(-1, window).mean(1)
+left.plot(window * (torch.arange(len(smooth)) + 0.5), smooth, color=plots.BLACK, label="training")
+for place, colour, label in ((1, plots.VERMILION, "current"), (0, plots.BLUE, "averaged")):
+    values = [look[place] for look in looks.values()]
+    left.plot(steps_seen[1:], values[1:], "o-", color=colour, label=f"{label} weights, unseen")
+left.set(xlabel="step", ylabel="loss", ylim=(0, 0.25), title="A fast fall, then a plateau above 0")
+left.legend()
+right.semilogy(list(by_time), list(by_time.values()), "o-", color=plots.BLUE, label="trained")
+right.axhline(1, color=plots.BLACK, linestyle=":", label="untrained")
+right.set(
+    xlabel="timestep t", ylabel="error of the noise", title="Most of the loss is at low noise"
+)
+right.legend()
+plots.show(
+    figure,
+    (
+        "Left: the training loss falls steeply at first and then slowly to a plateau above zero; "
+        "the loss on unseen pictures of averaged and of current weights ends beside it. Right: the "
+        "error of the predicted noise over timesteps, logarithmic: near the dotted line of the "
+        "untrained network at t = 0, and a hundredth of it or less from the middle on."
+    ),
+)
+
+# %%
+first, last = losses[: len(losses) // 20], losses[-(len(losses) // 5) :]
+before = losses[-2 * (len(losses) // 5) : -(len(losses) // 5)]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+claim(
+    "From its first twentieth to its last fifth the training loss falls to a third or less",
+    mean(last) / mean(first),
+    at_most=1 / 3,
+)
+claim(
+    "In the last fifth of the training the loss falls by less than a fifth",
+    mean(last) / mean(before),
+    at_least=0.8,
+)
+claim("At the end of the training the loss is far from zero", mean(last), at_least=0.03)
+early = mean([error for t, error in by_time.items() if t < 100])
+late = mean([error for t, error in by_time.items() if t >= 500])
+claim(
+    "The first tenth of the timesteps has more of the loss than the last half",
+    early / (5 * late),  # a half has five times as many timesteps as a tenth
+    at_least=1,
+)
+claim(
+    "At every timestep shown but t = 0 the error is below that of a network that puts out zero",
+    max(error for t, error in by_time.items() if t > 0),
+    at_most=1,
+)
+
+# %% [markdown]
+# So a flat loss does not mean that nothing is learnt. Part of it cannot be learnt by any network;
+# how large a part, we do not know. Judge a diffusion model by samples and by distances between
+# distributions, and use the loss to find errors.
+#
+# ### How good is it?
+#
+# Notebook 02 explains the measures: FD and KID are distances from real pictures, lower is better;
+# *precision* is the share of generated pictures that look real, *recall* the share of real ones
+# that are covered. The floor is the FD of real pictures against other real ones. Here the chain
+# takes fifty steps, since a thousand would take many minutes for 2,048 pictures.
+
+# %% tags=["nbval-ignore-output"]
+n = cfg["samples"]
+reports, clock = {}, {}
+
+
+def measure(label, make):
+    """Make pictures, time them, and note their report."""
+    start = time.perf_counter()
+    pictures = make()
+    clock[label] = (time.perf_counter() - start) / len(pictures) * 64
+    reports[label] = metrics.evaluate(pictures, DATASET)
+
+
+measure("real pictures", lambda: train_set.x[torch.randperm(len(train_set.x))[:n]])
+measure("noise", lambda: torch.randn(n, 1, 28, 28).clamp(-1, 1))
+PLAIN = "DDPM as in the paper"
+plain_labels = labels_in_turn(plain, n)
+measure(
+    PLAIN, lambda: sample_images(plain, linear, plain_labels, 50, 1.0, ANCESTRAL, kind="epsilon")
+)
+metrics.show_reports(reports, s_per_64={name: f"{value:.2f}" for name, value in clock.items()})
+
+# %%
+fd = {label: report.fd for label, report in reports.items()}
+claim(
+    "The trained network goes four fifths of the way from noise to real pictures, in FD",
+    (fd[PLAIN] - fd["real pictures"]) / (fd["noise"] - fd["real pictures"]),
+    at_most=0.2,
+)
+claim(
+    "It is still far from real pictures: its FD is more than ten times theirs",
+    fd[PLAIN] / fd["real pictures"],
+    at_least=10,
+)
+
+# %% [markdown]
+# This is DDPM, whole. The paper trains for 800,000 steps of 128 pictures, and we for some thousand
+# of 32; ours are rough. The rest of the notebook asks what makes them better in the *same* time.
+
+# %% [markdown]
+# ## Better, one change at a time
+#
+# From here on every section changes *one* thing and keeps what came before. The table holds what
+# that did to the FD: the same network, the same 1,200 steps of 32 pictures and about the same two
+# minutes for each row, and three seeds, of which every one trained its own network. These trainings
+# take more than an hour; `authoring/benchmarks/ddpm_changes.py` ran them once, and its results come
+# with the course. You train the last row yourself below.
+#
+# Every row is sampled in twenty steps of DPM-Solver++(2M) (notebook 04) from the averaged weights,
+# unless it says otherwise.
+
+# %% tags=["exact"]
+changes = json.loads((data.ASSETS / f"{DATASET}_ddpm_changes.json").read_text("utf-8"))
+
+
+def rows_of(recipe, sampling="2M, 20 steps"):
+    """The rows of one recipe and one way to sample, one for each seed."""
+    found = [row for row in changes if (row["recipe"], row["sampling"]) == (recipe, sampling)]
+    return sorted(found, key=lambda row: row["seed"])
+
+
+def fds(recipe, sampling="2M, 20 steps"):
+    """Their FDs, sorted."""
+    return sorted(row["fd"] for row in rows_of(recipe, sampling))
+
+
+def mean_fd(recipe, sampling="2M, 20 steps"):
+    return mean(fds(recipe, sampling))
+
+
+def on_record(sentence, value, *recipes, **bound):
+    """`stored` for a ratio of FDs of these recipes: with the date, and the widest relative spread
+    over seeds."""
+    spreads = [torch.tensor(fds(*recipe)).std().item() / mean_fd(*recipe) for recipe in recipes]
+    rows = [row for recipe in recipes for row in rows_of(*recipe)]
+    date, seeds = max(row["date"] for row in rows), len(rows_of(*recipes[0]))
+    stored(sentence, value, date=date, seeds=seeds, spread=max(spreads), **bound)
+
+
+MEASURES = ("kid", "precision", "recall")
+LADDER = {
+    "paper": "epsilon, linear schedule, one learning rate",
+    "falling rate": "the learning rate rises for 50 steps, holds, and falls to 0",
+    "cosine": "cosine schedule",
+    "v": "v as target",
+    "preconditioned": "preconditioning",
+    "timesteps": "timesteps in the middle more often",
+    "classes": "class labels",
+}
+plots.table(
+    ["recipe", "what is new", "FD, three seeds", "mean", "KID", "precision", "recall"],
+    [
+        [
+            recipe,
+            new,
+            " ".join(f"{value:.1f}" for value in fds(recipe)),
+            f"{mean_fd(recipe):.1f}",
+            *(f"{mean([row[key] for row in rows_of(recipe)]):.2f}" for key in MEASURES),
+        ]
+        for recipe, new in LADDER.items()
+    ],
+)
+
+# %% tags=["figure"]
+# @title Code of the figure
+figure, axis = plt.subplots(figsize=(8.3, 3.2))
+for place, recipe in enumerate(LADDER):
+    axis.plot(fds(recipe), [place] * len(fds(recipe)), "o", color=plots.BLUE)
+    axis.plot([mean_fd(recipe)] * 2, [place - 0.3, place + 0.3], color=plots.BLACK)
+axis.set(
+    yticks=range(len(LADDER)),
+    yticklabels=LADDER,
+    xlabel="FD of 2,048 pictures, twenty steps (dots: seeds, line: their mean)",
+    xlim=(0, None),
+    title="All changes halve the FD; the cosine schedule alone is a step back",
+)
+axis.invert_yaxis()
+plots.show(
+    figure,
+    (
+        "Seven rows of three dots: the FD of each recipe on three seeds. From about 50 for the "
+        "paper's recipe to about 43 with a falling rate, to 50 and more with the cosine schedule, "
+        "down to about 35 with v, much the same with preconditioning and timesteps, and down to "
+        "about 23 with class labels."
+    ),
+)
+
+# %% [markdown]
+# ### The learning rate
+#
+# At a constant rate the weights never settle: they keep jumping around a good place by the size of
+# a step. The average of the weights helps, and so does a rate that rises for fifty steps, holds for
+# the first half and then falls to 0 along a line. In the table it takes the FD from about 50 to 43.
+
+# %% tags=["exact"]
+on_record(
+    "The falling rate lowers the FD on every seed",
+    max(fds("falling rate")) / min(fds("paper")),
+    ("paper",),
+    ("falling rate",),
+    at_most=1,
+)
+on_record(
+    "With t / 1000 in the embedding, the slip of exercise 5.1, the FD is higher on every seed",
+    min(fds("divided time")) / max(fds("falling rate")),
+    ("falling rate",),
+    ("divided time",),
+    at_least=1,
+)
+
+# %% [markdown]
+# The second line is the price of exercise 5.1: the same recipe with $t$ divided by $T$ before it is
+# embedded.
+#
+# ### The cosine schedule
+#
+# In the first figure the linear schedule has destroyed nearly everything by $t = 500$: half of the
+# training goes to pure noise. The cosine schedule (Nichol and Dhariwal 2021, section 3.2; notebook
+# 04) spreads the destruction over all timesteps.
+
+# %%
+cosine = Schedule.named("cosine", T)
+shown = [0, 100, 250, 400, 550, 700, 999]
+plots.film_strip(
+    [add_noise(examples, noise, cosine.level(t)) for t in shown],
+    [f"t = {t}" for t in shown],
+    title="On the cosine schedule the picture fades over all of the way",
+    alt=(
+        "Ten clothes at seven noise levels of the cosine schedule: grainy at t = 250, barely "
+        "visible at 550, pure noise at 999."
+    ),
+)
+
+# %% [markdown]
+# And the FD gets *worse*, on every seed. That is no slip: the schedule is good and the target does
+# not fit it. Look at the last timestep. A prediction of the picture from a predicted noise is
+# multiplied by $\sigma/\alpha$ there:
+
+# %% tags=["exact"]
+ends = {}
+for name, levels in (("linear", linear), ("cosine", cosine)):
+    end = levels.level(T - 1)
+    ends[name] = end.sigma / end.alpha
+    print(f"{name} schedule: sigma / alpha ends near {float(f'{ends[name]:.2g}'):,.0f}")
+on_record(
+    "With noise as target the cosine schedule has a higher FD than the linear one, on every seed",
+    min(fds("cosine")) / max(fds("falling rate")),
+    ("falling rate",),
+    ("cosine",),
+    at_least=1,
+)
+
+# %% [markdown]
+# So the next question is the target.
+#
+# ### What to ask for: noise, picture, or v
+#
+# Notebook 04 converts between the noise $\epsilon$, the clean picture $x_0$ and the mixture of
+# both, $v = \alpha\epsilon - \sigma x_0$. Whatever the network puts out, one formula makes a
+# prediction of the clean picture from it. So the choice of target is a choice of *what is easy to
+# put out*, and of how errors count:
+#
+# - from $\epsilon$ the picture is $(x_t - \sigma\epsilon)/\alpha$: at high noise $\alpha$ is tiny,
+#   and an error of the network is multiplied by $\sigma/\alpha$;
+# - $x_0$ as target is safe there. At low noise, where the input is almost the answer, the network
+#   must copy its input;
+# - $v$ is the noise where the picture is clear, and minus the picture where it is not.
+#
+# Clipping the prediction to $[-1, 1]$ hides much of epsilon's trouble: however wrong it is, it is a
+# picture. So the table has both.
+
+# %% tags=["exact"]
+TARGETS = {"cosine": "epsilon", "x0": "x0", "v": "v"}  # the rows that differ in their target alone
+UNCLIPPED = "2M, 20 steps, not clipped"
+plots.table(
+    ["target", "FD, clipped", "mean", "FD, not clipped", "mean"],
+    [
+        [
+            target,
+            " ".join(f"{value:.1f}" for value in fds(recipe)),
+            f"{mean_fd(recipe):.1f}",
+            " ".join(f"{value:.1f}" for value in fds(recipe, UNCLIPPED)),
+            f"{mean_fd(recipe, UNCLIPPED):.1f}",
+        ]
+        for recipe, target in TARGETS.items()
+    ],
+)
+# ten pictures of each network of seed 0, as bytes
+drawings = load_file(data.ASSETS / f"{DATASET}_ddpm_changes.safetensors")
+plots.film_strip(
+    [
+        drawings[f"{recipe}, {sampling}"] / 127.5 - 1
+        for recipe in TARGETS
+        for sampling in ("2M, 20 steps", UNCLIPPED)
+    ],
+    [
+        f"{target}, {clipped}"
+        for target in TARGETS.values()
+        for clipped in ("clipped", "not clipped")
+    ],
+    title="Not clipped, epsilon leaves noise; x0 and v do not care",
+    alt=(
+        "Six rows of ten pictures. Epsilon clipped: rough clothes; epsilon not clipped: noise of "
+        "full contrast. x0 and v, clipped and not: clothes, the same in both."
+    ),
+)
+
+# %% [markdown]
+# Each target has its place. From epsilon without clipping nothing is left on this schedule;
+# clipping rescues it, and not all of it. $x_0$ and $v$ are the same with and without. $v$ is best,
+# on every seed. And with $v$ the cosine schedule is *better* than the linear one, on every seed,
+# where with epsilon it was worse. That answers the last section: schedule and target go together.
+
+# %% tags=["exact"]
+LINEAR_V = "v, linear schedule"
+print(f"v: {mean_fd('v'):.1f} on the cosine schedule, {mean_fd(LINEAR_V):.1f} on the linear one")
+on_record(
+    "Not clipped, epsilon on the cosine schedule has more than three times its FD",
+    mean_fd("cosine", UNCLIPPED) / mean_fd("cosine"),
+    ("cosine",),
+    ("cosine", UNCLIPPED),
+    at_least=3,
+)
+on_record(
+    "Not clipped, x0 and v have the FD that they have clipped, to a twentieth",
+    [abs(mean_fd(target, UNCLIPPED) / mean_fd(target) - 1) for target in ("x0", "v")],
+    ("x0",),
+    ("v",),
+    at_most=0.05,
+)
+on_record(
+    "With v as target the cosine schedule has a lower FD than the linear one, on every seed",
+    max(fds("v")) / min(fds(LINEAR_V)),
+    ("v",),
+    (LINEAR_V,),
+    at_most=1,
+)
+on_record(
+    "On the cosine schedule v has a lower FD than x0, and x0 than epsilon, on every seed",
+    [max(fds("v")) / min(fds("x0")), max(fds("x0")) / min(fds("cosine"))],
+    ("v",),
+    ("x0",),
+    ("cosine",),
+    at_most=1,
+)
+
+# %% [markdown]
+# ### Preconditioning: what one Gaussian knows needs no learning
+#
+# Notebook 04 has the best prediction of $x_0$ that knows nothing of the data but a mean $\mu$ and a
+# standard deviation $s$: $\mu + c_\text{skip} (x_t - \alpha\mu)$, with a typical error
+# $c_\text{out}$. Let the network put out a *correction* of it, in units of that error:
+#
+# $$\hat x_0 = \mu + c_\text{skip}\, (x_t - \alpha\mu) + c_\text{out}\, F_\theta\big(c_\text{in}\,
+# (x_t - \alpha\mu),\ t\big), \qquad c_\text{in} = \frac{1}{\sqrt{\alpha^2 s^2 + \sigma^2}} .$$
+#
+# Then input and output have the size of one at every level, for data of any brightness and
+# contrast. That is the preconditioning of Karras et al. (2022, section 5), with a mean beside the
+# standard deviation. To the outside our network puts out $v$, so that losses compare.
 
 
 # %% tags=["export"]
-def timestep_weights(schedule: Schedule, mean: float = 0.3, std: float = 1.3) -> Tensor:
-    """How often to train each timestep (T,), sum 1: log(alpha / sigma) is then Gaussian with this
-    mean and standard deviation.
+class Preconditioned(nn.Module):
+    """A U-Net that corrects the best prediction which knows the data's mean and standard deviation
+    alone; puts out v like x, so that its kind is "v" (Karras et al. 2022, section 5).
     """
-    if not std > 0:
-        raise ValueError(f"A standard deviation lies above 0: {std} does not.")
+
+    def __init__(self, unet: UNet, schedule: Schedule, mean: float, std: float) -> None:
+        super().__init__()
+        self.unet, self.schedule, self.mean, self.std = unet, schedule, mean, std
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        level = self.schedule.level(t)
+        alpha, sigma = like(level.alpha, x), like(level.sigma, x)
+        c_skip, c_out = (like(c, x) for c in preconditioning(level, self.std))
+        c_in = (alpha**2 * self.std**2 + sigma**2) ** -0.5
+        centred = x - alpha * self.mean
+        x0 = self.mean + c_skip * centred + c_out * self.unet(c_in * centred, t, y)
+        return (alpha * x - x0) / sigma
+
+
+# %%
+pixel_mean, pixel_std = train_set.x.mean().item(), train_set.x.std().item()
+x0 = train_set.x[torch.randperm(len(train_set.x))[:2000]]
+ratios, sizes = [], []
+for t in (0, 250, 500, 750, 999):
+    level = cosine.level(t)
+    x_t = add_noise(x0, torch.randn_like(x0), level)
+    c_skip, c_out = (float(c) for c in preconditioning(level, pixel_std))
+    error = x0 - pixel_mean - c_skip * (x_t - float(level.alpha) * pixel_mean)
+    ratios.append((error / c_out).square().mean().sqrt())
+claim(
+    "What is left for the network to put out has the size of one at every noise level, to 5 %",
+    ratios,
+    between=(0.95, 1.05),
+)
+
+# %% [markdown]
+# And what does it buy here? Nothing: the FD of this row is no better than that of $v$ alone. No
+# wonder: notebook 04 showed that $v$ *is* this preconditioning for a mean of 0 and a standard
+# deviation of 1, and these pixels are not far from that. We keep it for your own pictures, whose
+# size and brightness it takes care of by itself.
+
+# %% tags=["exact"]
+claim(
+    "The pixels' root mean square lies within a quarter of 1",
+    (pixel_mean**2 + pixel_std**2) ** 0.5,
+    between=(0.75, 1.25),
+)
+on_record(
+    "Preconditioning changes the mean FD by less than 15 %",
+    abs(mean_fd("preconditioned") / mean_fd("v") - 1),
+    ("v",),
+    ("preconditioned",),
+    at_most=0.15,
+)
+
+# %% [markdown]
+# ### Timesteps: which to train
+#
+# All timesteps equally often is the simple choice, and not the best use of two minutes: on the
+# cosine schedule the last hundred show next to nothing of the picture. What a picture *is* gets
+# decided in the middle. So we draw $\log(\alpha/\sigma)$ from a Gaussian there (Karras et al. 2022,
+# section 5, and Esser et al. 2024, section 3.1, did the same in other clocks), and spread a batch
+# evenly over it, so that no batch is all easy or all hard (after an idea of Kingma et al. 2021,
+# appendix I.1, who move all slices by one common draw).
+#
+# One trap. A Gaussian all but forgets the ends, and sampling *begins* at $t = 999$. With the bell
+# alone that timestep would be drawn less than once in the whole training. That is the mistake of
+# exercise 5.3 in a new dress. So one timestep in ten is drawn from all of them equally.
+
+
+# %% tags=["export"]
+def timestep_weights(
+    schedule: Schedule, mean: float = 0.3, std: float = 1.3, floor: float = 0.1
+) -> Tensor:
+    """How often to train each timestep (T,), sum 1: log(alpha / sigma) is Gaussian with this mean
+    and standard deviation, but for a share `floor` that goes to all timesteps equally.
+    """
+    if not std > 0 or not 0 <= floor <= 1:
+        raise ValueError(
+            "A standard deviation lies above 0 and a share between 0 and 1, unlike "
+            f"{std} and {floor}."
+        )
     half_log_snr = schedule.log_snr / 2
     per_timestep = -torch.gradient(half_log_snr)[0]
     density = torch.exp(-(((half_log_snr - mean) / std) ** 2) / 2) * per_timestep
-    return density / density.sum()
+    return (1 - floor) * density / density.sum() + floor / schedule.T
 
 
 def sample_timesteps(weights: Tensor, n: int) -> Tensor:
@@ -741,7 +1469,9 @@ def sample_timesteps(weights: Tensor, n: int) -> Tensor:
 
 
 # %%
-weights = timestep_weights(schedule)
+weights = timestep_weights(cosine)
+rare = timestep_weights(cosine, floor=0)  # the bell alone
+visits = cfg["num_steps"] * cfg["batch_size"]
 drawn = torch.cat([sample_timesteps(weights, 32) for _ in range(2000)])
 share = drawn.bincount(minlength=T) / len(drawn)
 figure, axis = plt.subplots(figsize=(6.4, 2.4))
@@ -750,22 +1480,27 @@ axis.axhline(1, color=plots.BLACK, linestyle=":", label="uniform")
 axis.set(
     xlabel="timestep t",
     ylabel="how often, relative",
-    title="More weight below t = 400, almost none at the very ends",
+    title="More weight below t = 400, and a tenth for all",
     ylim=(0, None),
 )
 axis.legend()
 plots.show(
     figure,
     (
-        "How often each timestep is trained: the curve starts near 0, peaks at one and a "
+        "How often each timestep is trained: the curve starts low, peaks at about one and a "
         "half times the uniform line near t = 100, stays a little below that line from 400 "
-        "to 900, and falls to 0 at the end."
+        "to 900, and falls to a tenth of it at the end."
     ),
 )
 claim(
-    "The first half of the timesteps is drawn as often as its weights say, to 1 %",
-    abs(share[:500].sum() - weights[:500].sum()),
-    at_most=0.01,
+    "With the bell alone the last timestep is drawn less than once in the training, on average",
+    rare[-1] * visits,
+    at_most=1,
+)
+claim(
+    "With a tenth for all every timestep is expected three times or more in the training",
+    weights.min() * visits,
+    at_least=3,
 )
 claim(
     "The shares of all timesteps lie within 0.2 of their weights, summed",
@@ -774,26 +1509,42 @@ claim(
 )
 
 # %% [markdown]
-# ## With a class and without: guidance
+# In the table this takes something less than a tenth off the FD.
+
+# %% tags=["exact"]
+on_record(
+    "Timesteps in the middle more often: a lower mean FD than with all equally often",
+    mean_fd("timesteps") / mean_fd("preconditioned"),
+    ("preconditioned",),
+    ("timesteps",),
+    at_most=1,
+)
+
+# %% [markdown]
+# ### Class labels, and guidance
 #
-# Our network is told the class of a picture. It must also work without one, and for a reason that
-# is worth the trouble: the difference between its two predictions is what the class adds.
-# *Classifier-free guidance* (Ho and Salimans 2022) exaggerates it,
+# Until here nothing said what a picture shows. With labels the network learns ten simpler tasks in
+# the place of one, and you can ask for a boot. In the table the FD falls by
+# a third.
+#
+# The network must also work without a label, for a good reason: the difference between its two
+# predictions is what the class adds. *Classifier-free guidance* (Ho and Salimans 2022) exaggerates
+# it,
 #
 # $$\hat x_0 = \hat x_0(x_t, \varnothing) + w\, \big(\hat x_0(x_t, y) - \hat x_0(x_t,
 # \varnothing)\big) .$$
 #
-# Here $\varnothing$ means that no class is given, `NULL` in code. $w = 0$ ignores the class,
+# Here $\varnothing$ means that no class is given, `null` in code. $w = 0$ ignores the class,
 # $w = 1$ is the plain conditional model, $w > 1$ makes pictures more typical of their class, and
 # less varied. (The paper counts from the conditional prediction: its $w$ is ours minus 1.) So that
 # one network knows both predictions, training replaces some of the labels, one in ten, by an
-# eleventh, `NULL`.
+# eleventh, `null`.
 #
-# **Exercise 5.3** · difficulty 2/5 · 8 minutes
+# **Exercise 5.5** · difficulty 2/5 · 8 minutes
 #
-# Two pieces. `my_guided` is the formula. `my_drop_labels(y, p)` prepares training: it replaces each
-# label (N,) by 10, our NULL, with probability p, and leaves `y` itself alone. Published code has
-# got both wrong: a sign turned around, and one coin for a whole batch.
+# Two pieces. `my_guided` is the formula. `my_drop_labels(y, p, null)` prepares training: it
+# replaces each label (N,) by `null`, the label for none, with probability p, and leaves `y` itself
+# alone. Published code has got both wrong: a sign turned around, and one coin for a whole batch.
 
 
 # %% tags=["exercise"]
@@ -801,7 +1552,7 @@ def my_guided(with_class, without, w):
     return ...
 
 
-def my_drop_labels(y, p):
+def my_drop_labels(y, p, null):
     return ...
 
 
@@ -811,7 +1562,7 @@ checks.drop_labels(my_drop_labels)
 
 
 # %% tags=["solution", "export"]
-# @title Solution 5.3
+# @title Solution 5.5
 def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
     """The prediction without a class, moved `guidance` times as far as the class moves it (Ho and
     Salimans 2022, equation 6, whose w is ours - 1).
@@ -820,11 +1571,11 @@ def guided(with_class: Tensor, without: Tensor, guidance: float) -> Tensor:
     return without + guidance * (with_class - without)
 
 
-def drop_labels(y: Tensor, p: float) -> Tensor:
-    """Labels (N,), each replaced by NULL with probability p, by itself."""
+def drop_labels(y: Tensor, p: float, null: int) -> Tensor:
+    """Labels (N,), each replaced by null with probability p, by itself."""
     if not 0 <= p <= 1:
         raise ValueError(f"A probability lies between 0 and 1: {p} does not.")
-    return torch.where(torch.rand(len(y), device=y.device) < p, NULL, y)
+    return torch.where(torch.rand(len(y), device=y.device) < p, null, y)
 
 
 checks.guided(guided, solution=True)
@@ -834,110 +1585,41 @@ checks.drop_labels(drop_labels, solution=True)
 guided = checks.use(my_guided, guided)  # yours from here on, once it passes
 drop_labels = checks.use(my_drop_labels, drop_labels)  # yours from here on, once it passes
 
-# %% [markdown]
-# ### The optimiser
-#
-# AdamW scales every number by itself. A convolution's weight is not a bag of numbers but a matrix,
-# and its gradient is dominated by a few directions. *Muon* (Jordan et al. 2024) takes the momentum
-# and replaces it by the nearest matrix that has all singular values near 1, so that rare directions
-# are learnt as fast as common ones. Five rounds of a fixed polynomial do that, with products of
-# matrices only; a singular value decomposition would be far slower. It is for hidden matrices;
-# everything else stays with AdamW.
-
-
-# %% tags=["export", "long"]
-def orthogonalise(X: Tensor, rounds: int = 5) -> Tensor:
-    """Matrices (G, m, n) with all singular values moved towards 1, roughly 0.7 to 1.2 (Jordan et
-    al. 2024, Newton-Schulz iteration).
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    X = X / (X.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
-    tall = X.shape[1] > X.shape[2]
-    X = X.mT if tall else X
-    for _ in range(rounds):
-        A = X @ X.mT
-        X = torch.baddbmm(
-            X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a
-        )  # a X + (b A + c A A) X
-    return X.mT if tall else X
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for weights of two axes or more, all axes after the first taken as
-    one; weights of one shape are done together.
-    """
-
-    def __init__(
-        self, parameters: list[nn.Parameter], lr: float = 0.02, momentum: float = 0.95
-    ) -> None:
-        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
-        for p in parameters:
-            by_shape.setdefault(p.flatten(1).shape, []).append(p)
-        super().__init__(
-            [{"params": same} for same in by_shape.values()], {"lr": lr, "momentum": momentum}
-        )
-
-    @torch.no_grad()
-    def step(self) -> None:
-        for group in self.param_groups:
-            same, state = group["params"], self.state[group["params"][0]]
-            gradient = torch.stack([p.grad.flatten(1) for p in same])  # (G, m, n)
-            average = state.setdefault("average", torch.zeros_like(gradient)).lerp_(
-                gradient, 1 - group["momentum"]
-            )
-            update = orthogonalise(gradient.lerp(average, group["momentum"]))  # Nesterov's momentum
-            size = max(1, update.shape[1] / update.shape[2]) ** 0.5
-            for p, change in zip(same, update):
-                p.add_(change.view_as(p), alpha=-group["lr"] * size)
-
-
-# %% tags=["nbval-ignore-output"]
-G = torch.randn(2, 32, 288) * torch.logspace(0, -2, 32)[:, None]
-values, after = torch.linalg.svdvals(G), torch.linalg.svdvals(orthogonalise(G))
-print(
-    f"singular values before: {values.min():.2f} to {values.max():.2f}, after: "
-    f"{after.min():.2f} to {after.max():.2f}"
+# %% tags=["exact"]
+GUIDED = {w: f"2M, 20 steps, w = {w:g}" for w in (1.5, 2.0)}
+plots.table(
+    ["guidance", "NFE", "FD, three seeds", "mean", "of the wanted class", "recall"],
+    [
+        [
+            f"{w:g}",
+            20 if w == 1 else 40,
+            " ".join(f"{value:.1f}" for value in fds("classes", sampling)),
+            f"{mean_fd('classes', sampling):.1f}",
+            f"{mean([row['of_class'] for row in rows_of('classes', sampling)]):.2f}",
+            f"{mean([row['recall'] for row in rows_of('classes', sampling)]):.2f}",
+        ]
+        for w, sampling in ({1.0: "2M, 20 steps"} | GUIDED).items()
+    ],
 )
-claim(
-    "Muon's update has singular values between 0.3 and 1.3",
-    [after.min(), after.max()],
-    between=(0.3, 1.3),
+on_record(
+    "Class labels lower the FD by a quarter or more, on every seed",
+    max(fds("classes")) / min(fds("timesteps")),
+    ("timesteps",),
+    ("classes",),
+    at_most=0.75,
 )
-claim(
-    "The gradient's largest singular value is more than fifty times its smallest",
-    values.max() / values.min(),
-    at_least=50,
+on_record(
+    "Guidance 2 lowers the FD on every seed",
+    max(b["fd"] / a["fd"] for a, b in zip(rows_of("classes"), rows_of("classes", GUIDED[2.0]))),
+    ("classes",),
+    ("classes", GUIDED[2.0]),
+    at_most=1,
 )
 
 # %% [markdown]
-# ## Training
+# ### The last row, trained by you
 #
-# The loop in full. New against notebook 02: labels are dropped one time in ten; timesteps are drawn
-# by weight; there are two optimisers; and the learning rate warms up, holds, and falls to 0 over
-# the second half, which was worth more than doubling its height. As there, the averaged weights are
-# the model.
-
-
-# %% tags=["export"]
-def make_optimisers(
-    net: nn.Module,
-    lr: float = 2e-3,
-    muon_lr: float = 0.02,
-    ends: Collection[str] = ("time", "label", "stem", "scale_shift", "out"),
-) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between the first and the last layer, AdamW for the layers named in
-    `ends` and for norms and biases.
-    """
-    hidden = [
-        p
-        for name, p in net.named_parameters()
-        if p.ndim >= 2 and not set(ends) & set(name.split("."))
-    ]
-    rest = [p for p in net.parameters() if all(p is not q for q in hidden)]
-    return [
-        Muon(hidden, muon_lr),
-        torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
-    ]
+# The loop with all the changes in it. Compare it with `train_ddpm` line by line.
 
 
 # %% tags=["export", "long"]
@@ -951,15 +1633,21 @@ def train(
     batch_size: int,
     kind: str = "v",
     weights: Tensor | None = None,
+    lr: float = 2e-3,
     label_dropout: float = 0.1,
     ema_decay: float = 0.999,
+    make_optimisers: Callable[[nn.Module], list[torch.optim.Optimizer]] | None = None,
     watch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> training.EMA:
     """Train in place on pictures x (N, C, H, W) and labels y (N,); returns the averaged network.
 
+    The learning rate rises for 50 steps, holds, and falls to 0 over the second half.
+
     Args:
         weights: how often to train each timestep (T,); equally often without it.
+        lr: of AdamW.
         label_dropout: the share of pictures that are trained without their class.
+        make_optimisers: from the network, where AdamW is not wanted.
         watch: called as watch(step, loss, ema) after every step, the first being step 1.
 
     Raises:
@@ -969,8 +1657,9 @@ def train(
         raise ValueError(
             f"At least one step of one picture is wanted, not {num_steps} steps of {batch_size}."
         )
+    null = unet_of(net).null
     one_each(x, labels=y)
-    check_labels(y)
+    check_labels(y, null)
     data.check_pixels(x, "Pictures")
     if weights is not None and weights.shape != (schedule.T,):
         raise ValueError(
@@ -978,19 +1667,23 @@ def train(
         )
     if kind not in KINDS:
         raise ValueError(f"There is no prediction kind {kind!r}: choose one of {', '.join(KINDS)}.")
-    device, optimisers = next(net.parameters()).device, make_optimisers(net)
+    if make_optimisers:
+        optimisers = make_optimisers(net)
+    else:
+        optimisers = [torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0)]
 
     def lr_factor(step: int) -> float:  # 50 steps up, level, and down to 0 over the second half
         return min(1, (step + 1) / 50, 2 * (1 - step / num_steps))
 
     lr_schedulers = [torch.optim.lr_scheduler.LambdaLR(each, lr_factor) for each in optimisers]
-    if weights is None:
-        weights = torch.full((schedule.T,), 1 / schedule.T, dtype=torch.float64)
-    ema = training.EMA(net, ema_decay)
+    device, ema = next(net.parameters()).device, training.EMA(net, ema_decay)
     for step in training.progress(num_steps):
         index = torch.randint(len(x), (batch_size,))
-        x0, label = x[index].to(device), drop_labels(y[index], label_dropout).to(device)
-        t = sample_timesteps(weights, batch_size).to(device)
+        x0, label = x[index].to(device), drop_labels(y[index], label_dropout, null).to(device)
+        if weights is None:
+            t = uniform_timesteps(batch_size, schedule.T).to(device)
+        else:
+            t = sample_timesteps(weights, batch_size).to(device)
         loss = diffusion_loss(net, x0, label, t, torch.randn_like(x0), schedule, kind)
         net.zero_grad()
         loss.backward()
@@ -1003,417 +1696,274 @@ def train(
     return ema
 
 
-# %% [markdown]
-# To sample, notebook 04's `sample` wants a function of a picture and a level that returns the
-# prediction $\hat x_0$. This one asks the network, with a class and with guidance. It clips the
-# prediction to the range of pictures, since no clean pixel is outside.
-
-
-# %% tags=["export", "long"]
-def timestep_of(schedule: Schedule, level: Level) -> int:
-    """The timestep whose level is nearest."""
-    return int((schedule.alphas_bar.sqrt() - float(level.alpha)).abs().argmin())
-
-
-class Denoiser:
-    """A network as the denoiser that `sample` wants: (x, level) to the prediction x0, both
-    (N, C, H, W).
-
-    Args:
-        net: called as net(x, t, y); `kind` says what it puts out.
-        y: labels (N,), NULL for none.
-        guidance: see `guided`; only 1 (and labels that are all NULL) needs one function evaluation
-            a step, others need two.
-        batch_size: how many pictures go through the network at once; the pictures do not depend on
-            it.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        schedule: Schedule,
-        y: Tensor,
-        guidance: float = 1.0,
-        kind: str = "v",
-        batch_size: int = 512,
-    ) -> None:
-        check_labels(y)
-        check_guidance(guidance)
-        if batch_size < 1:
-            raise ValueError(f"At least one picture at a time is wanted, not {batch_size}.")
-        self.net, self.schedule, self.kind = net, schedule, kind
-        self.y, self.guidance, self.batch_size = y, guidance, batch_size
-        self.nfe = 0  # function evaluations for one picture
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor, level: Level) -> Tensor:
-        one_each(x, labels=self.y)
-        t = timestep_of(self.schedule, level)
-        self.nfe += 1 if self.guidance == 1 else 2
-        parts = zip(x.split(self.batch_size), self.y.split(self.batch_size))
-        x0 = [self.predict(part, torch.full_like(y, t), y, level) for part, y in parts]
-        return torch.cat(x0).clamp(-1, 1)
-
-    def predict(self, x: Tensor, t: Tensor, y: Tensor, level: Level) -> Tensor:
-        """The prediction x0 for one batch, with guidance."""
-        if self.guidance == 1:
-            return x0_from(self.kind, self.net(x, t, y), x, level)
-        twice, labels = torch.cat([x, x]), torch.cat([y, torch.full_like(y, NULL)])
-        both = x0_from(self.kind, self.net(twice, torch.cat([t, t]), labels), twice, level)
-        return guided(*both.chunk(2), self.guidance)
-
-
-# %% tags=["export"]
-def sample_images(
-    net: nn.Module,
-    schedule: Schedule,
-    y: Tensor,
-    num_steps: int = 10,
-    guidance: float = 1.5,
-    solver: Solver = DPMPP_2M,
-    rng: torch.Generator | None = None,
-    batch_size: int = 512,
-) -> Tensor:
-    """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,).
-
-    `rng` is a CPU generator: it draws x_T, and the noise of a solver that needs some.
-    """
-    device = next(net.parameters()).device
-    denoiser = Denoiser(net, schedule, y.to(device), guidance, batch_size=batch_size)
-    x_T = torch.randn(len(y), 1, 28, 28, generator=rng).to(device)
-    return sample(denoiser, x_T, schedule.levels(num_steps), solver, rng).cpu()
-
-
-# %% [markdown]
-# Now the main run. While it trains, it looks at itself six times: the loss on pictures that it was
-# never shown, with the averaged and with the current weights, and ten samples from ten fixed
-# starting points, one for each class.
-
-# %%
-LOOKS = 6
-held_out = test_set.x[:200].to(run.device), test_set.y[:200].to(run.device)
-held_t, held_noise = (
-    sample_timesteps(weights, 200).to(run.device),
-    torch.randn(200, 1, 28, 28, device=run.device),
-)
-ten = torch.arange(10)
-
-
-def held_out_loss(model):
-    with torch.no_grad():
-        return diffusion_loss(model, *held_out, held_t, held_noise, schedule).item()
-
-
-losses, looks, film = [], {}, []
-
-
-def watch(step, loss, ema):
-    if step == 1:  # a new run, also when the cell below is run again
-        losses.clear(), looks.clear(), film.clear()
-    losses.append(loss)
-    training.note(loss=loss)
-    if step % (cfg["num_steps"] // LOOKS) == 0:
-        looks[step] = held_out_loss(ema), held_out_loss(net)
-        film.append(sample_images(ema, schedule, ten, rng=runtime.rng(7)))
-        training.note(
-            plots.animation([film[-1]], "The ten classes as they are drawn by now.", columns=10)
-        )
-
-
 # %% tags=["nbval-ignore-output"]
-net = HeadStart(UNet(cfg["widths"], n_in=2), mixture, schedule).to(
-    run.device, memory_format=torch.channels_last
-)
+losses_2, looks_2, film_2 = [], {}, []
+
+
+def watch_better(step, loss, ema):
+    if step == 1:
+        losses_2.clear(), looks_2.clear(), film_2.clear()
+    losses_2.append(loss)
+    training.note(loss=loss)
+    if step in (1, *(cfg["num_steps"] * k // LOOKS for k in range(1, LOOKS + 1))):
+        looks_2[step] = [held_out_loss(model, "v", cosine, held_y) for model in (ema, better_net)]
+        film_2.append(sample_images(ema, cosine, torch.arange(10), 20, rng=runtime.rng(7)))
+        training.note(plots.animation([film_2[-1]], "The ten classes as drawn by now.", columns=10))
+
+
+better_net = Preconditioned(
+    UNet(cfg["widths"], classes=len(CLASSES)), cosine, pixel_mean, pixel_std
+).to(run.device, memory_format=torch.channels_last)
 start = time.perf_counter()
 ema = train(
-    net,
+    better_net,
     train_set.x,
     train_set.y,
-    schedule,
+    cosine,
     num_steps=cfg["num_steps"],
     batch_size=cfg["batch_size"],
     weights=weights,
-    watch=watch,
+    watch=watch_better,
 )
 seconds = time.perf_counter() - start
-print(
-    f"{cfg['num_steps']} steps of {cfg['batch_size']} in {seconds:.0f} s with all looks, "
-    f"{cfg['num_steps'] * cfg['batch_size'] / seconds:.0f} pictures/s"
-)
-print(run.report())
+print(f"{cfg['num_steps']} steps of {cfg['batch_size']} in {seconds:.0f} s with all looks")
 
 # %%
-steps_seen = list(looks)
+y_ten = torch.arange(10)
 plots.film_strip(
-    film,
-    [f"step {step}" for step in steps_seen],
-    title="The same ten starting points while the network learns: rough first, then cleaner",
+    [film[-1], film_2[0], film_2[2], film_2[-1]],
+    ["paper, end", *(f"step {step}" for step in (list(looks_2)[i] for i in (0, 2, -1)))],
+    title="One class a column, where the paper's recipe draws what it likes",
     alt=(
-        "Six rows of ten generated pictures over training, one class a column: the first row "
-        "shows clothes with holes and grain, the last the same clothes with less grain and "
-        "clearer outlines; some holes stay."
+        "Four rows of ten pictures. First the end of the paper's recipe: rough garments of any "
+        "class. Then the better recipe: grey blobs at step 1, garments at a third of the way, "
+        "and at the end one clear garment of each class."
     ),
 )
-
-# %% tags=["figure"]
-# @title Code of the figure
-figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3))
-window = max(1, len(losses) // 60)
-smooth = torch.tensor(losses)[: len(losses) // window * window].reshape(-1, window).mean(1)
-left.plot(window * (torch.arange(len(smooth)) + 0.5), smooth, color=plots.BLUE)
-left.set(
-    xlabel="step", ylabel="loss (v)", title="The loss falls fast and then hardly", ylim=(0, 0.3)
-)
-right.plot(
-    steps_seen,
-    [look[1] for look in looks.values()],
-    "o-",
-    color=plots.VERMILION,
-    label="current weights",
-)
-right.plot(
-    steps_seen,
-    [look[0] for look in looks.values()],
-    "o-",
-    color=plots.BLUE,
-    label="averaged weights",
-)
-right.set(
-    xlabel="step",
-    ylabel="loss on unseen pictures",
-    title="Averaging helps most while the rate is high",
-)
-right.legend()
-plots.show(
-    figure,
-    (
-        "Left: training loss falls steeply in the first tenth and then slowly to a plateau "
-        "above zero. Right: loss on unseen pictures at six moments; averaged weights lie "
-        "below current ones in the middle and meet them at the end."
-    ),
-)
-
-# %% [markdown]
-# ### It converges, but not to zero
-#
-# A student asks: is a loss of this size good? Compare with what is possible. Even the perfect
-# denoiser cannot know which noise was added; its error is the spread of all pictures that could
-# have led to $x_t$ (notebook 04 computes it). That floor is unknown for pictures, but its shape is
-# not: low where the picture is clear. Measured as error in $x_0$, the loss must rise with the
-# timestep, up to the variance of a whole class. The loss in $v$ is this error divided by
-# $\sigma^2$, and so is large again at low noise, where the last grains must be told from texture.
-
-
-# %%
-@torch.no_grad()
-def picture_error(model, kind="v", points=12, n=200):
-    """Mean squared error of the prediction x0 at some timesteps, on unseen pictures."""
-    errors = {}
-    for t in torch.linspace(20, T - 1, points).long().tolist():
-        level, x0, label = schedule.level(t), held_out[0][:n], held_out[1][:n]
-        x = add_noise(x0, held_noise[:n], level)
-        x0_pred = x0_from(kind, model(x, torch.full((n,), t, device=x.device), label), x, level)
-        errors[t] = (x0_pred - x0).square().mean().item()
-    return errors
-
-
-errors = picture_error(ema)
-class_means = torch.stack([train_set.x[train_set.y == c].mean(0) for c in range(10)]).to(run.device)
-spread_of_classes = (held_out[0] - class_means[held_out[1]]).square().mean().item()
-ahead, behind = looks[steps_seen[2]]
-
-# %% tags=["figure"]
-# @title Code of the figure
-errors_v = {t: error / schedule.level(t).sigma ** 2 for t, error in errors.items()}
-figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3))
-left.plot(
-    list(errors), list(errors.values()), "o-", color=plots.BLUE, label="the network's prediction"
-)
-left.plot(
-    list(errors),
-    [(schedule.level(t).sigma / schedule.level(t).alpha) ** 2 for t in errors],
-    color=plots.BLACK,
-    linestyle=":",
-    label="no denoising: x / alpha",
-)
-left.axhline(spread_of_classes, color=plots.ORANGE, label="the mean of the class")
-left.set(
-    xlabel="timestep t",
-    ylabel="error in x0",
-    ylim=(0, 1.3 * spread_of_classes),
-    title="What can be known of x0 shrinks as noise grows",
-)
-left.legend()
-right.plot(list(errors_v), list(errors_v.values()), "o-", color=plots.BLUE)
-right.set(
-    xlabel="timestep t",
-    ylabel="error in v",
-    ylim=(0, None),
-    title="In v, as in the loss: high at both ends",
-)
-plots.show(
-    figure,
-    (
-        "Left: the prediction's error in x0 over timesteps rises slowly from near zero, stays far "
-        "below the error of the noisy input, and ends at the error of the class mean, a "
-        "horizontal line. Right: the same error divided by sigma squared, the error in v, is "
-        "highest at the first timestep, lowest in the middle, and rises again to the end."
-    ),
-)
-
-# %%
-first, last = losses[: len(losses) // 20], losses[-(len(losses) // 5) :]
-before = losses[-2 * (len(losses) // 5) : -(len(losses) // 5)]
-
-
-def mean(values):
-    return sum(values) / len(values)
-
-
-claim(
-    "The training loss falls by a fifth or more from its first twentieth to its last",
-    (mean(last)) / (mean(first)),
-    at_most=0.8,
-)
-claim(
-    "In the last fifth of the training the loss falls by less than a tenth",
-    mean(last) / mean(before),
-    at_least=0.9,
-)
-claim("At the end of the training the loss is far from zero", mean(last), at_least=0.05)
-claim(
-    "In pure noise the network is as good as the mean of the class, to 5 %",
-    abs(errors[T - 1] / spread_of_classes - 1),
-    at_most=0.05,
-)
-half_way = list(errors_v.values())[len(errors_v) // 2]
-claim(
-    "Counted in v, the error is larger at both ends of the timesteps than in the middle",
-    [errors_v[20] / half_way, errors_v[T - 1] / half_way],
-    at_least=1,
-)
-claim(
-    "Half-way through training the averaged weights have a lower loss on unseen pictures",
-    ahead / behind,
-    at_most=1,
-)
-
-# %% [markdown]
-# So a flat loss does not mean that nothing is learnt. Part of it cannot be learnt by any network;
-# how large a part, we do not know. The loss on unseen pictures, above, goes on falling where the
-# training loss looks flat; judge a diffusion model by samples and by distances between
-# distributions, as below, and use the loss to find errors.
-#
-# ### Three targets, one budget
-#
-# A plain U-Net without the head start (whose output is bound to $v$), all timesteps equally often,
-# the same starting weights and a fifteenth of the steps for each target. The error of the
-# prediction $\hat x_0$ is comparable between them.
 
 # %% tags=["nbval-ignore-output"]
-target_errors, fresh = {}, UNet(cfg["widths"])
-for kind in ("epsilon", "x0", "v"):
-    small = copy.deepcopy(fresh).to(run.device, memory_format=torch.channels_last)
-    averaged = train(
-        small,
-        train_set.x,
-        train_set.y,
-        schedule,
-        num_steps=cfg["num_steps"] // 15,
-        batch_size=cfg["batch_size"],
-        kind=kind,
-    )
-    target_errors[kind] = picture_error(averaged, kind)
-for kind, row in target_errors.items():
-    print(
-        f"{kind:<8} error in x0 at t = 20: {row[20]:.4f}   in the middle: "
-        f"{list(row.values())[6]:.3f}   at t = {T - 1}: {row[T - 1]:.3g}"
-    )
+BETTER = "all changes, w = 2"
+race_labels = labels_in_turn(ema, n)
+measure(BETTER, lambda: sample_images(ema, cosine, race_labels, guidance=2.0))
+metrics.show_reports(reports, s_per_64={name: f"{value:.2f}" for name, value in clock.items()})
 
 # %%
-figure, axis = plt.subplots(figsize=(6.4, 2.8))
-for (kind, row), colour in zip(target_errors.items(), (plots.VERMILION, plots.GREEN, plots.BLUE)):
-    axis.semilogy(list(row), list(row.values()), "o-", color=colour, label=kind)
+fd = {label: report.fd for label, report in reports.items()}
+claim(
+    "With all the changes and guidance 2 the FD is at most three fifths of the paper's recipe's",
+    fd[BETTER] / fd[PLAIN],
+    at_most=0.6,
+)
+
+# %% [markdown]
+# ### What averaging is worth
+#
+# The average of the weights was there from the start. What does it buy? Here are both, the average
+# and the last weights, on three seeds.
+
+# %% tags=["exact"]
+NOT_AVERAGED = "2M, 20 steps, not averaged"
+plots.table(
+    ["recipe", "FD, averaged", "mean", "FD, last weights", "mean"],
+    [
+        [
+            recipe,
+            " ".join(f"{value:.1f}" for value in fds(recipe)),
+            f"{mean_fd(recipe):.1f}",
+            " ".join(f"{value:.1f}" for value in fds(recipe, NOT_AVERAGED)),
+            f"{mean_fd(recipe, NOT_AVERAGED):.1f}",
+        ]
+        for recipe in ("paper", "falling rate", "classes")
+    ],
+)
+on_record(
+    "At a constant learning rate averaging lowers the FD on every seed",
+    max(a["fd"] / b["fd"] for a, b in zip(rows_of("paper"), rows_of("paper", NOT_AVERAGED))),
+    ("paper", "2M, 20 steps"),
+    ("paper", NOT_AVERAGED),
+    at_most=1,
+)
+on_record(
+    "Once the rate falls to 0, averaging changes the mean FD by less than a tenth",
+    abs(mean_fd("falling rate") / mean_fd("falling rate", NOT_AVERAGED) - 1),
+    ("falling rate", "2M, 20 steps"),
+    ("falling rate", NOT_AVERAGED),
+    at_most=0.1,
+)
+
+# %% [markdown]
+# At a constant rate it buys a great deal. Once the rate falls, it buys nothing that shows: both do
+# the same job, they end the jumping. Keep it all the same where you cannot know in advance when you
+# will stop.
+
+# %% [markdown]
+# ## Sampling
+#
+# The training is done, and the sampler is free to choose: ancestral, DDIM, Heun or DPM-Solver++(2M)
+# from notebook 04, in any number of steps.
+#
+# ### Do ours do what the names say?
+#
+# Step for step against diffusers' schedulers, on the cosine schedule, ten steps, in double
+# precision, with a smooth function in the place of the network.
+
+
+# %%
+def stand_in(x, t):
+    """A smooth function of picture and time."""
+    return torch.sin(1.7 * x + 0.003 * t) + 0.2 * x.mean()
+
+
+def by_ours(x, solver, rng=None):
+    def denoise(x, level):
+        return x0_from("v", stand_in(x, timestep_of(cosine, level)), x, level)
+
+    path = []
+    sample(denoise, x, cosine.levels(10), solver, rng, lambda x, x0, level: path.append(x))
+    return path
+
+
+def by_theirs(x, scheduler, **options):
+    path = []
+    for t in respaced(T, 10):
+        x = scheduler.step(stand_in(x, t), t, x, **options).prev_sample
+        path.append(x)
+    return path
+
+
+ddpm = in_double(
+    DDPMScheduler,
+    cosine,
+    prediction_type="v_prediction",
+    variance_type="fixed_small",
+    clip_sample=False,
+)
+ddim = in_double(
+    DDIMScheduler,
+    cosine,
+    prediction_type="v_prediction",
+    clip_sample=False,
+    timestep_spacing="trailing",
+)
+ddim.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
+ddim.set_timesteps(10)
+multistep = in_double(
+    DPMSolverMultistepScheduler, cosine, prediction_type="v_prediction", final_sigmas_type="zero"
+)
+for scheduler in (ddpm, multistep):
+    scheduler.set_timesteps(timesteps=respaced(T, 10))
+noise_ratio = ((1 - cosine.alphas_bar) / cosine.alphas_bar).sqrt()[respaced(T, 10)]
+multistep.sigmas = torch.cat([noise_ratio, torch.zeros(1, dtype=torch.float64)])
+x_start = torch.randn(3, 1, 6, 6, dtype=torch.float64)
+pairs = {
+    "ancestral": (
+        by_ours(x_start, ANCESTRAL, runtime.rng(3)),
+        by_theirs(x_start, ddpm, generator=runtime.rng(3)),
+    ),
+    "DDIM": (by_ours(x_start, DDIM), by_theirs(x_start, ddim)),
+    "DPM-Solver++(2M)": (by_ours(x_start, DPMPP_2M), by_theirs(x_start, multistep)),
+}
+for name, (ours, theirs) in pairs.items():
+    claim(
+        f"Ten steps of our {name} are those of diffusers, each to 1e-5",
+        max((a - b).abs().max() / (1 + b.abs().max()) for a, b in zip(ours, theirs, strict=True)),
+        at_most=1e-5,
+    )
+
+# %% [markdown]
+# ### How many steps?
+#
+# A step costs one function evaluation of the network (NFE), or two with guidance or with Heun's
+# method. With ever smaller steps every ODE solver ends at the same picture: its limit. How far from
+# it is each sampler? We take 100 steps of DPM-Solver++(2M) for the limit (which flatters that
+# solver a little) and measure the root mean square distance of a pixel, in $[-1, 1]$: thirty
+# pictures, without guidance, the same starting points for all. (Heun's last step, to the clean
+# level, needs one evaluation less. The ancestral chain is not in the list: it draws noise, so that
+# it has no limit to compare with.)
+
+# %%
+y_limit = torch.arange(30, device=run.device) % 10
+x_limit = torch.randn(30, 1, 28, 28, generator=runtime.rng(7)).to(run.device)
+SOLVERS = {"DDIM": (DDIM, 1), "Heun": (HEUN, 2), "DPM-Solver++(2M)": (DPMPP_2M, 1)}
+CALLS = (4, 8, 16, 32)
+
+
+def solve(step, steps):
+    return sample(Denoiser(ema, cosine, y_limit), x_limit, cosine.levels(steps), step)
+
+
+limit = solve(DPMPP_2M, 100)
+distance = {
+    name: [(solve(step, calls // cost) - limit).square().mean().sqrt().item() for calls in CALLS]
+    for name, (step, cost) in SOLVERS.items()
+}
+figure, axis = plt.subplots(figsize=(6, 2.9))
+for (name, values), colour, marker in zip(
+    distance.items(), (plots.VERMILION, plots.GREEN, plots.BLUE), "s^o"
+):
+    axis.loglog(
+        [calls - (name == "Heun") for calls in CALLS],
+        values,
+        marker + "-",
+        color=colour,
+        label=name,
+    )
 axis.set(
-    xlabel="timestep t",
-    ylabel="error in x0",
-    ylim=(None, 10),
-    title="epsilon gives no prediction at high noise, x0 a poor one at low noise",
+    xlabel="function evaluations (NFE)",
+    ylabel="distance to the limit",
+    title="At 32 NFE both solvers of second order are ahead of DDIM",
+    xticks=CALLS,
+    xticklabels=CALLS,
 )
-axis.annotate(
-    f"epsilon at t = {T - 1}: {target_errors['epsilon'][T - 1]:.0e}",
-    (0.83, 0.88),
-    xycoords="axes fraction",
-    ha="right",
-    fontsize=8,
-    color=plots.VERMILION,
-)
+axis.set_yticks((0.03, 0.1, 0.3), ("0.03", "0.1", "0.3"))
+axis.minorticks_off()
 axis.legend()
 plots.show(
     figure,
     (
-        "Errors of the prediction over timesteps on a logarithmic axis for three targets. The "
-        "curve for epsilon leaves the plot upwards at the last timesteps, the one for x0 is "
-        "highest at the first, the one for v is low at both ends."
+        "Root mean square distance to the limit over 4 to 32 function evaluations, both axes "
+        "logarithmic: all three curves fall; DPM-Solver++(2M) is lowest from 8 on, Heun lies "
+        "between, and DDIM is highest at the last points."
     ),
 )
-for name in ("linear", "cosine"):
-    end = Schedule.named(name, T).level(T - 1)
-    print(f"{name} schedule: sigma / alpha ends near {float(f'{end.sigma / end.alpha:.2g}'):,.0f}")
+
+# %% tags=["nbval-ignore-output"]
+print(f"{'NFE*':<18}" + "".join(f"{calls:>9}" for calls in CALLS))
+for name, values in distance.items():
+    print(f"{name:<18}" + "".join(f"{value:>9.3f}" for value in values))
+print("* Heun: one less")
+
+# %%
+second_order = max(distance["Heun"][-1], distance["DPM-Solver++(2M)"][-1])
 claim(
-    "At the last timestep the x0 prediction from epsilon is at least ten times worse than from v",
-    (target_errors["epsilon"][T - 1]) / (target_errors["v"][T - 1]),
-    at_least=10,
-)
-claim(
-    "At the first, x0's is at least twice as bad as v's",
-    (target_errors["x0"][20]) / (target_errors["v"][20]),
-    at_least=2,
-)
-printed = (20, list(row)[6], T - 1)
-claim(
-    "At none of the three printed timesteps is v twice as bad as the best of the three targets",
-    [target_errors["v"][t] / min(row[t] for row in target_errors.values()) for t in printed],
-    at_most=2,
+    "With 32 NFE Heun and DPM-Solver++(2M) are nearer to the limit than DDIM",
+    second_order / distance["DDIM"][-1],
+    at_most=1,
 )
 
 # %% [markdown]
-# $v$ never fails: it is near $\epsilon$ at low noise, and though $x_0$ is better from the middle to
-# the end, it is never far behind. So we use it. (Clipping the prediction hides most of epsilon's
-# trouble at high noise; and with the linear schedule of Ho et al. 2020, $\sigma / \alpha$ ends near
-# 160, not near 20,000.)
-#
-# ## Sampling
-#
-# A thousand-step chain and a ten-step solver use the same network. First the film of one ancestral
-# chain, in sixty steps with guidance 2: what the sampler holds, and what the network believes.
+# The distance to the limit says how exact a solver is, not how good its pictures are. In FD, for
+# the networks of the table: twenty steps of the solver against fifty of the ancestral chain.
+# (Notebook 12 has the whole curve for a network that was trained for longer, from five steps to a
+# thousand.)
 
-# %%
-y_film, chain = torch.tensor([0, 5, 7, 8, 9]), []
-x = torch.randn(5, 1, 28, 28, generator=runtime.rng(7)).to(run.device)
-denoiser = Denoiser(ema, schedule, y_film.to(run.device), guidance=2.0)
-sample(
-    denoiser,
-    x,
-    schedule.levels(60),
-    ANCESTRAL,
-    observe=lambda x, x0, level: chain.append((timestep_of(schedule, level), x.cpu(), x0.cpu())),
-)
-moments = [chain[i] for i in (0, 14, 24, 34, 44, 59)]
-plots.film_strip(
-    [torch.cat([x, x0]) for _, x, x0 in moments],
-    [f"t = {t}" if i < 59 else "end" for i, (t, _, _) in zip((0, 14, 24, 34, 44, 59), moments)],
-    title="Left what the chain holds, right what the network believes it will become",
-    alt=(
-        "Six moments of the ancestral chain for five classes. Left halves go from noise to "
-        "clean pictures; right halves start as a blurred typical garment and sharpen."
-    ),
+# %% tags=["exact"]
+CHAIN = "ancestral, 50 steps"
+for recipe in ("paper", "classes"):
+    twenty, fifty = mean_fd(recipe), mean_fd(recipe, CHAIN)
+    print(f"{recipe}: FD {twenty:.1f} with 20 steps of 2M, {fifty:.1f} with 50 of the chain")
+on_record(
+    "With all changes, 20 steps of DPM-Solver++(2M) are within a tenth of 50 of the chain, in FD",
+    abs(mean_fd("classes") / mean_fd("classes", CHAIN) - 1),
+    ("classes",),
+    ("classes", CHAIN),
+    at_most=0.1,
 )
 
 # %% [markdown]
 # ### The sampler that starts in the wrong place
 #
-# **Exercise 5.4** · find the bug · difficulty 3/5 · 12 minutes
+# **Exercise 5.6** · find the bug · difficulty 3/5 · 12 minutes
 #
 # The lesson that this course grew from wants 50 steps instead of 1000 and says so in the obvious
 # way:
@@ -1441,7 +1991,7 @@ checks.visits(my_visits)
 
 
 # %% tags=["solution"]
-# @title Solution 5.4
+# @title Solution 5.6
 def visits(T, steps):
     stops = [*respaced(T, steps), -1]
     return list(zip(stops, stops[1:]))
@@ -1453,10 +2003,10 @@ checks.visits(visits, solution=True)
 N_TEST = 40
 y_test = torch.arange(N_TEST) % 10
 x_T = torch.randn(N_TEST, 1, 28, 28, generator=runtime.rng(7)).to(run.device)
-denoiser = Denoiser(ema, schedule, y_test.to(run.device))
-wrong_levels = [schedule.level(t) for t in range(49, -1, -1)] + [CLEAN]
+denoiser = Denoiser(ema, cosine, y_test.to(run.device))
+wrong_levels = [cosine.level(t) for t in range(49, -1, -1)] + [CLEAN]
 wrong = sample(denoiser, x_T, wrong_levels, ANCESTRAL).cpu()
-right = sample(denoiser, x_T, schedule.levels(50), ANCESTRAL).cpu()
+right = sample(denoiser, x_T, cosine.levels(50), ANCESTRAL).cpu()
 
 
 def obeyed(pictures, labels):
@@ -1483,11 +2033,15 @@ print(
 
 # %%
 claim(
-    "On respaced timesteps at least 80 % of the pictures are of the class that was asked for",
+    "On respaced timesteps at least 60 % of the pictures are of the class that was asked for",
     obeyed(right, y_test),
-    at_least=0.8,
+    at_least=0.6,
 )
-claim("With range(50) fewer than half are", obeyed(wrong, y_test), at_most=0.5)
+claim(
+    "With range(50) fewer than three in ten pictures are of the class that was asked for",
+    obeyed(wrong, y_test),
+    at_most=0.3,
+)
 
 # %% [markdown]
 # Fifty steps were taken in both rows. The first row walked the *last* fifty of the thousand, where
@@ -1501,26 +2055,41 @@ claim("With range(50) fewer than half are", obeyed(wrong, y_test), at_most=0.5)
 #
 # The scale $w$ from the section on classes, at work: eighty pictures for each of five scales, from
 # the same starting points. Does the course's classifier see the class that was asked for, and how
-# varied are the pictures of one class?
+# varied are the pictures of one class? (Variety is counted among the pictures in which the
+# classifier *sees* the class, asked for or not: at $w = 0$ the label is ignored, and pictures that
+# were asked for as bags are of all classes.)
 
 # %%
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 y_guide = torch.arange(80) % 10
-by_scale = {
-    w: sample_images(ema, schedule, y_guide, guidance=w, rng=runtime.rng(7)) for w in SCALES
-}
+by_scale = {w: sample_images(ema, cosine, y_guide, guidance=w, rng=runtime.rng(7)) for w in SCALES}
 
 
-def variety(pictures, labels):
-    """Mean distance between two pictures of one class, in the classifier's features."""
+def variety(pictures):
+    """Mean distance between two pictures of one class, as the classifier sees it, in its
+    features."""
     features = metrics.features(pictures, DATASET)
-    return mean([torch.pdist(features[labels == c]).mean().item() for c in range(10)])
+    seen = metrics.class_probabilities(pictures, DATASET).argmax(1)
+    pairs = [torch.pdist(features[seen == c]) for c in range(10) if (seen == c).sum() > 1]
+    return torch.cat(pairs).mean().item()
 
 
 by_class = torch.cat([test_set.x[test_set.y == c][:8] for c in range(10)])
-real_variety = variety(by_class, torch.arange(10).repeat_interleave(8))
+real_variety = variety(by_class)
 right_class = {w: obeyed(pictures, y_guide) for w, pictures in by_scale.items()}
-varied = {w: variety(pictures, y_guide) for w, pictures in by_scale.items()}
+varied = {w: variety(pictures) for w, pictures in by_scale.items()}
+plots.film_strip(
+    [pictures[:10] for pictures in by_scale.values()],
+    [f"w = {w:g}" for w in SCALES],
+    title="The same ten starting points, with more and more guidance",
+    alt=(
+        "Five rows of ten generated clothes for guidance 0, 1, 2, 4 and 8: any class at 0, the "
+        "class of the column from 1 on, clearer at 2, and stark, with strong contrast, at 8."
+    ),
+)
+
+# %% tags=["figure"]
+# @title Code of the figure
 figure, axis = plt.subplots(figsize=(6, 2.8))
 axis.plot(
     SCALES,
@@ -1540,31 +2109,35 @@ axis.axhline(1, color=plots.BLACK, linestyle=":", linewidth=0.8)
 axis.set(
     xlabel="guidance w",
     ylabel="share or ratio",
-    ylim=(0, 1.6),
-    title="From w = 1 on, guidance trades variety for obedience",
+    ylim=(0, 1.2),
+    title="Guidance trades variety for obedience",
 )
 axis.legend(fontsize=8, loc="lower right")
 plots.show(
     figure,
     (
-        "Two curves over guidance from 0 to 8: the share of pictures of the wanted class "
-        "rises from about a tenth at 0 to nearly all at 1 and all from 4 on; variety within "
-        "a class falls from far above that of real pictures at 0 to below it at 1, and to "
-        "about seven tenths from 4 on."
+        "Two curves over guidance from 0 to 8: the share of pictures of the wanted class rises "
+        "from about a tenth at 0 to eight in ten at 1 and nearly all from 4 on; variety within a "
+        "class falls from that of real pictures at 0 to about six tenths of it at 8."
     ),
 )
+# %%
 claim(
     "With w = 0 the class is ignored: fewer than a third of the pictures are of it",
     right_class[0.0],
     at_most=1 / 3,
 )
-claim("From w = 1 on, at least 80 % do", min(right_class[w] for w in SCALES[1:]), at_least=0.8)
+claim(
+    "At guidance 2, 4 and 8 the classifier sees the wanted class in 75 % of the pictures or more",
+    min(right_class[w] for w in SCALES[2:]),
+    at_least=0.75,
+)
 claim("Guidance w = 8 gives less variety than w = 1", varied[8.0] / varied[1.0], at_most=1)
 
 # %% tags=["widget", "nbval-ignore-output"]
 # @title Code of the widget
 sweep = {
-    w: sample_images(ema, schedule, torch.arange(20) % 10, guidance=w, rng=runtime.rng(7))
+    w: sample_images(ema, cosine, torch.arange(20) % 10, guidance=w, rng=runtime.rng(7))
     for w in range(7)
 }
 
@@ -1588,15 +2161,16 @@ guidance_view = widgets.explore(draw_guidance, w=widgets.slider(0, 6, 2, "guidan
 # gradient to the score, $s$ times, where $s$ is the scale. By Tweedie's formula (notebook 04)
 # $\hat x_0 = (x_t + \sigma^2\, \mathrm{score}) / \alpha$, so that this moves $\hat x_0$ by
 # $s\,\tfrac{\sigma^2}{\alpha} \nabla_{x_t} \log p(y \mid x_t)$. It needs no retraining of the
-# diffusion model, and works for anything that has a gradient. At the first levels $\sigma^2/\alpha$
-# is huge and the classifier sees nothing yet, so we steer only where $\alpha$ is above a twentieth.
+# diffusion model. What it needs is a classifier that can read *noisy* pictures, and how well ours
+# does decides how well it steers. At the first levels $\sigma^2/\alpha$ is huge and the classifier
+# sees nothing yet, so we steer only where $\alpha$ is above a twentieth.
 
 
 # %% tags=["export", "long"]
 class NoisyClassifier(nn.Module):
-    """Logits (N, 10) of noisy pictures (N, 1, 28, 28) at timesteps t (N,)."""
+    """Logits (N, classes) of noisy pictures (N, 1, 28, 28) at timesteps t (N,)."""
 
-    def __init__(self, width: int = 32, emb: int = 64) -> None:
+    def __init__(self, classes: int = 10, width: int = 32, emb: int = 64) -> None:
         super().__init__()
         self.emb, self.time = emb, nn.Sequential(nn.Linear(emb, emb), nn.SiLU())
         self.stem, self.fine = nn.Conv2d(4, width, 3, padding=1), ResBlock(width, width, emb)
@@ -1604,7 +2178,7 @@ class NoisyClassifier(nn.Module):
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
             ResBlock(2 * width, 2 * width, emb),
         )
-        self.head = nn.Linear(2 * width * 49, 10)
+        self.head = nn.Linear(2 * width * 49, classes)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         one_each(x, timesteps=t)
@@ -1619,11 +2193,8 @@ def classifier_guided(
     """A denoiser (x, level) to x0 that also follows the classifier's gradient (Dhariwal and Nichol
     2021, algorithm 2, in terms of x0).
     """
-    check_labels(y)
-    if not (y < N_CLASSES).all() or not -math.inf < scale < math.inf:
-        raise ValueError(
-            f"A classifier wants classes from 0 to {N_CLASSES - 1} and a finite scale."
-        )
+    check_labels(y, classifier.head.out_features - 1)
+    check_guidance(scale)
 
     def steered(x: Tensor, level: Level) -> Tensor:
         one_each(x, labels=y)
@@ -1645,31 +2216,60 @@ optimiser = torch.optim.AdamW(reader.parameters(), 2e-3, fused=True)
 for _ in training.progress(300, "noisy classifier"):
     chosen = torch.randint(len(train_set.x), (64,))
     x0, t = train_set.x[chosen].to(run.device), sample_timesteps(weights, 64).to(run.device)
-    x_t = add_noise(x0, torch.randn_like(x0), schedule.level(t))
+    x_t = add_noise(x0, torch.randn_like(x0), cosine.level(t))
     loss = F.cross_entropy(reader(x_t, t), train_set.y[chosen].to(run.device))
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
 
+# %% [markdown]
+# First, what can it read? Here is its accuracy on unseen pictures, over the noise.
+
+
 # %%
-y_steer, nobody = (
-    torch.arange(N_TEST, device=run.device) % 10,
-    torch.full((N_TEST,), NULL, device=run.device),
+@torch.no_grad()
+def readable(t, n=500):
+    """The share of n unseen pictures whose class the classifier reads at timestep t."""
+    x = add_noise(test_set.x[:n], torch.randn(n, 1, 28, 28), cosine.level(t)).to(run.device)
+    when = torch.full((n,), t, device=run.device)
+    return (reader(x, when).argmax(dim=1).cpu() == test_set.y[:n]).float().mean().item()
+
+
+accuracy = {t: readable(t) for t in (0, 200, 400, 600, 700, 800, 900, 999)}
+figure, axis = plt.subplots(figsize=(6, 2.5))
+axis.plot(list(accuracy), list(accuracy.values()), "o-", color=plots.BLUE)
+axis.axhline(0.1, color=plots.BLACK, linestyle=":", label="chance")
+axis.set(
+    xlabel="timestep t",
+    ylabel="accuracy",
+    ylim=(0, 1),
+    title="The classifier reads most classes up to t = 600, and none at the end",
 )
-free = Denoiser(ema, schedule, nobody)
-steered = {
-    s: sample(
-        classifier_guided(free, reader, schedule, y_steer, s), x_T, schedule.levels(20), DDIM
-    ).cpu()
-    for s in (0.0, 1.0, 4.0)
-}
+axis.legend()
+plots.show(
+    figure,
+    (
+        "Accuracy of the noisy classifier over timesteps: between eight and nine in ten up to "
+        "t = 400, falling from there, and at chance at t = 999."
+    ),
+)
+
+# %%
+y_steer = torch.arange(N_TEST, device=run.device) % 10
+nobody = torch.full((N_TEST,), len(CLASSES), device=run.device)
+free = Denoiser(ema, cosine, nobody)
+steered = {}
+for scale in (0.0, 2.0, 8.0):
+    denoise = classifier_guided(free, reader, cosine, y_steer, scale)
+    drawn = sample(denoise, x_T, cosine.levels(50), ANCESTRAL, runtime.rng(8))
+    steered[scale] = drawn.cpu()
 plots.film_strip(
     [pictures[:10] for pictures in steered.values()],
     [f"scale {s:g}" for s in steered],
-    title="Steered by a classifier: more of the wanted class, and some ruined pictures",
+    title="Steered by a classifier: from any class to the wanted one",
     alt=(
-        "Three rows of ten generated clothes. Scale 0: random classes. Scale 4: mostly the "
-        "class of the column."
+        "Three rows of ten generated clothes. Scale 0: random classes. Scale 2: many of the class "
+        "of the column. Scale 8: nearly all of the class of the column."
     ),
 )
 
@@ -1681,13 +2281,23 @@ print(
 
 # %%
 claim(
-    "Classifier guidance at scale 4 makes at least twice as many pictures of the wanted "
-    "class as none",
-    (follow[4.0]) / (follow[0.0]),
-    at_least=2,
+    "The noisy classifier reads seven in ten classes at t = 400 and fewer than six in ten at 900",
+    [accuracy[400] - 0.7, 0.6 - accuracy[900]],
+    at_least=0,
 )
+claim(
+    "Classifier guidance at scale 8 makes seven in ten pictures or more of the wanted class",
+    follow[8.0],
+    at_least=0.7,
+)
+claim("Without it fewer than three in ten are", follow[0.0], at_most=0.3)
 
 # %% [markdown]
+# So it works, and as well as the classifier reads: ours, trained for twenty seconds, is wrong about
+# once in seven times even where the picture is clear. In trials DDIM in twenty steps came to three
+# quarters at scale 8, where this chain in fifty came close to nine tenths; steps and noise differ
+# between the two, and we did not measure which of them it is.
+#
 # ### Repairing a picture: RePaint
 #
 # A diffusion model can fill in what is missing, without being trained to. *RePaint* (Lugmayr et al.
@@ -1696,7 +2306,7 @@ claim(
 # there without asking it. So each step is done several times: jump back up by adding noise, and
 # step down again, until both parts agree.
 #
-# **Exercise 5.5** · difficulty 3/5 · 10 minutes
+# **Exercise 5.7** · difficulty 3/5 · 10 minutes
 #
 # Write the jump back: from `x` at level `then` to the noisier level `now`. A level is a pair
 # `(alpha, sigma)`. By how much must the signal shrink, and how much noise must be added, so that
@@ -1713,7 +2323,7 @@ checks.jump_back(my_jump_back)
 
 
 # %% tags=["solution", "export"]
-# @title Solution 5.5
+# @title Solution 5.7
 def jump_back(x: Tensor, then: Level, now: Level, noise: Tensor) -> Tensor:
     """From x (N, ...) at level `then` to the noisier `now`: one step of the forward chain (Lugmayr
     et al. 2022, algorithm 1).
@@ -1772,9 +2382,9 @@ unseen = torch.stack([test_set.x[test_set.y == c][0] for c in range(10)])
 originals = unseen.to(run.device)
 mask = torch.zeros(1, 1, 28, 28, dtype=torch.bool, device=run.device)
 mask[..., :14, :] = True
-unlabelled = Denoiser(ema, schedule, torch.full((10,), NULL, device=run.device))
+unlabelled = Denoiser(ema, cosine, torch.full((10,), len(CLASSES), device=run.device))
 repaired = {
-    r: repaint(unlabelled, originals, mask, schedule.levels(20), r, runtime.rng(7)).cpu()
+    r: repaint(unlabelled, originals, mask, cosine.levels(20), r, runtime.rng(7)).cpu()
     for r in (1, 8)
 }
 stranger = torch.where(mask.cpu(), unseen, unseen.roll(1, 0))
@@ -1820,365 +2430,105 @@ claim(
 )
 
 # %% [markdown]
-# ## Measured
+# ## The race, on equal terms
 #
-# ### How many steps?
-#
-# A step costs one function evaluation of the network, or two with guidance or with Heun's method.
-# With ever smaller steps every ODE solver ends at the same picture: its limit. How far from it is
-# each sampler? We take 100 steps of DPM-Solver++(2M) for the limit (which flatters that solver a
-# little) and measure the root mean square distance of a pixel, in $[-1, 1]$: thirty pictures,
-# without guidance, the same starting points for all. (Heun's last step, to the clean level, needs
-# one evaluation less. The ancestral chain is not in the list: it draws noise, so that it has no
-# limit to compare with.)
+# So which is better, a GAN or a diffusion model? The question is fair only if both know the same
+# and have the same time. Two things are easily overlooked: whether the model is *told the classes*,
+# and how many settings were tried. So here are both with and both without classes, all with the
+# same seconds of one thread of one machine, the same pictures and the same measure, three seeds
+# each. The GANs have the settings that notebooks 02 and 03 arrived at after some dozens of trials;
+# for the diffusion model three learning rates were tried on its first row, and nothing after.
+# `authoring/benchmarks/race.py` trained the GANs, `ddpm_changes.py` the others.
 
-# %%
-y_limit = torch.arange(30, device=run.device) % 10
-x_limit = torch.randn(30, 1, 28, 28, generator=runtime.rng(7)).to(run.device)
-SOLVERS = {"DDIM": (DDIM, 1), "Heun": (HEUN, 2), "DPM-Solver++(2M)": (DPMPP_2M, 1)}
-CALLS = (4, 8, 16, 32)
-
-
-def solve(step, steps):
-    return sample(Denoiser(ema, schedule, y_limit), x_limit, schedule.levels(steps), step)
-
-
-limit = solve(DPMPP_2M, 100)
-distance = {
-    name: [(solve(step, calls // cost) - limit).square().mean().sqrt().item() for calls in CALLS]
-    for name, (step, cost) in SOLVERS.items()
-}
-figure, axis = plt.subplots(figsize=(6, 2.9))
-for (name, values), colour, marker in zip(
-    distance.items(), (plots.VERMILION, plots.GREEN, plots.BLUE), "s^o"
-):
-    axis.loglog(
-        [calls - (name == "Heun") for calls in CALLS],
-        values,
-        marker + "-",
-        color=colour,
-        label=name,
-    )
-axis.set(
-    xlabel="function evaluations (NFE)",
-    ylabel="distance to the limit",
-    title="Second order pays late: DDIM falls clearly behind at 32 NFE",
-    xticks=CALLS,
-    xticklabels=CALLS,
-)
-axis.set_yticks((0.03, 0.1, 0.3), ("0.03", "0.1", "0.3"))
-axis.minorticks_off()
-axis.legend()
-plots.show(
-    figure,
-    (
-        "Root mean square distance to the limit over 4 to 32 function evaluations, both axes "
-        "logarithmic: up to 16 the three curves fall close together, Heun a little above the "
-        "others at 7; at the last points DDIM is about twice as far as the others."
-    ),
+# %% tags=["exact"]
+gan_rows = json.loads((data.ASSETS / f"{DATASET}_race.json").read_text("utf-8"))
+CONTEST = {}
+for classes in (False, True):
+    for model in ("DCGAN", "WGAN-GP"):
+        found = [r for r in gan_rows if r["model"] == model and r["classes"] == classes]
+        CONTEST[model + (" with classes" if classes else "")] = found, 1
+CONTEST["DDPM as in the paper"] = rows_of("paper", "ancestral, 50 steps"), 50
+CONTEST["all changes, no classes"] = rows_of("timesteps"), 20
+CONTEST["all changes, with classes"] = rows_of("classes"), 20
+CONTEST["all changes, with classes, w = 2"] = rows_of("classes", GUIDED[2.0]), 40
+plots.table(
+    ["model", "FD, three seeds", "mean", "KID", "precision", "recall", "NFE"],
+    [
+        [
+            name,
+            " ".join(f"{row['fd']:.1f}" for row in sorted(rows, key=lambda row: row["fd"])),
+            f"{mean([row['fd'] for row in rows]):.1f}",
+            *(f"{mean([row[key] for row in rows]):.2f}" for key in MEASURES),
+            nfe,
+        ]
+        for name, (rows, nfe) in CONTEST.items()
+    ],
 )
 
-# %% tags=["nbval-ignore-output"]
-print(f"{'NFE*':<18}" + "".join(f"{calls:>9}" for calls in CALLS))
-for name, values in distance.items():
-    print(f"{name:<18}" + "".join(f"{value:>9.3f}" for value in values))
-print("* Heun: one less")
 
-# %%
-second_order = max(distance["Heun"][-1], distance["DPM-Solver++(2M)"][-1])
-claim(
-    "With 32 NFE Heun and DPM-Solver++(2M) are nearer to the limit than DDIM",
-    second_order / distance["DDIM"][-1],
-    at_most=1,
+def on_every_seed(sentence, winner, losers):
+    """`stored`: the highest FD of one row against the lowest of others."""
+    values = {name: torch.tensor([row["fd"] for row in CONTEST[name][0]]) for name in CONTEST}
+    spread = max((values[name].std() / values[name].mean()).item() for name in [winner, *losers])
+    date = max(row["date"] for name in [winner, *losers] for row in CONTEST[name][0])
+    ratio = values[winner].max() / min(values[name].min() for name in losers)
+    stored(sentence, ratio.item(), at_most=1, date=date, seeds=3, spread=spread)
+
+
+on_every_seed(
+    "Without classes the DCGAN has a lower FD than the best diffusion recipe, on every seed",
+    "DCGAN",
+    ["all changes, no classes", "DDPM as in the paper"],
+)
+on_every_seed(
+    "With classes the DCGAN has a lower FD than diffusion with and without guidance, on every seed",
+    "DCGAN with classes",
+    ["all changes, with classes", "all changes, with classes, w = 2"],
+)
+on_every_seed(
+    "Diffusion with all changes and classes has a lower FD than both of WGAN-GP, on every seed",
+    "all changes, with classes",
+    ["WGAN-GP", "WGAN-GP with classes"],
 )
 
 # %% [markdown]
-# ### A fair race
+# In two minutes the DCGAN wins, with classes and without. That is the headline, and it is not the
+# one that an earlier version of this notebook had: there a diffusion model that was told the
+# classes beat GANs that were not. Labels help everybody, and a comparison in which one side has
+# them measures the labels.
 #
-# One protocol for all: 2,048 pictures (10,000 with the full budget), the same reference pictures,
-# the same features (notebook 02 explains FD, KID, precision and recall). The GANs are notebook 02's
-# DCGAN and the same networks with notebook 03's gradient penalty, each trained for two minutes on
-# the same two cores; their weights are shipped with the course, and
-# `python -m authoring.assets gans` makes them again. The row "longer" is our network with
-# the same recipe, 9,000 steps of twice the batch, shipped likewise (`make ddpm`). Our other row was
-# trained above, in the seconds that its name says; fitting the mixture, some seconds more, comes on
-# top. Both rows are sampled in ten steps of DPM-Solver++(2M) at guidance 1.5, which is two
-# function evaluations a step.
+# So why has the field gone to diffusion? Not for what two minutes can do. Some of the reasons you
+# have seen here, and they are not in this table. One training, of one network with one plain loss:
+# no run of this notebook failed or collapsed, on any seed. Half-way states, so that guidance and
+# repair come for free. And it goes on getting better: notebook 12 shows what an hour of training
+# makes of such a network. (We did not train the GANs for an hour.) The price is in the last column:
+# a GAN draws a picture in one function evaluation, these models in twenty to fifty.
 
 
-# %% tags=["export"]
-def empty_model(widths: tuple[int, int] = (32, 64), clusters: int = 64) -> HeadStart:
-    """This notebook's network and schedule with nothing fitted or trained, for weights that are
-    loaded into it.
-    """
-    pictures, labels = (
-        torch.zeros(N_CLASSES * clusters, 1, 28, 28),
-        torch.arange(N_CLASSES).repeat(clusters),
-    )
-    mixture = MixtureDenoiser(pictures, labels, clusters)
-    return HeadStart(UNet(widths, n_in=2), mixture, Schedule.named("cosine", T))
-
-
-def pretrained() -> HeadStart:
-    """This notebook's model after a longer training on Fashion-MNIST, from the course's assets; in
-    eval mode, on the CPU.
-    """
-    net = empty_model()
-    net.load_state_dict(data.weights("fashion_mnist_ddpm"))
-    return net.eval().to(memory_format=torch.channels_last)
-
-
-# %% tags=["nbval-ignore-output"]
+# %%
 def shipped_gan(name):
     generator = Generator()
     generator.load_state_dict(data.weights(f"{DATASET}_{name}"))
     return generator.to(run.device).eval()
 
 
-n = cfg["samples"]
-race_labels = torch.arange(n) % 10
-longer = pretrained().to(run.device)
-runners = {"real pictures": lambda: train_set.x[torch.randperm(len(train_set.x))[:n]]}
-for name, label in (("dcgan", "DCGAN, two minutes"), ("wgan_gp", "WGAN-GP, two minutes")):
-    gan = shipped_gan(name)
-    runners[label] = lambda gan=gan: metrics.in_batches(
-        gan, torch.randn(n, 64, 1, 1, device=run.device)
-    )
-OURS = f"DDPM, {seconds:.0f} s" if run.budget.size == "quick" else "DDPM, full budget"
-runners[OURS] = lambda: sample_images(ema, schedule, race_labels)
-runners["DDPM, longer"] = lambda: sample_images(longer, schedule, race_labels)
-reports, clock = {}, {}
-for label, make in runners.items():
-    start = time.perf_counter()
-    pictures = make()
-    clock[label] = (time.perf_counter() - start) / n * 64
-    reports[label] = metrics.evaluate(pictures, DATASET)
-per_64 = {label: f"{value:.2f}" for label, value in clock.items()}
-metrics.show_reports(reports, s_per_64=per_64)
-
-# %%
 with torch.no_grad():
-    gan_rows = [
+    gan_pictures = [
         shipped_gan(name)(torch.randn(10, 64, 1, 1, device=run.device)).cpu()
         for name in ("dcgan", "wgan_gp")
     ]
 plots.film_strip(
-    [
-        examples,
-        *gan_rows,
-        sample_images(ema, schedule, ten, rng=runtime.rng(7)),
-        sample_images(longer, schedule, ten, rng=runtime.rng(7)),
-    ],
-    ["real", "DCGAN", "WGAN-GP", OURS, "DDPM, longer"],
-    title="The pictures behind the figures, not selected",
+    [examples, *gan_pictures, film[-1], film_2[-1]],
+    ["real", "DCGAN", "WGAN-GP", "as in the paper", "all changes"],
+    title="Two minutes each: real clothes, two GANs, the paper's recipe and the better one",
     alt=(
-        "Five rows of ten clothes: real ones, two GANs' without classes, and two of the "
-        "diffusion model with one class a column."
-    ),
-)
-fd = {label: report.fd for label, report in reports.items()}
-gans = min(fd["DCGAN, two minutes"], fd["WGAN-GP, two minutes"])
-claim(
-    "The diffusion model trained in this notebook has a lower FD than DCGAN and WGAN-GP",
-    fd[OURS] / gans,
-    at_most=1,
-)
-if run.budget.size == "quick":  # with the full budget ours is the larger and longer trained one
-    claim(
-        "Fifteen times as many training pictures lower the FD of the diffusion model",
-        fd["DDPM, longer"] / fd[OURS],
-        at_most=1,
-    )
-claim(
-    "No model has an FD as low as real pictures",
-    min(v for name, v in fd.items() if name != "real pictures") / fd["real pictures"],
-    at_least=1,
-)
-
-# %% [markdown]
-# The race is fair in time and in measure, and not in everything: the GANs were not told the
-# classes, and they make a picture in one function evaluation where ours takes twenty, two for each
-# of ten guided steps. What these GANs lack is not sharpness (look at the rows). They have no class
-# as input and no half-way states, so that guidance and repair do not come for free; and notebooks
-# 02 and 03 show how much their figures depend on the seed.
-
-# %% [markdown]
-# ### How many steps? The answer in FD
-#
-# The distance to the limit says how exact a solver is, not how good its pictures are. So here are
-# FDs of 2,048 pictures each, over function evaluations (NFE) and over the guidance scale. More has
-# changed than the measure: this is the longer trained model, most rows have guidance 1.5, and with
-# guidance a step costs two function evaluations (Heun's four). They take too long for this page.
-# `authoring/benchmarks/ddpm_steps.py` measured them once, and its table comes with the course. One
-# row of it, ten guided steps, was measured above anew, with other noise; the two must agree.
-
-# %% tags=["exact"]
-measured = json.loads((data.ASSETS / f"{DATASET}_ddpm_fd.json").read_text("utf-8"))
-measured.sort(key=lambda row: (row["sampler"], row["guidance"], row["steps"]))
-FORMS = {
-    "sampler": "",
-    "steps": "",
-    "guidance": ".2f",
-    "nfe": "",
-    "fd": ".2f",
-    "kid": ".3f",
-    "precision": ".2f",
-    "recall": ".2f",
-}
-plots.table(
-    [name.upper() if name in ("fd", "kid") else name for name in FORMS],
-    [[format(row[name], form) for name, form in FORMS.items()] for row in measured],
-)
-
-
-# %%
-def measured_fd(sampler, steps, guidance):
-    """The FD of one row of the table."""
-    return next(
-        row["fd"]
-        for row in measured
-        if (row["sampler"], row["steps"], row["guidance"]) == (sampler, steps, guidance)
-    )
-
-
-def curve(sampler, guidance):
-    """Evaluations and FDs of one sampler at one guidance scale."""
-    return zip(
-        *sorted(
-            (row["nfe"], row["fd"])
-            for row in measured
-            if (row["sampler"], row["guidance"]) == (sampler, guidance)
-        )
-    )
-
-
-figure, (over_work, over_guidance) = plt.subplots(1, 2, figsize=(8.3, 3))
-for sampler, marker, colour in (
-    ("DDIM", "s", plots.VERMILION),
-    ("ancestral", "D", plots.ORANGE),
-    ("Heun", "^", plots.GREEN),
-    ("DPM-Solver++(2M)", "o", plots.BLUE),
-):
-    over_work.semilogx(*curve(sampler, 1.5), marker + "-", color=colour, label=sampler)
-over_work.semilogx(
-    *curve("DPM-Solver++(2M)", 1.0), "o--", color=plots.BLUE, label="DPM-Solver++(2M), w = 1"
-)
-over_work.axhline(fd["real pictures"], color=plots.BLACK, linestyle=":", label="real pictures")
-over_work.set(
-    xlabel="function evaluations (NFE)",
-    ylabel="FD",
-    ylim=(0, None),
-    xticks=(10, 20, 40, 100),
-    xticklabels=(10, 20, 40, 100),
-    title="FD over the work for a picture, w = 1.5",
-)
-over_work.minorticks_off()
-over_work.legend()
-scales = sorted(
-    row["guidance"]
-    for row in measured
-    if row["sampler"] == "DPM-Solver++(2M)" and row["steps"] == 10
-)
-over_guidance.plot(
-    scales, [measured_fd("DPM-Solver++(2M)", 10, w) for w in scales], "o-", color=plots.BLUE
-)
-over_guidance.set(
-    xlabel="guidance w", ylabel="FD", ylim=(0, None), title="Ten steps: FD wants little guidance"
-)
-plots.show(
-    figure,
-    (
-        "Left: FD over 10 to 100 function evaluations on a logarithmic axis. At guidance 1.5 DDIM "
-        "and DPM-Solver++(2M) start at 10, Heun at 18 and the ancestral chain at 20, and all "
-        "fall; DPM-Solver++(2M) lies lowest. Its dashed curve without guidance lies below "
-        "all of them up to 20, and is flat from there to 50. A dotted line near the bottom "
-        "marks real pictures. Right: FD of ten steps over guidance from 1 to 2: lowest near "
-        "1.25, highest at 2."
+        "Five rows of ten clothes: real ones, two GANs' without classes, the paper's recipe with "
+        "rough garments, and the recipe with all changes, one class a column."
     ),
 )
 
-# %% tags=["exact"]
-DPM = "DPM-Solver++(2M)"
-anew = abs(fd["DDPM, longer"] / measured_fd(DPM, 10, 1.5) - 1)
-claim("Measured anew, ten guided steps give the FD of the table, to 15 %", anew, at_most=0.15)
-others = [
-    measured_fd("DDIM", 10, 1.5),
-    measured_fd("Heun", 5, 1.5),
-    measured_fd("ancestral", 10, 1.5),
-]
-stored(
-    "At guidance 1.5 and 20 NFE (Heun: 18) DPM-Solver++(2M) has the lowest FD of four solvers",
-    measured_fd(DPM, 10, 1.5) / min(others),
-    at_most=1,
-    **origin(measured),
-)
-stored(
-    "At guidance 1.5 twenty steps of DPM-Solver++(2M) have an FD a quarter below that of ten",
-    measured_fd(DPM, 20, 1.5) / measured_fd(DPM, 10, 1.5),
-    at_most=0.75,
-    **origin(measured),
-)
-stored(
-    "At guidance 1.5 twenty steps of DPM-Solver++(2M) have an FD within a fifth of that of fifty",
-    measured_fd(DPM, 20, 1.5) / measured_fd(DPM, 50, 1.5),
-    at_most=1.2,
-    **origin(measured),
-)
-stored(
-    "Twenty steps without guidance, which cost as much as ten with it, have an FD a quarter lower",
-    measured_fd(DPM, 20, 1.0) / measured_fd(DPM, 10, 1.5),
-    at_most=0.75,
-    **origin(measured),
-)
-claim(
-    "Without guidance, fifty steps are within a twentieth of twenty",
-    abs(measured_fd(DPM, 50, 1.0) / measured_fd(DPM, 20, 1.0) - 1),
-    at_most=0.05,
-)
-stored(
-    "With fifty steps the FD at guidance 1.5 is lower than without guidance",
-    measured_fd(DPM, 50, 1.5) / measured_fd(DPM, 50, 1.0),
-    at_most=1,
-    **origin(measured),
-)
-full_chain = measured_fd("ancestral", 1000, 1.0)
-claim(
-    "Twenty steps of DPM-Solver++(2M) at guidance 1.5 are within a tenth of the FD of "
-    "the ancestral chain of 1,000 steps",
-    (measured_fd(DPM, 20, 1.5)) / (full_chain),
-    at_most=1.1,
-)
-stored(
-    "Ten steps of DPM-Solver++(2M) are not within a tenth of the chain of 1,000 at any guidance",
-    (min(measured_fd(DPM, 10, w) for w in scales)) / (full_chain),
-    at_least=1.1,
-    **origin(measured),
-)
-claim(
-    "Without guidance the solver does not get there, with fifty steps neither",
-    (measured_fd(DPM, 50, 1.0)) / (full_chain),
-    at_least=1.1,
-)
-
 # %% [markdown]
-# So this is the answer to the question of fast sampling, for this model: a good solver, steps that
-# end at the clean level, and more steps the better the network is. Ten are enough to judge a recipe
-# by, and twenty to fifty get out of the longer trained network what is in it.
-#
-# How much guidance depends on the number of steps. At ten steps FD is lowest at w = 1.25 and
-# KID, by little, at 1.5. But guidance costs a second function evaluation: twenty function
-# evaluations buy twenty plain steps (FD 3.01) or ten guided ones (4.15). Plain sampling is finished
-# at twenty steps; w = 1.5 still gains at fifty and ends lower, at 2.24.
-#
-# The ancestral chain is the slow way: at w = 1.5 it is the last of the four at ten steps and at
-# twenty. But all its thousand steps, without guidance, end at 2.57, which the solver without
-# guidance never reaches. An exact path carries a network's early errors to its end; fresh noise in
-# every step lets later steps repair them (Karras et al. 2022, section 4, who say so; we measured
-# the difference and not the cause). Twenty guided steps, forty function evaluations, make up for
-# it.
-
-# %% [markdown]
-# ## When one device is not enough
+# ## Appendix: when one device is not enough
 #
 # Larger models are trained on several devices: each holds a copy, takes its share of the batch, and
 # gradients are averaged before every step. Hugging Face's *Accelerate* does that around an ordinary
@@ -2186,9 +2536,9 @@ claim(
 # batch each must end with the weights of one process with all of it. That can be tested on a
 # laptop, whose two "devices" are two processes.
 #
-# The script is a file of its own, because every process runs all of it. It trains on random numbers
-# in the place of pictures, since only equality is tested. It saves a checkpoint every second step,
-# and goes on from it when it is started again.
+# The script is a file of its own, because every process runs all of it. It trains a small network
+# on our pictures for a few steps, saves a checkpoint every second step, and goes on from it when it
+# is started again.
 
 # %% tags=["export", "long"]
 BEFORE_THE_LOOP = """
@@ -2200,6 +2550,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 
+from course_utils import data
 from course_utils.lessons.nb04_diffusion_math import Schedule
 from course_utils.lessons.nb05_ddpm_from_scratch import UNet, diffusion_loss
 
@@ -2215,7 +2566,8 @@ if options.batch % accelerator.num_processes:
         f"{accelerator.num_processes} processes cannot share {options.batch} pictures evenly"
     )
 torch.manual_seed(0)
-net, schedule = UNet((16, 32)), Schedule.named("cosine", 1000)
+pictures = data.images("fashion_mnist", "train", verbose=False)
+net, schedule = UNet((16, 32), classes=10), Schedule.named("cosine", 1000)
 net, optimiser = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=1e-3))
 state, fresh, first = options.folder / "state", options.folder / "state.new", 0
 if state.exists():
@@ -2231,8 +2583,11 @@ SEVERAL_PROCESSES = (
 for step in range(first, options.steps):
     # every process draws the whole batch and takes its share
     draw = torch.Generator().manual_seed(step)
-    x0, noise = torch.rand(2, options.batch, 1, 28, 28, generator=draw) * 2 - 1
-    t, y = (torch.randint(k, (options.batch,), generator=draw) for k in (1000, 10))
+    t, index = (
+        torch.randint(k, (options.batch,), generator=draw) for k in (1000, len(pictures))
+    )
+    x0, y = pictures.x[index], pictures.y[index]
+    noise = torch.randn(x0.shape, generator=draw)
     x0, noise, t, y = (part[mine].to(accelerator.device) for part in (x0, noise, t, y))
     loss = diffusion_loss(net, x0, y, t, noise, schedule)
     optimiser.zero_grad()
@@ -2264,12 +2619,8 @@ if accelerator.is_main_process:
 # its place; Accelerate understands these. (`torchrun` itself cannot start on Windows: its store
 # wants a library that PyTorch's builds for Windows lack.)
 
+
 # %% tags=["export", "long"]
-from safetensors.torch import load
-
-from course_utils.processes import start_processes
-
-
 def run_script(
     folder: Path, processes: int, steps: int, die_after: int | None = None
 ) -> tuple[list[float], dict | None]:
@@ -2350,10 +2701,11 @@ if several:
 
 # %% tags=["nbval-ignore-output"]
 print(
-    f"seed {run.seed}, {run.device}, {cfg['num_steps']} steps of {cfg['batch_size']} in "
-    f"{seconds:.0f} s; {training.parameters(net):,} weights"
+    f"seed {run.seed}, {run.device}, {cfg['num_steps']} steps of {cfg['batch_size']}: the paper's "
+    f"recipe in {plain_seconds:.0f} s, with all changes in {seconds:.0f} s; "
+    f"{training.parameters(better_net):,} weights"
 )
-metrics.show_reports(reports, s_per_64=per_64)
+metrics.show_reports(reports, s_per_64={name: f"{value:.2f}" for name, value in clock.items()})
 print(
     f"of the wanted class: {right_class[1.0]:.0%} at guidance 1, {right_class[2.0]:.0%} "
     f"at 2, {right_class[8.0]:.0%} at 8; variety against real "
@@ -2364,7 +2716,10 @@ print(
     f"range(50): {obeyed(wrong, y_test):.0%} of the wanted class, respaced: "
     f"{obeyed(right, y_test):.0%}"
 )
-print(f"classifier guidance: {follow[0.0]:.0%} at scale 0, {follow[4.0]:.0%} at 4")
+print(
+    f"classifier guidance: {follow[0.0]:.0%} of the wanted class without, "
+    f"{follow[max(follow)]:.0%} at scale {max(follow):g}"
+)
 
 # %% [markdown]
 # `COURSE_SEED=1` in the environment repeats all of it with another seed; the claims are chosen to
@@ -2372,41 +2727,33 @@ print(f"classifier guidance: {follow[0.0]:.0%} at scale 0, {follow[4.0]:.0%} at 
 #
 # ## What went wrong, and what helped
 #
-# - *The head start and Muon were worth most*, about equally. With the head start, the same network
-#   reached in half the steps the FD that it had reached without (one pair of runs, at guidance 1.5
-#   with it and 2 without).
-# - *A better head start is no better.* With a covariance for each class instead of one for all, the
-#   untrained prediction had a loss an eighth lower; after the same training the network's was
-#   slightly higher.
-# - *Guidance was too strong at first.* At w = 2 pictures look best, and at ten steps of the longer
-#   trained model FD asks for less (the table above): FD also counts the variety that guidance takes
-#   away.
-# - *Muon instead of AdamW* gave half as much on top of the head start as alone, and makes a step
-#   about an eighth longer.
-# - *Letting the learning rate fall only in the second half* was a little better than over the whole
-#   run; its height hardly mattered.
-# - *Wider networks lost*, since they take fewer steps in two minutes; so did narrower ones.
-#   Attention made no difference that one run could show; and the gain of the later fall of the rate
-#   is hardly larger.
-# - *Respacing* mattered as much as the solver (at ten steps the wrong choice of either raised FD by
-#   more than half): a list of timesteps that ends at 0, and then takes one step more to the clean
-#   level, wastes its last step and makes the one before it too long. Ten evenly spread steps with
-#   the last one ending at the clean level are the better ten.
-# - *How many steps pay depends on the model.* After one to two minutes of training, more than ten
-#   steps of the solver moved FD by a tenth or less, once down and once up: what is left is the
-#   network's error. After a longer training the solver's error is in sight again, and twenty steps
-#   are worth a third of the FD (the table above).
-# - *A switch that lets the network paint a pixel black*, instead of correcting it, was meant to
-#   clean the background, and made it worse.
+# - *The cosine schedule alone made it worse.* With noise as target its last timesteps multiply the
+#   network's errors by thousands. With $v$ it is the better one. Change schedule and target
+#   together.
+# - *Preconditioning brought nothing here*, since $v$ is nearly the same thing for these pixels.
+# - *Averaging brought nothing once the learning rate fell to 0.* At a constant rate it took
+#   almost a third off the FD.
+# - *The last timestep was all but forgotten.* An earlier version drew timesteps from the bell
+#   alone, so that $t = 999$, where sampling begins, was expected less than once in the training.
+#   Nobody saw it: a head start (notebook 12) knew the answer there.
+# - *`t / 1000` trains, too*, and has an FD that is a fifth higher.
+# - *Classifier guidance looked broken* with a scale of 4 and DDIM in twenty steps. With a larger
+#   scale and the ancestral chain in fifty it follows nearly nine times in ten.
+# - *Our first race was not fair.* It compared a diffusion model that was told the classes with GANs
+#   that were not.
+# - Attention made no difference that one run could show; wider networks lost, since they take fewer
+#   steps in two minutes, and so did narrower ones.
 #
 # The trials are listed with their figures in `authoring/trials/nb05.md`.
 #
 # ## Further reading
 #
-# - Ronneberger, Fischer, Brox 2015, *U-Net*: figure 1.
-# - Vaswani, Shazeer, Parmar et al. 2017, *Attention Is All You Need*: sections 3.2 and 3.5.
 # - Ho, Jain, Abbeel 2020, *Denoising Diffusion Probabilistic Models*: sections 2 to 4 and appendix
 #   B.
+# - Ronneberger, Fischer, Brox 2015, *U-Net*: figure 1.
+# - Vaswani, Shazeer, Parmar et al. 2017, *Attention Is All You Need*: sections 3.2 and 3.5.
+# - Nichol, Dhariwal 2021, *Improved Denoising Diffusion Probabilistic Models*: section 3.2, the
+#   cosine schedule.
 # - Song, Meng, Ermon 2021, *Denoising Diffusion Implicit Models*: section 4.
 # - Dhariwal, Nichol 2021, *Diffusion Models Beat GANs on Image Synthesis*: sections 3 and 4.
 # - Salimans, Ho 2022, *Progressive Distillation for Fast Sampling of Diffusion Models*: section 4,
@@ -2418,11 +2765,9 @@ print(f"classifier guidance: {follow[0.0]:.0%} at scale 0, {follow[4.0]:.0%} at 
 # - Karras, Aittala, Aila, Laine 2022, *Elucidating the Design Space of Diffusion-Based Generative
 #   Models*: section 5.
 # - Esser, Kulal, Blattmann et al. 2024, *Scaling Rectified Flow Transformers*: section 3.1.
-# - Wang, Vastola 2024, *The Unreasonable Effectiveness of Gaussian Score Approximation for
-#   Diffusion Models and its Applications*.
-# - Jordan, Jin, Boza et al. 2024, *Muon: An optimizer for hidden layers in neural networks* (a web
-#   page).
+# - Mirza, Osindero 2014, *Conditional Generative Adversarial Nets*.
 #
 # ## Next
 #
-# Notebook 06 leaves our code for the library that the field uses, and plugs this U-Net into it.
+# Notebook 06 leaves our code for the library that the field uses, and plugs a U-Net of this kind
+# into it.
