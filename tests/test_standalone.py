@@ -36,11 +36,15 @@ USES = {
     "'fashion_mnist')",
     "03": "from course_utils import data, metrics; metrics.features(data.images('mnist').x[:9], 'mnist')",
     "04": "from course_utils.lessons.nb04_diffusion_math import Schedule; Schedule.named('cosine', 9)",
-    "05": "from course_utils import data; [data.weights('fashion_mnist_' + n) for n in ('ddpm', 'dcgan', 'wgan_gp')]",
+    "05": "from course_utils import data; [data.weights('fashion_mnist_' + n) for n in ('dcgan', 'wgan_gp')]\n"
+    "files = [data.ASSETS / f'fashion_mnist_{n}' for n in ('race.json', 'ddpm_changes.json', "
+    "'ddpm_changes.safetensors')]\nassert all(file.stat().st_size for file in files)",
     "06": "from course_utils import data, hub\n"
     "from diffusers import DDPMPipeline, StableDiffusionPipeline\n"
     "hub.start({'a/b': data.ASSETS / 'ddpm_pipeline', 'c/d': data.ASSETS / 'latent_pipeline'})\n"
     "DDPMPipeline.from_pretrained('a/b'), StableDiffusionPipeline.from_pretrained('c/d')",
+    "12": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
+    "assert (data.ASSETS / 'fashion_mnist_ddpm_fd.json').stat().st_size",
 }
 
 
