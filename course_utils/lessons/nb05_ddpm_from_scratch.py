@@ -108,6 +108,26 @@ class Attention(nn.Module):
         return x + self.to_out(seen).mT.reshape(x.shape)
 
 
+def check_labels(y: Tensor, null: int) -> None:
+    """ValueError unless y (N,) holds whole numbers from 0 to null, which stands for no class."""
+    if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= null)).all()):
+        raise ValueError(
+            f"Labels are a tensor (N,) of whole numbers from 0 to {null}, which stands for no "
+            "class: make a U-Net with classes=... for more."
+        )
+
+
+def check_inputs(x: Tensor, t: Tensor, y: Tensor, shape: tuple[int, int, int], null: int) -> None:
+    """ValueError unless pictures x are (N, *shape), with as many timesteps and labels."""
+    if x.ndim != 4 or x.shape[1:] != shape:
+        raise ValueError(
+            f"This U-Net wants pictures (N, {shape[0]}, {shape[1]}, {shape[2]}), not "
+            f"{tuple(x.shape)}: make one with channels=... and size=... for yours."
+        )
+    one_each(x, timesteps=t, labels=y)
+    check_labels(y, null)
+
+
 class UNet(nn.Module):
     """Noisy pictures (N, channels, size, size), timesteps (N,) and labels (N,) to an output like
     the pictures.
@@ -158,7 +178,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         y = torch.full_like(t, self.null) if y is None else y
-        self.check(x, t, y)
+        channels, size, _ = self.shape
+        check_inputs(x, t, y, (channels + self.extra, size, size), self.null)
         emb = F.silu(self.time(timestep_embedding(t, self.emb)) + self.label(y))
         h = self.stem(F.pixel_unshuffle(x, 2))
         kept = [h]
@@ -174,26 +195,6 @@ class UNet(nn.Module):
         for block in self.up_fine:
             h = block(torch.cat([h, kept.pop()], dim=1), emb)
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), 2)
-
-    def check(self, x: Tensor, t: Tensor, y: Tensor) -> None:
-        """ValueError where an input does not fit this network."""
-        channels, size, _ = self.shape
-        if x.ndim != 4 or x.shape[1:] != (channels + self.extra, size, size):
-            raise ValueError(
-                f"This U-Net wants pictures (N, {channels + self.extra}, {size}, {size}), not "
-                f"{tuple(x.shape)}: make one with channels=... and size=... for yours."
-            )
-        one_each(x, timesteps=t, labels=y)
-        check_labels(y, self.null)
-
-
-def check_labels(y: Tensor, null: int) -> None:
-    """ValueError unless y (N,) holds whole numbers from 0 to null, which stands for no class."""
-    if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= null)).all()):
-        raise ValueError(
-            f"Labels are a tensor (N,) of whole numbers from 0 to {null}, which stands for no "
-            "class: make a U-Net with classes=... for more."
-        )
 
 
 def uniform_timesteps(n: int, T: int) -> Tensor:

@@ -134,7 +134,7 @@ cfg = run.budget.pick(
 # Take a picture, add a known amount of noise, and ask a network what the noise was. Notebook 04
 # calls the best answer $\mathbb E[\epsilon \mid x_t]$. With little noise that is cleaning, with
 # much noise it is imagining, and one network has to do it all. Here are pictures at seven timesteps
-# of the paper's schedule: $T = 1000$ steps, with $\beta_t$ from 0.0001 to 0.02 in even steps.
+# of the paper's schedule: $T = 1000$ steps, with $\beta_t$ from $10^{-4}$ to $0.02$ in even steps.
 
 # %% tags=["export"]
 T = 1000  # timesteps of training
@@ -435,6 +435,27 @@ claim(
 # unfolds them: at 14 x 14 a convolution costs a quarter.
 
 
+# %% tags=["export"]
+def check_labels(y: Tensor, null: int) -> None:
+    """ValueError unless y (N,) holds whole numbers from 0 to null, which stands for no class."""
+    if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= null)).all()):
+        raise ValueError(
+            f"Labels are a tensor (N,) of whole numbers from 0 to {null}, which stands for no "
+            "class: make a U-Net with classes=... for more."
+        )
+
+
+def check_inputs(x: Tensor, t: Tensor, y: Tensor, shape: tuple[int, int, int], null: int) -> None:
+    """ValueError unless pictures x are (N, *shape), with as many timesteps and labels."""
+    if x.ndim != 4 or x.shape[1:] != shape:
+        raise ValueError(
+            f"This U-Net wants pictures (N, {shape[0]}, {shape[1]}, {shape[2]}), not "
+            f"{tuple(x.shape)}: make one with channels=... and size=... for yours."
+        )
+    one_each(x, timesteps=t, labels=y)
+    check_labels(y, null)
+
+
 # %% tags=["export", "long"]
 class UNet(nn.Module):
     """Noisy pictures (N, channels, size, size), timesteps (N,) and labels (N,) to an output like
@@ -486,7 +507,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         y = torch.full_like(t, self.null) if y is None else y
-        self.check(x, t, y)
+        channels, size, _ = self.shape
+        check_inputs(x, t, y, (channels + self.extra, size, size), self.null)
         emb = F.silu(self.time(timestep_embedding(t, self.emb)) + self.label(y))
         h = self.stem(F.pixel_unshuffle(x, 2))
         kept = [h]
@@ -502,26 +524,6 @@ class UNet(nn.Module):
         for block in self.up_fine:
             h = block(torch.cat([h, kept.pop()], dim=1), emb)
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), 2)
-
-    def check(self, x: Tensor, t: Tensor, y: Tensor) -> None:
-        """ValueError where an input does not fit this network."""
-        channels, size, _ = self.shape
-        if x.ndim != 4 or x.shape[1:] != (channels + self.extra, size, size):
-            raise ValueError(
-                f"This U-Net wants pictures (N, {channels + self.extra}, {size}, {size}), not "
-                f"{tuple(x.shape)}: make one with channels=... and size=... for yours."
-            )
-        one_each(x, timesteps=t, labels=y)
-        check_labels(y, self.null)
-
-
-def check_labels(y: Tensor, null: int) -> None:
-    """ValueError unless y (N,) holds whole numbers from 0 to null, which stands for no class."""
-    if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= null)).all()):
-        raise ValueError(
-            f"Labels are a tensor (N,) of whole numbers from 0 to {null}, which stands for no "
-            "class: make a U-Net with classes=... for more."
-        )
 
 
 # %%
@@ -1831,6 +1833,7 @@ def by_theirs(x, scheduler, **options):
     return path
 
 
+# %%
 ddpm = in_double(
     DDPMScheduler,
     cosine,
