@@ -127,6 +127,15 @@ def dispatch(func, args, kwargs):
     return return_and_correct_aliasing(func, args, kwargs, tree_map(wrap, out))
 
 
+def made_here(*args, device=None, dtype=None, requires_grad=False, **kwargs):
+    """torch.tensor: it fills memory by itself, which the wrapper has not, so it is made on the CPU and moved."""
+    made = of_torch(*args, device="cpu" if is_there(device) else device, dtype=dtype, **kwargs)
+    return (made.to(device) if is_there(device) else made).requires_grad_(requires_grad)
+
+
+of_torch = torch.tensor
+
+
 class Mode(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -139,8 +148,10 @@ def pretend(float64=True):
     allow_float64 = float64
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+    torch.tensor = made_here
     try:
         with Mode():
             yield DEVICE
     finally:
+        torch.tensor = of_torch
         torch.__future__.set_overwrite_module_params_on_conversion(before)

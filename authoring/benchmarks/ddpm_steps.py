@@ -27,6 +27,7 @@ from course_utils.lessons import nb05_ddpm_from_scratch as nb05
 from course_utils.lessons import nb12_two_minutes as nb12
 
 DATASET, DRAWS = "fashion_mnist", 3
+MEASURES = ("fd", "kid", "precision", "recall")
 SCHEDULE = nb04.Schedule.named("cosine", nb05.T)
 FILE = data.ASSETS / f"{DATASET}_ddpm_fd.json"
 SAMPLERS = {
@@ -50,6 +51,21 @@ def evaluations(sampler: str, steps: int, guidance: float) -> int:
     return (2 * steps - 1 if sampler == "Heun" else steps) * (1 if guidance == 1 else 2)
 
 
+def scores(pictures: Tensor, asked: Tensor | None = None) -> dict[str, object]:
+    """FD and the rest of one draw, rounded, and the share of the classes `asked` (N,) that the classifier sees."""
+    report, of_class = metrics.evaluate(pictures, DATASET), None
+    if asked is not None:
+        seen = metrics.class_probabilities(pictures, DATASET).argmax(dim=1)
+        of_class = round((seen == asked).float().mean().item(), 3)
+    return {
+        **{name: round(float(getattr(report, name)), 4) for name in MEASURES},
+        "of_class": of_class,
+        "samples": len(pictures),
+        "device": "CPU, one thread",
+        "date": str(datetime.date.today()),
+    }
+
+
 def measure(generate: Callable[[Tensor, torch.Generator], Tensor]) -> dict[str, object]:
     """Means of FD and the rest over DRAWS draws of 2,048 pictures that `generate` makes of labels and a generator,
     and the standard deviation of one draw's FD."""
@@ -60,7 +76,7 @@ def measure(generate: Callable[[Tensor, torch.Generator], Tensor]) -> dict[str, 
         return torch.tensor([float(getattr(report, name)) for report in reports])
 
     return {
-        **{name: round(values(name).mean().item(), 4) for name in ("fd", "kid", "precision", "recall")},
+        **{name: round(values(name).mean().item(), 4) for name in MEASURES},
         "fd_spread": round(values("fd").std().item(), 4),
         "samples": len(y),
         "draws": DRAWS,
