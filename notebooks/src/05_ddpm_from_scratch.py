@@ -880,20 +880,29 @@ def held_out_loss(model, kind="epsilon", schedule=linear, y=None):
         return diffusion_loss(model, held_x0, y, held_t, held_noise, schedule, kind).item()
 
 
-losses, looks, film = [], {}, []
+def watcher(look, draw):
+    """Records of a training and the function that fills them: the loss of every step, and at some
+    steps look(ema), the held-out losses, and draw(ema), ten pictures.
+    """
+    losses, looks, film = [], {}, []
+
+    def watch(step, loss, ema):
+        if step == 1:  # a new run, also when the cell below is run again
+            losses.clear(), looks.clear(), film.clear()
+        losses.append(loss)
+        training.note(loss=loss)
+        if step in (1, *(cfg["num_steps"] * k // LOOKS for k in range(1, LOOKS + 1))):
+            looks[step] = look(ema)
+            film.append(draw(ema))
+            training.note(plots.animation([film[-1]], "Ten pictures as drawn by now.", columns=10))
+
+    return losses, looks, film, watch
 
 
-def watch(step, loss, ema):
-    if step == 1:  # a new run, also when the cell below is run again
-        losses.clear(), looks.clear(), film.clear()
-    losses.append(loss)
-    training.note(loss=loss)
-    if step in (1, *(cfg["num_steps"] * k // LOOKS for k in range(1, LOOKS + 1))):
-        looks[step] = held_out_loss(ema), held_out_loss(net)
-        film.append(
-            sample_images(ema, linear, none, 50, 1.0, ANCESTRAL, runtime.rng(7), kind="epsilon")
-        )
-        training.note(plots.animation([film[-1]], "Ten pictures as drawn by now.", columns=10))
+losses, looks, film, watch = watcher(
+    lambda ema: [held_out_loss(model) for model in (ema, net)],
+    lambda ema: sample_images(ema, linear, none, 50, 1.0, ANCESTRAL, runtime.rng(7), "epsilon"),
+)
 
 
 # %% tags=["nbval-ignore-output"]
@@ -933,7 +942,9 @@ SHOWN = (999, 500, 300, 200, 100, 50)
 
 def keep(t, x):
     if t in SHOWN:
-        moments[t] = x.cpu()
+        moments[t] = x.cpu().clamp(
+            -1, 1
+        )  # as it is drawn, also where a short training lets it grow
 
 
 finished = sample_ddpm(plain, linear, x_T, runtime.rng(8), observe=keep).cpu()
@@ -1138,13 +1149,19 @@ def mean_fd(recipe, sampling="2M, 20 steps"):
     return mean(fds(recipe, sampling))
 
 
+def fd_cells(rows):
+    """Cells of a table: the FDs of some rows, in order, and their mean."""
+    values = sorted(row["fd"] for row in rows)
+    return [" ".join(f"{value:.1f}" for value in values), f"{mean(values):.1f}"]
+
+
 def on_record(sentence, value, *recipes, **bound):
-    """`stored` for a ratio of FDs of these recipes: with the date, and the widest relative spread
-    over seeds."""
-    spreads = [torch.tensor(fds(*recipe)).std().item() / mean_fd(*recipe) for recipe in recipes]
-    rows = [row for recipe in recipes for row in rows_of(*recipe)]
-    date, seeds = max(row["date"] for row in rows), len(rows_of(*recipes[0]))
-    stored(sentence, value, date=date, seeds=seeds, spread=max(spreads), **bound)
+    """`stored` for a ratio of FDs of these lists of rows: with the date, and the widest relative
+    spread over seeds."""
+    of_seeds = [torch.tensor([row["fd"] for row in rows]) for rows in recipes]
+    spread = max((values.std() / values.mean()).item() for values in of_seeds)
+    date = max(row["date"] for rows in recipes for row in rows)
+    stored(sentence, value, date=date, seeds=len(recipes[0]), spread=spread, **bound)
 
 
 MEASURES = ("kid", "precision", "recall")
@@ -1163,8 +1180,7 @@ plots.table(
         [
             recipe,
             new,
-            " ".join(f"{value:.1f}" for value in fds(recipe)),
-            f"{mean_fd(recipe):.1f}",
+            *fd_cells(rows_of(recipe)),
             *(f"{mean([row[key] for row in rows_of(recipe)]):.2f}" for key in MEASURES),
         ]
         for recipe, new in LADDER.items()
@@ -1206,15 +1222,15 @@ plots.show(
 on_record(
     "The falling rate lowers the FD on every seed",
     max(fds("falling rate")) / min(fds("paper")),
-    ("paper",),
-    ("falling rate",),
+    rows_of("paper"),
+    rows_of("falling rate"),
     at_most=1,
 )
 on_record(
     "With t / 1000 in the embedding, the slip of exercise 5.1, the FD is higher on every seed",
     min(fds("divided time")) / max(fds("falling rate")),
-    ("falling rate",),
-    ("divided time",),
+    rows_of("falling rate"),
+    rows_of("divided time"),
     at_least=1,
 )
 
@@ -1255,8 +1271,8 @@ for name, levels in (("linear", linear), ("cosine", cosine)):
 on_record(
     "With noise as target the cosine schedule has a higher FD than the linear one, on every seed",
     min(fds("cosine")) / max(fds("falling rate")),
-    ("falling rate",),
-    ("cosine",),
+    rows_of("falling rate"),
+    rows_of("cosine"),
     at_least=1,
 )
 
@@ -1285,13 +1301,7 @@ UNCLIPPED = "2M, 20 steps, not clipped"
 plots.table(
     ["target", "FD, clipped", "mean", "FD, not clipped", "mean"],
     [
-        [
-            target,
-            " ".join(f"{value:.1f}" for value in fds(recipe)),
-            f"{mean_fd(recipe):.1f}",
-            " ".join(f"{value:.1f}" for value in fds(recipe, UNCLIPPED)),
-            f"{mean_fd(recipe, UNCLIPPED):.1f}",
-        ]
+        [target, *fd_cells(rows_of(recipe)), *fd_cells(rows_of(recipe, UNCLIPPED))]
         for recipe, target in TARGETS.items()
     ],
 )
@@ -1327,30 +1337,30 @@ print(f"v: {mean_fd('v'):.1f} on the cosine schedule, {mean_fd(LINEAR_V):.1f} on
 on_record(
     "Not clipped, epsilon on the cosine schedule has more than three times its FD",
     mean_fd("cosine", UNCLIPPED) / mean_fd("cosine"),
-    ("cosine",),
-    ("cosine", UNCLIPPED),
+    rows_of("cosine"),
+    rows_of("cosine", UNCLIPPED),
     at_least=3,
 )
 on_record(
     "Not clipped, x0 and v have the FD that they have clipped, to a twentieth",
     [abs(mean_fd(target, UNCLIPPED) / mean_fd(target) - 1) for target in ("x0", "v")],
-    ("x0",),
-    ("v",),
+    rows_of("x0"),
+    rows_of("v"),
     at_most=0.05,
 )
 on_record(
     "With v as target the cosine schedule has a lower FD than the linear one, on every seed",
     max(fds("v")) / min(fds(LINEAR_V)),
-    ("v",),
-    (LINEAR_V,),
+    rows_of("v"),
+    rows_of(LINEAR_V),
     at_most=1,
 )
 on_record(
     "On the cosine schedule v has a lower FD than x0, and x0 than epsilon, on every seed",
     [max(fds("v")) / min(fds("x0")), max(fds("x0")) / min(fds("cosine"))],
-    ("v",),
-    ("x0",),
-    ("cosine",),
+    rows_of("v"),
+    rows_of("x0"),
+    rows_of("cosine"),
     at_most=1,
 )
 
@@ -1420,8 +1430,8 @@ claim(
 on_record(
     "Preconditioning changes the mean FD by less than 15 %",
     abs(mean_fd("preconditioned") / mean_fd("v") - 1),
-    ("v",),
-    ("preconditioned",),
+    rows_of("v"),
+    rows_of("preconditioned"),
     at_most=0.15,
 )
 
@@ -1517,8 +1527,8 @@ claim(
 on_record(
     "Timesteps in the middle more often: a lower mean FD than with all equally often",
     mean_fd("timesteps") / mean_fd("preconditioned"),
-    ("preconditioned",),
-    ("timesteps",),
+    rows_of("preconditioned"),
+    rows_of("timesteps"),
     at_most=1,
 )
 
@@ -1595,8 +1605,7 @@ plots.table(
         [
             f"{w:g}",
             20 if w == 1 else 40,
-            " ".join(f"{value:.1f}" for value in fds("classes", sampling)),
-            f"{mean_fd('classes', sampling):.1f}",
+            *fd_cells(rows_of("classes", sampling)),
             f"{mean([row['of_class'] for row in rows_of('classes', sampling)]):.2f}",
             f"{mean([row['recall'] for row in rows_of('classes', sampling)]):.2f}",
         ]
@@ -1606,15 +1615,15 @@ plots.table(
 on_record(
     "Class labels lower the FD by a quarter or more, on every seed",
     max(fds("classes")) / min(fds("timesteps")),
-    ("timesteps",),
-    ("classes",),
+    rows_of("timesteps"),
+    rows_of("classes"),
     at_most=0.75,
 )
 on_record(
     "Guidance 2 lowers the FD on every seed",
     max(b["fd"] / a["fd"] for a, b in zip(rows_of("classes"), rows_of("classes", GUIDED[2.0]))),
-    ("classes",),
-    ("classes", GUIDED[2.0]),
+    rows_of("classes"),
+    rows_of("classes", GUIDED[2.0]),
     at_most=1,
 )
 
@@ -1699,20 +1708,10 @@ def train(
 
 
 # %% tags=["nbval-ignore-output"]
-losses_2, looks_2, film_2 = [], {}, []
-
-
-def watch_better(step, loss, ema):
-    if step == 1:
-        losses_2.clear(), looks_2.clear(), film_2.clear()
-    losses_2.append(loss)
-    training.note(loss=loss)
-    if step in (1, *(cfg["num_steps"] * k // LOOKS for k in range(1, LOOKS + 1))):
-        looks_2[step] = [held_out_loss(model, "v", cosine, held_y) for model in (ema, better_net)]
-        film_2.append(sample_images(ema, cosine, torch.arange(10), 20, rng=runtime.rng(7)))
-        training.note(plots.animation([film_2[-1]], "The ten classes as drawn by now.", columns=10))
-
-
+losses_2, looks_2, film_2, watch_better = watcher(
+    lambda ema: [held_out_loss(model, "v", cosine, held_y) for model in (ema, better_net)],
+    lambda ema: sample_images(ema, cosine, torch.arange(10), 20, rng=runtime.rng(7)),
+)
 better_net = Preconditioned(
     UNet(cfg["widths"], classes=len(CLASSES)), cosine, pixel_mean, pixel_std
 ).to(run.device, memory_format=torch.channels_last)
@@ -1768,28 +1767,22 @@ NOT_AVERAGED = "2M, 20 steps, not averaged"
 plots.table(
     ["recipe", "FD, averaged", "mean", "FD, last weights", "mean"],
     [
-        [
-            recipe,
-            " ".join(f"{value:.1f}" for value in fds(recipe)),
-            f"{mean_fd(recipe):.1f}",
-            " ".join(f"{value:.1f}" for value in fds(recipe, NOT_AVERAGED)),
-            f"{mean_fd(recipe, NOT_AVERAGED):.1f}",
-        ]
+        [recipe, *fd_cells(rows_of(recipe)), *fd_cells(rows_of(recipe, NOT_AVERAGED))]
         for recipe in ("paper", "falling rate", "classes")
     ],
 )
 on_record(
     "At a constant learning rate averaging lowers the FD on every seed",
     max(a["fd"] / b["fd"] for a, b in zip(rows_of("paper"), rows_of("paper", NOT_AVERAGED))),
-    ("paper", "2M, 20 steps"),
-    ("paper", NOT_AVERAGED),
+    rows_of("paper"),
+    rows_of("paper", NOT_AVERAGED),
     at_most=1,
 )
 on_record(
     "Once the rate falls to 0, averaging changes the mean FD by less than a tenth",
     abs(mean_fd("falling rate") / mean_fd("falling rate", NOT_AVERAGED) - 1),
-    ("falling rate", "2M, 20 steps"),
-    ("falling rate", NOT_AVERAGED),
+    rows_of("falling rate"),
+    rows_of("falling rate", NOT_AVERAGED),
     at_most=0.1,
 )
 
@@ -1953,8 +1946,8 @@ for recipe in ("paper", "classes"):
 on_record(
     "With all changes, 20 steps of DPM-Solver++(2M) are within a tenth of 50 of the chain, in FD",
     abs(mean_fd("classes") / mean_fd("classes", CHAIN) - 1),
-    ("classes",),
-    ("classes", CHAIN),
+    rows_of("classes"),
+    rows_of("classes", CHAIN),
     at_most=0.1,
 )
 
@@ -2455,8 +2448,7 @@ plots.table(
     [
         [
             name,
-            " ".join(f"{row['fd']:.1f}" for row in sorted(rows, key=lambda row: row["fd"])),
-            f"{mean([row['fd'] for row in rows]):.1f}",
+            *fd_cells(rows),
             *(f"{mean([row[key] for row in rows]):.2f}" for key in MEASURES),
             nfe,
         ]
@@ -2466,12 +2458,10 @@ plots.table(
 
 
 def on_every_seed(sentence, winner, losers):
-    """`stored`: the highest FD of one row against the lowest of others."""
-    values = {name: torch.tensor([row["fd"] for row in CONTEST[name][0]]) for name in CONTEST}
-    spread = max((values[name].std() / values[name].mean()).item() for name in [winner, *losers])
-    date = max(row["date"] for name in [winner, *losers] for row in CONTEST[name][0])
-    ratio = values[winner].max() / min(values[name].min() for name in losers)
-    stored(sentence, ratio.item(), at_most=1, date=date, seeds=3, spread=spread)
+    """On record: the highest FD of one row against the lowest of others."""
+    best, *others = ([row["fd"] for row in CONTEST[name][0]] for name in [winner, *losers])
+    ratio = max(best) / min(fd for values in others for fd in values)
+    on_record(sentence, ratio, *(CONTEST[name][0] for name in [winner, *losers]), at_most=1)
 
 
 on_every_seed(
