@@ -12,6 +12,7 @@ it keeps its numbers on the CPU behind a wrapper that says `.device == mps:0` an
 import contextlib
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_map
 
@@ -87,6 +88,12 @@ class There(torch.Tensor):
     def tolist(self):
         return self.raw.tolist()
 
+    def untyped_storage(self):  # which safetensors asks for its address, to find tensors that share memory
+        return self.raw.untyped_storage()
+
+    def data_ptr(self):
+        return self.raw.data_ptr()
+
     def __reduce_ex__(self, protocol):
         return self.raw.detach().__reduce_ex__(protocol)
 
@@ -127,13 +134,16 @@ def dispatch(func, args, kwargs):
     return return_and_correct_aliasing(func, args, kwargs, tree_map(wrap, out))
 
 
-def made_here(*args, device=None, dtype=None, requires_grad=False, **kwargs):
-    """torch.tensor: it fills memory by itself, which the wrapper has not, so it is made on the CPU and moved."""
-    made = of_torch(*args, device="cpu" if is_there(device) else device, dtype=dtype, **kwargs)
-    return (made.to(device) if is_there(device) else made).requires_grad_(requires_grad)
+class Made(TorchFunctionMode):
+    """torch.tensor fills memory by itself, which the wrapper has not: it is made on the CPU and moved."""
 
-
-of_torch = torch.tensor
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not torch.tensor or not is_there(kwargs.get("device")):
+            return func(*args, **kwargs)
+        wants_grad = kwargs.pop("requires_grad", False)
+        made = func(*args, **kwargs | {"device": "cpu"})
+        return made.to(kwargs["device"]).requires_grad_(wants_grad)
 
 
 class Mode(TorchDispatchMode):
@@ -148,10 +158,8 @@ def pretend(float64=True):
     allow_float64 = float64
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    torch.tensor = made_here
     try:
-        with Mode():
+        with Mode(), Made():
             yield DEVICE
     finally:
-        torch.tensor = of_torch
         torch.__future__.set_overwrite_module_params_on_conversion(before)
