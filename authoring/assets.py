@@ -26,6 +26,7 @@ from course_utils import data, metrics
 from course_utils.files import write
 
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
+LORA_STEPS = 600
 DCGAN_STEPS, WGAN_GP_STEPS, DDPM_STEPS, DDPM_PIPELINE_STEPS = 2850, 2150, 9000, 5000
 SIZES = {
     "fashion_mnist": {"train": 20_000, "test": 4_000},
@@ -233,6 +234,16 @@ SOURCES = {
         "MIT",
         "authoring.assets latent: by authoring/latent.py, which holds the steps, on the full training set, float16",
     ),
+    "latent_controlnet": (
+        "this course",
+        "MIT",
+        "authoring.assets controlnet: by authoring/latent.py, which holds the steps, on the full training set, float16",
+    ),
+    "latent_lora_mosaic": (
+        "this course",
+        "MIT",
+        f"authoring.assets lora: notebook 06's functions, {LORA_STEPS} steps of 32 on 2,000 pictures, float16",
+    ),
 }
 
 
@@ -351,6 +362,36 @@ def make_latent() -> None:
     latent.make()
 
 
+def make_controlnet() -> None:
+    """Outlines as a condition of the latent pipeline: half an hour on one core."""
+    from authoring import latent
+
+    latent.make_controlnet()
+
+
+def make_lora() -> None:
+    """The style of mosaics as low-rank matrices: notebook 06's functions, a few minutes on one core."""
+    from diffusers import StableDiffusionPipeline
+    from peft.utils import get_peft_model_state_dict
+
+    from course_utils import latent
+    from course_utils.lessons import nb06_diffusers_applications as nb06
+    from course_utils.prompts import captions
+
+    train, draw = data.images("fashion_mnist", "train"), torch.Generator().manual_seed(0)
+    x, y = train.x[:2000], train.y[:2000]
+    torch.manual_seed(0)
+    pipe = nb06.prompt_pipelines(torch.device("cpu"), on_hub=False)["course"]
+    nb06.add_lora(pipe)
+    styled = latent.padded(latent.mosaic(x))
+    losses = nb06.learn_style(pipe, styled, captions(x, y, draw), LORA_STEPS, draw)
+    print(f"loss {sum(losses[:40]) / 40:.3f}, at the end {sum(losses[-40:]) / 40:.3f}")
+    layers = get_peft_model_state_dict(pipe.unet, adapter_name="style")
+    StableDiffusionPipeline.save_lora_weights(
+        latent.MOSAIC, unet_lora_layers={name: weight.half().contiguous() for name, weight in layers.items()}
+    )
+
+
 def make_manifest() -> None:
     """Sizes, hashes and origins of all SOURCES; a folder gives an entry for each file in it."""
     entries = {}
@@ -379,6 +420,8 @@ PARTS = {
     "ddpm": make_ddpm,
     "ddpm_pipeline": make_ddpm_pipeline,
     "latent": make_latent,
+    "controlnet": make_controlnet,
+    "lora": make_lora,
     "manifest": make_manifest,
 }
 

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from course_utils import data, metrics, training
-from course_utils.latent import FOLDER, STYLES, draw, load, padded, psnr, reconstruct, token_ids
+from course_utils.latent import CONTROL, FOLDER, STYLES, draw, load, outline, padded, psnr, reconstruct, token_ids
 from course_utils.prompts import WORDS, adherence, caption, captions, words
 
-VAE_STEPS, UNET_STEPS = 4_000, 11_000
-VAE_BATCH, UNET_BATCH, KEEP_EVERY, LOG_EVERY = 32, 64, 500, 200
-KL_WEIGHT, STYLED, NO_PROMPT, NO_WORD = 1e-3, 0.2, 0.1, 0.03
+VAE_STEPS, UNET_STEPS, CONTROL_STEPS = 4_000, 11_000, 3_000
+VAE_BATCH, UNET_BATCH, CONTROL_BATCH, KEEP_EVERY, LOG_EVERY = 32, 64, 32, 500, 100
+KL_WEIGHT, STYLED, NO_PROMPT, NO_WORD, NO_PROMPT_CONTROL = 1e-3, 0.2, 0.1, 0.03, 0.5
 # --- the parts ----------------------------------------------------------------------------------------------
 
 
@@ -219,6 +219,46 @@ def train_unet(
     return assemble(vae, net["text"], tokenizer, net["unet"])
 
 
+def train_controlnet(
+    pipeline: StableDiffusionPipeline, x: Tensor, y: Tensor, steps: int, folder: Path
+) -> ControlNetModel:
+    """A copy of the U-Net's first half that hands on outlines; the U-Net itself is not changed.
+
+    Pictures x (N, 1, 28, 28) with labels y (N,); the condition is `outline(x)` in [0, 1], half of the prompts are
+    empty, so that the outline alone has to do.
+    """
+    unet, vae = pipeline.unet.requires_grad_(False), pipeline.vae
+    net = ControlNetModel.from_unet(unet, conditioning_channels=1, conditioning_embedding_out_channels=(16, 32, 64))
+    net.requires_grad_(True)
+    (mean, std), described = encode(vae, x), words(x, y)
+
+    def loss_of(net: nn.Module, draw: torch.Generator) -> Tensor:
+        chosen = some(x, draw, CONTROL_BATCH)
+        noise, shift = torch.randn(2, CONTROL_BATCH, *mean.shape[1:], generator=draw)
+        latents = (mean[chosen] + std[chosen] * shift) * vae.config.scaling_factor
+        t = torch.randint(pipeline.scheduler.config.num_train_timesteps, (CONTROL_BATCH,), generator=draw)
+        silent = (torch.rand(CONTROL_BATCH, generator=draw) < NO_PROMPT_CONTROL).tolist()
+        prompts = ["" if no else caption(described[i], draw) for no, i in zip(silent, chosen.tolist())]
+        with torch.no_grad():
+            states = pipeline.text_encoder(token_ids(pipeline.tokenizer, prompts))[0]
+        x_t = pipeline.scheduler.add_noise(latents, noise, t)
+        down, mid = net(x_t, t, states, (padded(outline(x[chosen])) + 1) / 2, return_dict=False)
+        extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        v = unet(x_t, t, states, **extra).sample
+        return F.mse_loss(v.float(), pipeline.scheduler.get_velocity(latents, noise, t))
+
+    return fit("controlnet", net, loss_of, steps, folder, lr=5e-4)
+
+
+def make_controlnet() -> None:
+    """Train it on the pipeline that is shipped, and save it in float16."""
+    torch.manual_seed(0)
+    train = data.images("fashion_mnist", "train")
+    net = train_controlnet(load(), train.x, train.y, CONTROL_STEPS, data.cache_dir() / "make-latent")
+    net.half().save_pretrained(CONTROL)
+    without_paths(CONTROL)
+
+
 @torch.no_grad()
 def never_seen(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
     """Let every piece of a word that is in no caption mean what UNKNOWN means."""
@@ -235,6 +275,11 @@ def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     (folder / "tokenizer/vocab.json").write_text(json.dumps(model["vocab"]), "utf-8")
     (folder / "tokenizer/merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]), "utf-8")
+    without_paths(folder)
+
+
+def without_paths(folder: Path) -> None:
+    """Take this machine's paths out of the settings of what was saved."""
     for file in folder.rglob("*.json"):
         content = json.loads(file.read_text("utf-8"))
         for key in ("_name_or_path", "name_or_path"):

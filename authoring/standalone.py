@@ -43,11 +43,18 @@ OPENED = {
         "fashion_mnist_schedulers.json",
         "ddpm_pipeline/",
         "latent_pipeline/",
+        "latent_controlnet/",
+        "latent_lora_mosaic/",
     ),
     "12": (
         *FASHION,
         "fashion_mnist_ddpm.safetensors",
         "fashion_mnist_ddpm_fd.json",
+    ),
+    "13": (
+        *FASHION,
+        "fashion_mnist_ddpm.safetensors",
+        "fashion_mnist_schedulers.json",
     ),
 }
 SETUP = '''\

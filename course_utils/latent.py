@@ -19,6 +19,8 @@ from transformers import CLIPTokenizer
 from . import data, metrics
 
 FOLDER = data.ASSETS / "latent_pipeline"
+CONTROL = data.ASSETS / "latent_controlnet"  # hands outlines to its U-Net
+MOSAIC = data.ASSETS / "latent_lora_mosaic"  # a style
 
 
 def unpadded(x: Tensor) -> Tensor:

@@ -150,10 +150,11 @@ class Runtime:
     budget: Budget
     seed: int
     started: float = field(default_factory=time.perf_counter)
+    mixed: bool = False  # whether autocast() was asked for, so that the report says what was computed in
 
     def autocast(self) -> AbstractContextManager:
         """Mixed precision for a forward pass; does nothing when the precision is float32."""
-        enabled = self.precision != torch.float32
+        enabled = self.mixed = self.precision != torch.float32
         return torch.autocast(self.device.type, dtype=self.precision if enabled else None, enabled=enabled)
 
     def scaler(self) -> torch.amp.GradScaler:
@@ -161,9 +162,13 @@ class Runtime:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def report(self) -> str:
-        """Device, precision, threads, budget, seed, memory and the seconds since `start()`, in one line."""
+        """Device, precision, threads, budget, seed, memory and the seconds since `start()`, in one line.
+
+        The precision is float32 until `autocast()` has been asked for.
+        """
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
-        parts = [name, str(self.precision).removeprefix("torch."), f"{torch.get_num_threads()} threads"]
+        precision = f"{str(self.precision).removeprefix('torch.')} by autocast" if self.mixed else "float32"
+        parts = [name, precision, f"{torch.get_num_threads()} threads"]
         parts += [f"budget {self.budget.size}", f"seed {self.seed}", f"{memory_gb(self.device):.1f} GB at most"]
         return " | ".join([*parts, f"{time.perf_counter() - self.started:.0f} s"])
 

@@ -1,7 +1,7 @@
 """A pretend accelerator on a machine without one: finds device mistakes, nothing else (no speed, no kernels).
 
-`with pretend(float64=False) as device:` makes torch take `device` ("mps:0") wherever it takes a device. A tensor on
-it keeps its numbers on the CPU behind a wrapper that says `.device == mps:0` and is as strict as hardware about this:
+`with pretend("mps", float64=False) as device:` makes torch take `device` ("mps:0", or "cuda:0") wherever it takes a
+device. A tensor on it keeps its numbers on the CPU behind a wrapper that says so and is as strict as hardware about:
   * an operation that mixes it with a CPU tensor of one axis or more raises what torch raises
     (indexing it with CPU indices is allowed, as it is on hardware);
   * a CPU generator cannot draw on it;
@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_map
 
-DEVICE = torch.device("mps", 0)
+KINDS = {"mps": torch.device("mps", 0), "cuda": torch.device("cuda", 0)}
+accelerator = KINDS["mps"]  # which `pretend` sets
 LIMIT = (
     "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
     " Please use float32 instead."
@@ -28,7 +29,7 @@ COPYING = {aten._to_copy.default, aten.copy_.default}
 
 
 def is_there(device):
-    return device is not None and torch.device(device).type == DEVICE.type
+    return device is not None and torch.device(device).type == accelerator.type
 
 
 class There(torch.Tensor):
@@ -49,8 +50,9 @@ class There(torch.Tensor):
     def __init__(self, raw):
         self.raw = raw
 
-    device = property(lambda self: DEVICE)
-    is_cpu, is_mps = property(lambda self: False), property(lambda self: True)
+    device = property(lambda self: accelerator)
+    is_cpu, is_mps = property(lambda self: False), property(lambda self: accelerator.type == "mps")
+    is_cuda = property(lambda self: accelerator.type == "cuda")
 
     def get_device(self):
         return 0
@@ -68,7 +70,7 @@ class There(torch.Tensor):
         else:
             device, dtype, _, found = torch._C._nn._parse_to(*args, **kwargs)
             memory_format = memory_format or found
-        device, dtype = device or DEVICE, dtype or self.dtype
+        device, dtype = device or accelerator, dtype or self.dtype
         if is_there(device) and dtype == self.dtype and memory_format is None and not copy:
             return self
         options = {"memory_format": memory_format} if memory_format else {}
@@ -79,7 +81,7 @@ class There(torch.Tensor):
 
     def numpy(self, *args, **kwargs):
         raise TypeError(
-            "can't convert mps:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+            f"can't convert {accelerator} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
         )
 
     def __array__(self, *args, **kwargs):
@@ -116,11 +118,11 @@ def dispatch(func, args, kwargs):
     mixed = bool(there) and any(x.ndim for x in here) and func not in COPYING
     if mixed and not (func in INDEXING and isinstance(args[0], There)):
         raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found at least two devices, mps:0 and cpu! ({func})"
+            f"Expected all tensors to be on the same device, but found at least two devices, {accelerator} and cpu! ({func})"
         )
     generator = kwargs.get("generator")
     if goes_there and generator is not None and generator.device.type == "cpu":
-        raise RuntimeError("Expected a 'mps' device type for generator but found 'cpu'")
+        raise RuntimeError(f"Expected a '{accelerator.type}' device type for generator but found 'cpu'")
     if goes_there and not allow_float64 and kwargs.get("dtype") == torch.float64:
         raise TypeError(LIMIT)
     kwargs = {k: (torch.device("cpu") if k == "device" and v is not None else v) for k, v in kwargs.items()}
@@ -153,13 +155,25 @@ class Mode(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def pretend(float64=True):
-    global allow_float64
-    allow_float64 = float64
+def pretend(kind="mps", float64=True):
+    """An accelerator of this kind, "mps" or "cuda", with or without float64."""
+    global allow_float64, accelerator
+    allow_float64, accelerator = float64, KINDS[kind]
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+    asked = {
+        "_lazy_init": lambda: None,  # a tensor made on "cuda" asks for the driver first
+        "get_device_name": lambda *_: "pretend card",
+        "max_memory_allocated": lambda *_: 0,
+        "is_bf16_supported": lambda **_: True,
+    }
+    real = {name: getattr(torch.cuda, name) for name in asked}
     try:
+        for name, answer in asked.items() if kind == "cuda" else ():
+            setattr(torch.cuda, name, answer)
         with Mode(), Made():
-            yield DEVICE
+            yield accelerator
     finally:
+        for name, answer in real.items():
+            setattr(torch.cuda, name, answer)
         torch.__future__.set_overwrite_module_params_on_conversion(before)

@@ -1,4 +1,4 @@
-"""Run the code cells of a notebook's text on the pretend accelerator: python run_on_pretend_device.py TEXT.
+"""Run the code cells of a notebook's text on the pretend accelerator: python run_on_pretend_device.py TEXT [KIND].
 
 Trainings are cut short, so that claims are noted and need not hold. Prints a line for each cell that raises, and for
 each that is left out, since it asks the pretend tensor for what only a real one has.
@@ -10,10 +10,12 @@ import os
 import re
 import sys
 import traceback
+import types
 import warnings
 from pathlib import Path
 
-SETTINGS = {"COURSE_DEVICE": "mps:0", "COURSE_BUDGET": "quick", "COURSE_DATA": "embedded", "COURSE_CLAIMS": os.devnull}
+KIND = sys.argv[2] if len(sys.argv) > 2 else "mps"
+SETTINGS = {"COURSE_DEVICE": f"{KIND}:0", "COURSE_BUDGET": "quick", "COURSE_DATA": "embedded", "COURSE_CLAIMS": os.devnull}
 os.environ |= SETTINGS | {"TQDM_DISABLE": "1", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"}
 warnings.simplefilter("ignore")
 
@@ -39,9 +41,10 @@ def cells(text: str) -> list[tuple[int, str]]:
 
 def main(source: Path) -> int:
     torch.set_num_threads(1)
-    text, space = shortened(source), {"__name__": "__main__"}
+    notebook = sys.modules["notebook_on_trial"] = types.ModuleType("notebook_on_trial")  # classes are found in it
+    text, space = shortened(source), vars(notebook)
     raised = left_out = 0
-    with pretend(float64=False):
+    with pretend(KIND, float64=KIND == "cuda"):
         for line, code in cells(text):
             try:
                 exec(compile(code, f"cell at line {line}", "exec"), space)

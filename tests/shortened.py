@@ -37,6 +37,7 @@ CUTS = {
             '"widths": (8, 16), "num_steps": 20, "batch_size": 4, "samples": 40',
         ),
     ],
+    "13": [],
     "06": [("quick=50, full=20_000", "quick=6, full=6"), ("quick=300, full=4000", "quick=4, full=4")],
 }
 

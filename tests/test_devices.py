@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
 
 
-def test_the_pretend_device_is_as_strict_as_hardware() -> None:
-    with pretend(float64=False) as device:
+@pytest.mark.parametrize("kind", ["mps", "cuda"])
+def test_the_pretend_device_is_as_strict_as_hardware(kind: str) -> None:
+    with pretend(kind, float64=False) as device:
         x = torch.ones(3, device=device)
-        assert x.device.type == "mps" and (x + 1).device.type == "mps"
-        assert torch.tensor([1.0], device=device).device.type == "mps" and torch.tensor([1.0]).device.type == "cpu"
+        assert x.device.type == kind and (x + 1).device.type == kind
+        assert torch.tensor([1.0], device=device).device.type == kind and torch.tensor([1.0]).device.type == "cpu"
         with pytest.raises(RuntimeError, match="same device"):
             x + torch.ones(3)
         with pytest.raises(TypeError, match="copy the tensor to host memory"):
@@ -31,11 +32,12 @@ def test_the_pretend_device_is_as_strict_as_hardware() -> None:
         assert x.cpu().double().sum() == 3
 
 
+@pytest.mark.parametrize("kind", ["mps", "cuda"])  # mps has no float64; cuda takes other ways through the code
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_no_cell_mixes_devices(source: Path) -> None:
+def test_no_cell_mixes_devices(source: Path, kind: str) -> None:
     program = ROOT / "tests" / "run_on_pretend_device.py"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(program), str(source)]
+    command = [sys.executable, str(program), str(source), kind]
     done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8")
     raised = [line for line in done.stdout.splitlines() if line.startswith("RAISED")]
     left_out = [line for line in done.stdout.splitlines() if line.startswith("LEFT OUT")]

@@ -14,7 +14,6 @@ import torch
 from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
 
 from course_utils import latent, training
-from course_utils.lessons import nb05_ddpm_from_scratch as nb05
 from course_utils.lessons import nb06_diffusers_applications as nb06
 from course_utils.lessons import nb12_two_minutes as nb12
 
@@ -50,18 +49,10 @@ def test_the_network_in_the_library_is_that_of_notebook_05(unet) -> None:
 
 def test_guidance_one_is_the_network_with_the_class(unet) -> None:
     y = torch.tensor([1, 8])
-    plain = nb06.sample_with(nb06.make_schedulers()["DDIM"], unet, y, 3, 1.0, seeded())
-    nearly = nb06.sample_with(nb06.make_schedulers()["DDIM"], unet, y, 3, 1.0 + 1e-9, seeded())
+    plain = nb06.sample_with(nb06.DDIMScheduler(**nb06.LEVELS), unet, y, 3, 1.0, seeded())
+    nearly = nb06.sample_with(nb06.DDIMScheduler(**nb06.LEVELS), unet, y, 3, 1.0 + 1e-9, seeded())
     assert plain.shape == (2, 1, 28, 28) and plain.abs().max() <= 1
     torch.testing.assert_close(plain, nearly, atol=1e-3, rtol=0)
-
-
-def test_capped_levels_stop_where_asked() -> None:
-    betas = torch.tensor(nb06.capped_betas(80.0), dtype=torch.float64)
-    sigmas = (1 / (1 - betas).cumprod(0) - 1).sqrt()
-    assert len(betas) == nb05.T and sigmas.max() == pytest.approx(80, rel=1e-3)
-    free = (1 / nb06.DDPMScheduler(**nb06.LEVELS).alphas_cumprod - 1).sqrt()
-    torch.testing.assert_close(sigmas[:900].float(), free[:900], rtol=1e-3, atol=1e-5)
 
 
 def test_a_sheet_has_x_across_and_y_down() -> None:
@@ -184,6 +175,52 @@ def test_the_trainer_goes_on_exactly(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(trainer.ema.shadow_params, other.ema.shadow_params))
 
 
+def test_by_hand_is_the_pipeline_and_keeps_to_negative_prompts(pipe) -> None:
+    prompts, noise = ["a dark bag", "a coat"], torch.randn(2, 4, 8, 8, generator=seeded())
+    wanted, unwanted = nb06.embed(pipe, prompts), nb06.embed(pipe, ["dark"] * 2)
+    options = {"num_inference_steps": 4, "guidance_scale": 4.0, "negative_prompt": ["dark"] * 2, "latents": noise}
+    theirs = pipe(prompts, output_type="latent", **options).images
+    torch.testing.assert_close(nb06.by_hand(pipe, wanted, unwanted, 4, 4.0, noise), theirs, atol=1e-4, rtol=0)
+
+
+def test_latents_come_back_from_pictures_as_the_autoencoder_makes_them(pipe) -> None:
+    x = torch.rand(2, 1, 32, 32, generator=seeded()) * 2 - 1
+    back = nb06.decode(pipe, nb06.encode(pipe, x))
+    with torch.no_grad():
+        torch.testing.assert_close(back, pipe.vae(x).sample.clamp(-1, 1), atol=1e-4, rtol=0)
+
+
+def test_the_controlnet_draws_what_the_outline_says(pipe) -> None:
+    """Its outputs matter, and the pipeline that it was put onto is not changed."""
+    control, prompts = nb06.controlled(pipe), ["a bag"] * 2
+    assert control.unet is pipe.unet
+    before = nb06.sample_prompts(pipe, prompts, steps=2)
+    box = torch.zeros(2, 1, 32, 32)
+    box[:, :, 8:24, 8:24] = 1
+    drawn = nb06.sample_prompts(control, prompts, steps=2, image=box)
+    none = nb06.sample_prompts(control, prompts, steps=2, image=box, controlnet_conditioning_scale=0.0)
+    torch.testing.assert_close(none, before, atol=1e-4, rtol=0)
+    assert (drawn - before).abs().mean() > 0.02
+
+
+def test_the_shipped_style_loads_onto_the_pipeline_and_changes_it() -> None:
+    pipe = nb06.prompt_pipelines(torch.device("cpu"), on_hub=False)["course"]
+    before = nb06.sample_prompts(pipe, ["a coat"], steps=2)
+    pipe.load_lora_weights(latent.MOSAIC, adapter_name="mosaic")
+    assert (nb06.sample_prompts(pipe, ["a coat"], steps=2) - before).abs().mean() > 0.01
+
+
+def test_kept_attention_sums_to_one_and_changes_nothing(pipe) -> None:
+    maps, plain = [], dict(pipe.unet.attn_processors)
+    before = nb06.sample_prompts(pipe, ["a coat"], steps=2)
+    kept = {name: nb06.KeepsAttention(maps) if "attn2" in name else old for name, old in plain.items()}
+    pipe.unet.set_attn_processor(kept)
+    after = nb06.sample_prompts(pipe, ["a coat"], steps=2)
+    pipe.unet.set_attn_processor(plain)
+    torch.testing.assert_close(before, after, atol=1e-4, rtol=0)
+    assert maps and all(torch.allclose(part.sum(-1), torch.ones(()), atol=1e-4) for part in maps)
+
+
 # --- what does not fit together -----------------------------------------------------------------------------
 
 
@@ -244,7 +281,6 @@ X = -torch.ones(3, 1, 28, 28)
             "At least one picture and one step are wanted, not 2 and 0",
         ),
         (lambda p: nb06.xyz(lambda x, y, z: X[0], [1], [], [1]), "Each axis wants a value at least, not 1, 0 and 1"),
-        (lambda p: nb06.capped_betas(0.0), "lies above 0: 0.0 does not"),
         (lambda p: nb06.Trainer(X.expand(3, 3, 28, 28), 5), r"Pictures \(N, 1, 28, 28\) are wanted"),
         (lambda p: nb06.Trainer(X, 0), "At least one step is wanted, not 0"),
         (lambda p: nb06.Trainer(X, 5).step(batch_size=0), "At least one picture a step is wanted"),

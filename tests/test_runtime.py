@@ -226,9 +226,13 @@ def test_the_report_is_one_line_without_paths(monkeypatch, capsys) -> None:
     run = runtime.start(7)
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "/" not in said and "\\" not in said
-    for part in ("cpu", "bfloat16", f"{torch.get_num_threads()} threads", "budget full", "seed 7", " GB", " s"):
+    for part in ("cpu", "float32", f"{torch.get_num_threads()} threads", "budget full", "seed 7", " GB", " s"):
         assert part in said
     assert run.budget.size == "full" and run.device == CPU
+    assert "bfloat16" not in said  # nothing was computed in it yet
+    with run.autocast():
+        pass
+    assert "bfloat16 by autocast" in run.report()
 
 
 def test_start_can_be_silent(monkeypatch, capsys) -> None:

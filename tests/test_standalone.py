@@ -42,9 +42,12 @@ USES = {
     "06": "from course_utils import data, hub\n"
     "from diffusers import DDPMPipeline, StableDiffusionPipeline\n"
     "hub.start({'a/b': data.ASSETS / 'ddpm_pipeline', 'c/d': data.ASSETS / 'latent_pipeline'})\n"
-    "DDPMPipeline.from_pretrained('a/b'), StableDiffusionPipeline.from_pretrained('c/d')",
+    "DDPMPipeline.from_pretrained('a/b'), StableDiffusionPipeline.from_pretrained('c/d')\n"
+    "assert (data.ASSETS / 'latent_controlnet').is_dir() and (data.ASSETS / 'latent_lora_mosaic').is_dir()",
     "12": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
     "assert (data.ASSETS / 'fashion_mnist_ddpm_fd.json').stat().st_size",
+    "13": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
+    "assert (data.ASSETS / 'fashion_mnist_schedulers.json').stat().st_size",
 }
 
 

@@ -1,10 +1,10 @@
-"""FD and seconds against steps for eight of diffusers' schedulers on one model.
+"""FD against function evaluations for eight of diffusers' schedulers on one model, by the spacing of their steps.
 
     python -m authoring.benchmarks.schedulers
 
 Uses the class-conditional model that the course ships, without guidance, so that the rows stand beside the chain of
-1,000 steps in ddpm_steps.py. Every row is written to the asset that notebook 06 draws, and rows that are there already
-are not measured again: delete the file to start anew. Minutes on a graphics card, an hour on one core.
+1,000 steps in ddpm_steps.py. Every row is written to the asset that notebooks 06 and 13 draw, and rows that are there
+already are not measured again: delete the file to start anew. Minutes on a graphics card, three hours on one core.
 """
 
 from __future__ import annotations
@@ -14,11 +14,27 @@ import torch
 from authoring.benchmarks.ddpm_steps import DATASET, DRAWS, fill, measure
 from course_utils import data, runtime
 from course_utils.lessons import nb06_diffusers_applications as nb06
+from course_utils.lessons import nb13_fast_sampling as nb13
 
 FILE = data.ASSETS / f"{DATASET}_schedulers.json"
+COUNTS = {10: 5, 5: 3, 20: 10}  # steps with one evaluation each, and Heun's for about as many
+CROSSED = ("EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep")
+
+
+def run_of(name: str, spacing: str, steps: int) -> dict[str, object]:
+    return {"scheduler": name, "spacing": spacing, "steps": steps}
+
+
 RUNS = [
-    *[{"scheduler": name, "steps": steps} for steps in (10, 5, 20) for name in nb06.make_schedulers()],
-    *[{"scheduler": name, "steps": 50} for name in nb06.NOISY],  # which need more steps
+    *[run_of(name, "trailing", steps) for steps in COUNTS for name in nb13.NOISY + nb13.SOLVERS],
+    *[run_of("HeunDiscrete", "trailing, capped", steps) for steps in COUNTS],
+    *[run_of(name, "trailing", 50) for name in nb13.NOISY],  # which need more steps
+    *[
+        run_of(name, spacing, heun if name == "HeunDiscrete" else steps)
+        for steps, heun in COUNTS.items()
+        for spacing in ("Karras", "exponential", "leading")
+        for name in CROSSED
+    ],
 ]
 
 
@@ -28,7 +44,7 @@ def main() -> None:
     unet.register_forward_hook(lambda *_: calls.append(1))
 
     def generate(run: dict[str, object], y: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-        scheduler = nb06.make_schedulers()[run["scheduler"]]
+        scheduler = nb13.make_scheduler(run["scheduler"], run["spacing"])
         parts = (nb06.sample_with(scheduler, unet, part, run["steps"], generator=draw) for part in y.split(512))
         return torch.cat(list(parts))
 

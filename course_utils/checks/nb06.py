@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import NOT_THE_LEARNERS, NotAttempted, WrongAnswer, exercise, expect, reject, tensor
 from . import use as use
-from .nb04 import normal, same, untouched, whole_numbers
+from .nb04 import normal, same, untouched
 
 
 class _Guess(nn.Module):
@@ -201,7 +201,7 @@ def _refused() -> list[Any]:
     return [*falsy, "yes", "True", 1, 1.0, np.True_, torch.tensor(True), [True], _Agrees()]
 
 
-@exercise("6.5")
+@exercise("6.7")
 def gate(answer: Callable[[bool], str]) -> None:
     """`answer(approved)`: the maintained repository, or PermissionError unless approved is True."""
     vanishes = "an assert vanishes under python -O: raise PermissionError instead, after an if."
@@ -257,50 +257,227 @@ def _says_what_is_missing(said: str) -> None:
     )
 
 
-@exercise("6.3")
-def timesteps(answer: Callable[[Sequence[int], float], Sequence[int]]) -> None:
-    """`answer(timesteps, strength)`: which of them, noisiest first, run for a changed picture."""
-    cases = ((10, 0.6), (20, 0.25), (10, 1.0), (10, 0.0), (7, 0.5), (9, 0.99), (10, 0.05), (1, 1.0))
-    for steps, strength in (*cases, (1, 0.5), (8, 1), (8, 0), (16, 0.75)):
-        every = list(range(1000 - 1000 // steps, -1, -(1000 // steps)))[:steps]
-        _strength_at(answer, every, strength)
-        # uneven timesteps: it is the count that strength decides
-        _strength_at(answer, [t * t // 1000 + 3 * (steps - i) for i, t in enumerate(every)], strength)
-
-
-def _strength_at(answer: Callable, every: list[int], strength: float) -> None:
-    given, n = list(every), len(every)
-    found = whole_numbers(answer(given, strength), "timesteps")
-    expect(given == every, "the list that was passed in is shorter now: return a new one.")
-    run = math.floor(n * strength)
-    wanted = every[n - run :]
-    if found == wanted:
-        return
-    case = f"strength {strength:g} of {n} steps"
-    expect(
-        run != 0 or found != every,
-        f"{case} runs none, and you return all: timesteps[-0:] is the whole list, so count from"
-        " the front, timesteps[n - k:].",
-    )
-    expect(
-        not run or found != every[:run],
-        "these are the noisiest timesteps: the picture would stay unfinished. Take the last ones.",
-    )
-    if found and sorted(found) == sorted(wanted):
-        raise WrongAnswer(f"these should run, but the noisiest first: {wanted}.")
-    expect(
-        run == n * strength or found != every[n - run - 1 :],
-        f"{case} runs {run}, not {len(found)}: round down.",
-    )
-    expect(
-        found != every[run:] or len(found) == run,
-        f"{case} runs {run}, not {len(found)}: these are what is left when the first {run} are skipped.",
-    )
-    expect(len(found) == run, f"{case} runs {run}, not {len(found)}.")
-    raise WrongAnswer(f"for {case}, {every}, these should run: {wanted}; you gave {found}.")
+def _settings() -> dict[str, Any]:
+    return {
+        "num_train_timesteps": 100,
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+    }
 
 
 @exercise("6.2")
+def swap(answer: Callable[[Any, type], Any]) -> None:
+    """`answer(pipeline, kind)`: the pipeline with a scheduler of this class on the old one's settings."""
+    from diffusers import DDIMScheduler, DDPMScheduler, UniPCMultistepScheduler
+
+    for kind in (UniPCMultistepScheduler, DDIMScheduler):
+        pipeline = SimpleNamespace(scheduler=DDPMScheduler(**_settings()), unet=object())
+        unet = pipeline.unet
+        found = answer(pipeline, kind)
+        expect(
+            found is pipeline,
+            f"return the pipeline, not {type(found).__name__}.",
+        )
+        expect(pipeline.unet is unet, "the network was changed: only the scheduler is to be swapped.")
+        got = pipeline.scheduler
+        expect(
+            not isinstance(got, type),
+            f"the scheduler is the class {getattr(got, '__name__', '')} itself: make one of it, with from_config.",
+        )
+        expect(
+            type(got) is kind,
+            f"the pipeline's scheduler is a {type(got).__name__}, and a {kind.__name__} was wanted.",
+        )
+        lost = [name for name, value in _settings().items() if got.config[name] != value]
+        expect(
+            not lost,
+            f"the new scheduler has lost {' and '.join(lost)}: make it from the old one's settings,"
+            " kind.from_config(pipeline.scheduler.config).",
+        )
+
+
+class _Words(nn.Module):
+    """A stand-in for UNet2DConditionModel: its answer depends on picture, time and words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.4))
+        self.config = SimpleNamespace(in_channels=4, sample_size=3)
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self.asked: list[int] = []
+        self.kept_gradients = False
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | int,
+        encoder_hidden_states: Tensor,
+        return_dict: bool = True,
+        **_: Any,
+    ) -> Any:
+        from diffusers.models.unets.unet_2d import UNet2DOutput
+
+        expect(
+            len(sample) == len(encoder_hidden_states),
+            f"the network got {len(sample)} latents and the words of {len(encoder_hidden_states)} prompts.",
+        )
+        times = torch.as_tensor(timestep).reshape(-1)
+        self.asked.append(int(times[0]))
+        found = self.answer(sample, times[0], encoder_hidden_states)
+        self.kept_gradients |= sample.requires_grad
+        return UNet2DOutput(sample=found) if return_dict else (found,)
+
+    def answer(self, x: Tensor, t: Tensor, words: Tensor) -> Tensor:
+        tone = words.mean((1, 2))[:, None, None, None]
+        return self.gain * x + torch.sin(3 * tone + x) * (1 + t / 100)
+
+
+@exercise("6.3")
+def denoise(answer: Callable[..., Tensor]) -> None:
+    """`answer(unet, scheduler, x, timesteps, wanted, unwanted, guidance)`: latents after the guided steps."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+
+    for kind, first in ((DDIMScheduler, 0), (EulerDiscreteScheduler, 0), (DPMSolverMultistepScheduler, 2)):
+        for n, guidance in ((2, 3.0), (1, 1.0), (3, 7.5)):
+            _denoise_with(answer, kind, n, guidance, first)
+
+
+def _guided_steps(
+    unet: _Words, scheduler: Any, x: Tensor, times: Tensor, wanted: Tensor, unwanted: Tensor, guidance: float,
+    slip: str = "",
+) -> Tensor:  # fmt: skip
+    for t in times:
+        x_in = x if slip == "unscaled" else scheduler.scale_model_input(x, t)
+        towards, away = unet.answer(x_in, t, wanted), unet.answer(x_in, t, unwanted)
+        pred = {
+            "exchanged": towards + guidance * (away - towards),
+            "one too many": towards + guidance * (towards - away),
+            "difference": guidance * (towards - away),
+            "wanted alone": towards,
+            "unwanted alone": away,
+        }.get(slip, away + guidance * (towards - away))
+        x = scheduler.step(pred, t, x).prev_sample
+    return x
+
+
+DENOISE_SLIPS = {
+    "exchanged": "the roles of wanted and unwanted are exchanged: with torch.cat and chunk, mind the order.",
+    "one too many": "this is one guidance too much: at guidance 1 the prediction is the wanted one.",
+    "difference": "this is the difference alone: add it to the unwanted prediction.",
+    "wanted alone": "the unwanted prediction has no say here: guidance walks away from it.",
+    "unwanted alone": "the prompt has no say here: only the unwanted prediction is used.",
+    "unscaled": "the network wants scheduler.scale_model_input(x, t), and the step wants x as it is.",
+}
+
+
+def _denoise_with(answer: Callable, kind: type, n: int, guidance: float, first: int) -> None:
+    def scheduler() -> Any:
+        made = kind.from_config(_settings() | {"clip_sample": False})
+        made.set_timesteps(5)
+        return made
+
+    x, wanted, unwanted = normal(n, 4, 3, 3), normal(n, 6, 8, seed=3), normal(n, 6, 8, seed=4)
+    mine, unet = scheduler(), _Words()
+    times = mine.timesteps[first:]
+    returned = untouched(lambda a, b, c: answer(unet, mine, a, times, b, c, guidance), x, wanted, unwanted)
+    found = tensor(returned, "the latents", x.shape)
+    expect(
+        not (unet.kept_gradients or getattr(returned, "requires_grad", False)),
+        "the loop keeps memory for gradients: decorate the function with torch.no_grad().",
+    )
+    every = [int(t) for t in times]
+    expect(
+        sorted(set(unet.asked)) == sorted(set(every)),
+        f"the network was asked at timesteps {sorted(set(unet.asked), reverse=True)}, and {every} were given: walk"
+        " `timesteps`, whatever the scheduler has.",
+    )
+    with torch.no_grad():
+        right = _guided_steps(unet, scheduler(), x, times, wanted, unwanted, guidance)
+        if same(found, right):
+            return
+        if guidance != 1:
+            slips = {
+                said: _guided_steps(unet, scheduler(), x, times, wanted, unwanted, guidance, slip)
+                for slip, said in DENOISE_SLIPS.items()
+                if slip != "unscaled" or kind.__name__.startswith("Euler")
+            }
+            reject(found, slips, same)
+    expect(not same(found, x), "the latents came back as they were: keep what each step returns.")
+    raise WrongAnswer(
+        f"with {kind.__name__} and guidance {guidance:g} the latents are not those of unwanted + guidance * (wanted -"
+        " unwanted) and scheduler.step."
+    )
+
+
+@exercise("6.5")
+def image_to_image(answer: Callable[..., Tensor]) -> None:
+    """`answer(denoise, scheduler, latents, noise, steps, strength)`: SDEdit on latents."""
+    cases = ((10, 0.6), (20, 0.25), (10, 1.0), (7, 0.5), (9, 0.99), (8, 0.75), (10, 0.05), (4, 0.0))
+    for steps, strength in cases:
+        _changed_at(answer, steps, strength)
+
+
+def _changed_at(answer: Callable, steps: int, strength: float) -> None:
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(**_settings() | {"num_train_timesteps": 100})
+    latents, noise = normal(3, 4, 2, 2), normal(3, 4, 2, 2, seed=6)
+    seen: list[tuple[Tensor, list[int]]] = []
+
+    def stand_in(x: Tensor, timesteps: Sequence) -> Tensor:
+        seen.append((x.detach().clone(), [int(t) for t in timesteps]))
+        return 0.5 * x - 1
+
+    returned = untouched(lambda a, b: answer(stand_in, scheduler, a, b, steps, strength), latents, noise)
+    found = tensor(returned, "the latents", latents.shape)
+    clean = DDIMScheduler(**_settings())
+    clean.set_timesteps(steps)
+    expect(
+        scheduler.num_inference_steps == steps,
+        f"the scheduler does not know how many steps you take: call scheduler.set_timesteps({steps}).",
+    )
+    every, run = [int(t) for t in clean.timesteps], math.floor(steps * strength)
+    case = f"strength {strength:g} of {steps} steps"
+    if run == 0:
+        expect(
+            not (seen and seen[-1][1] == every),
+            f"{case} runs none, and you run all: timesteps[-0:] is the whole list, so count from the front.",
+        )
+        expect(not seen or not seen[-1][1], f"{case} runs none, and yours ran {len(seen[-1][1]) if seen else 0}.")
+        expect(same(found, latents), f"{case} runs none: the latents come back as they are.")
+        return
+    expect(seen, "denoise was not called.")
+    x, times = seen[-1]
+    wanted = every[steps - run :]
+    expect(
+        times != every[:run] or run == steps,
+        "these are the noisiest timesteps: the picture would stay unfinished. Take the last ones.",
+    )
+    expect(len(times) == run, f"{case} runs {run}, rounded down, not {len(times)}.")
+    expect(times == wanted, f"for {case} these should run: {wanted}; yours are {times}.")
+    t = torch.tensor(wanted[:1] * len(latents))
+    right = clean.add_noise(latents, noise, t)
+    if not same(x, right):
+        slips = {
+            "the latents have no noise on them: scheduler.add_noise puts it on.": latents,
+            "this is noise alone: nothing of the picture is left.": noise,
+            "noise and latents are exchanged in add_noise: the latents come first.": clean.add_noise(noise, latents, t),
+            "the noise is that of the first of all timesteps: take the first of those that run.": (
+                clean.add_noise(latents, noise, torch.tensor(every[:1] * len(latents)))
+            ),
+            "the noise is that of the last timestep: take the first of those that run.": (
+                clean.add_noise(latents, noise, torch.tensor(wanted[-1:] * len(latents)))
+            ),
+            "the noise is simply added: add_noise weighs both.": latents + noise,
+        }
+        if run < steps and run > 1:
+            reject(x, slips, same)
+        raise WrongAnswer(f"for {case} the noise should be that of timestep {wanted[0]}.")
+    expect(same(found, 0.5 * x - 1), "return what denoise returns.")
+
+
+@exercise("6.4")
 def negative(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """`answer(wanted, unwanted, guidance)`: the guess away from a negative prompt."""
     for dtype in (torch.float32, torch.float64):
@@ -333,7 +510,7 @@ def negative(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
             )
 
 
-@exercise("6.4")
+@exercise("6.6")
 def merge(answer: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> None:
     """`answer(W, A, B, alpha)`: W (out, in) with the change of A (rank, in) and B (out, rank)."""
     # out, in and rank differ; then a square matrix, rank 1, and a rank above both sides

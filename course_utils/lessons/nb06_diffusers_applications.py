@@ -11,10 +11,12 @@ import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers import (
+    ControlNetModel,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     ModelMixin,
     SchedulerMixin,
+    StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
@@ -173,37 +175,6 @@ class Trainer:
         self.losses.append(loss.item())
 
 
-NOISY = ("DDPM", "EulerAncestralDiscrete")  # draw noise in every step
-SOLVERS = ("DDIM", "PNDM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep")
-
-
-def capped_betas(largest: float = 80.0) -> list[float]:
-    """Betas of the course's levels, but none whose sigma / alpha is above `largest`."""
-    if not largest > 0:
-        raise ValueError(f"The largest sigma / alpha lies above 0: {largest} does not.")
-    alphas_bar = DDPMScheduler(**LEVELS).alphas_cumprod.clamp(min=1 / (1 + largest**2))
-    return (1 - alphas_bar / torch.cat([torch.ones(1), alphas_bar[:-1]])).tolist()
-
-
-def make_schedulers() -> dict[str, SchedulerMixin]:
-    """Fresh schedulers by name, all on the course's levels; Heun's a second time on levels that
-    stop at sigma / alpha = 80.
-    """
-    settings = {
-        **LEVELS,
-        "skip_prk_steps": True,
-    }  # no Runge-Kutta warm-up for PNDM, which would take 4 NFE for each of three steps
-    schedulers = {
-        name: getattr(diffusers, f"{name}Scheduler").from_config(settings)
-        for name in NOISY + SOLVERS
-    }
-    return schedulers | {
-        "HeunDiscrete, capped": diffusers.HeunDiscreteScheduler.from_config(
-            {**settings, "trained_betas": capped_betas()}
-        )
-    }
-
-
 def check_steps(steps: int) -> None:
     """ValueError unless there are at least one and at most T of them, as many as a schedule has
     levels.
@@ -262,6 +233,8 @@ def xyz(
 
 # maintained; runwayml's was deleted in August 2024
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+OLD = diffusers.__version__.startswith(("0.37", "0.38", "0.39"))
+TYPE = "torch_dtype" if OLD else "dtype"  # the option that says in which type weights are loaded
 
 
 def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiffusionPipeline]:
@@ -273,11 +246,12 @@ def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiff
     )
     pipes = {}
     for label, place in places.items():
-        pipe = StableDiffusionPipeline.from_pretrained(place)
+        half = label != "course" and device.type == "cuda"
+        options = {TYPE: torch.float16, "variant": "fp16"} if half else {TYPE: torch.float32}
+        pipe = StableDiffusionPipeline.from_pretrained(place, **options)
         pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
-        half = device.type == "cuda" and label != "course"
-        pipes[label] = pipe.to(device, torch.float16 if half else torch.float32)
+        pipes[label] = pipe.to(device)
     return pipes
 
 
@@ -310,15 +284,16 @@ def sample_prompts(
     negative: str = "",
     seed: int = 0,
     batch_size: int = 100,
-    **inputs: Tensor,
+    **inputs: Any,
 ) -> Tensor:
     """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
     Diffusion's kind.
 
     Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its
-    neighbours. `inputs` are what image to image and inpainting
-    take besides: `image` (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`. The
-        course's model makes 32 x 32, of which the middle 28 x 28 is returned.
+    neighbours. `inputs` are what image to image, inpainting and ControlNet take besides: `image`
+    (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`, and numbers under the names that
+    the pipeline gives them. The course's model makes 32 x 32, of which the middle 28 x 28 is
+    returned.
     """
     if (
         isinstance(prompts, str)
@@ -338,7 +313,7 @@ def sample_prompts(
             f"Guidance is 1 (none) or more, not {guidance}: what is less, the pipelines take for 1."
         )
     for name, value in inputs.items():
-        if name != "strength":
+        if name in ("image", "mask_image"):
             check_input(name, value, len(prompts))
     strength = inputs.get("strength", 1.0)
     if not 0 < strength <= 1 or int(strength * steps) < 1:
@@ -378,9 +353,110 @@ def sample_prompts(
     return latent.unpadded(pictures) if is_small(pipe) else pictures
 
 
-def from_pipe(kind: type, pipe: StableDiffusionPipeline) -> Any:
-    """Another pipeline of the same parts, such as StableDiffusionImg2ImgPipeline."""
-    other = kind(**pipe.components, requires_safety_checker=pipe.config.requires_safety_checker)
+@torch.no_grad()
+def embed(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
+    """Vectors (N, L, D) of N prompts, one for each of L tokens; what `pipe.encode_prompt` gives."""
+    return pipe.text_encoder(latent.token_ids(pipe.tokenizer, prompts).to(pipe.device))[0]
+
+
+@torch.no_grad()
+def decode(pipe: StableDiffusionPipeline, latents: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) in [-1, 1] of latents (N, 4, h, w) as the U-Net knows them."""
+    return pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample.clamp(-1, 1)
+
+
+@torch.no_grad()
+def encode(pipe: StableDiffusionPipeline, x: Tensor) -> Tensor:
+    """Latents (N, 4, h, w) of pictures (N, C, H, W) in [-1, 1], scaled as the U-Net knows them."""
+    return pipe.vae.encode(x.to(pipe.device)).latent_dist.mean * pipe.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def denoise(
+    unet: torch.nn.Module,
+    scheduler: SchedulerMixin,
+    x: Tensor,
+    timesteps: Sequence,
+    wanted: Tensor,
+    unwanted: Tensor,
+    guidance: float,
+) -> Tensor:
+    """Latents (N, 4, h, w) after the guided steps at `timesteps`, from the noisy latents x."""
+    both = torch.cat([unwanted, wanted])
+    for t in timesteps:
+        x_in = scheduler.scale_model_input(x, t)
+        pred = unet(torch.cat([x_in, x_in]), t, encoder_hidden_states=both).sample
+        away, towards = pred.chunk(2)
+        x = scheduler.step(away + guidance * (towards - away), t, x).prev_sample
+    return x
+
+
+def by_hand(
+    pipe: StableDiffusionPipeline,
+    wanted: Tensor,
+    unwanted: Tensor,
+    steps: int,
+    guidance: float,
+    noise: Tensor,
+) -> Tensor:
+    """Latents (N, 4, h, w) that the pipeline draws from noise like them, under prompts' vectors."""
+    pipe.scheduler.set_timesteps(steps, device=pipe.device)
+    x, times = noise.to(pipe.device) * pipe.scheduler.init_noise_sigma, pipe.scheduler.timesteps
+    return denoise(pipe.unet, pipe.scheduler, x, times, wanted, unwanted, guidance)
+
+
+class KeepsAttention:
+    """A processor of diffusers' attention layers that appends its weights (N, heads, places,
+    tokens) to `maps`.
+    """
+
+    def __init__(self, maps: list[Tensor]) -> None:
+        self.maps = maps
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any
+    ) -> Tensor:
+        of_picture, of_tokens = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)
+        q, k, v = (
+            attn.head_to_batch_dim(part)
+            for part in (of_picture, of_tokens, attn.to_v(encoder_hidden_states))
+        )
+        weights = attn.get_attention_scores(q, k)  # (N * heads, places, tokens), rows sum to 1
+        self.maps.append(weights.unflatten(0, (len(hidden_states), -1)).cpu())
+        out = attn.batch_to_head_dim(weights @ v)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+def image_to_image(
+    denoise: Callable[[Tensor, Sequence], Tensor],
+    scheduler: SchedulerMixin,
+    latents: Tensor,
+    noise: Tensor,
+    steps: int,
+    strength: float,
+) -> Tensor:
+    """SDEdit: latents (N, 4, h, w) with the noise of the level at `strength`, then denoised."""
+    scheduler.set_timesteps(steps)
+    run = int(steps * strength)  # round down
+    if run == 0:
+        return latents
+    timesteps = scheduler.timesteps[len(scheduler.timesteps) - run :]
+    t = timesteps[:1].repeat(len(latents))
+    return denoise(scheduler.add_noise(latents, noise, t), timesteps)
+
+
+def sister(kind: type, pipe: StableDiffusionPipeline, **more: Any) -> Any:
+    """`kind.from_pipe(pipe)`: another pipeline of the same parts, in their type, without its bar.
+
+    from_pipe casts to float32 unless it is told a type, and warns of the cast to the type that is
+    there: that warning alone is kept back.
+    """
+    level = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity_error()
+    try:
+        other = kind.from_pipe(pipe, **{TYPE: pipe.dtype}, **more)
+    finally:
+        diffusers.utils.logging.set_verbosity(level)
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -411,7 +487,7 @@ def img2img(
     nothing of them.
     """
     return sample_prompts(
-        from_pipe(StableDiffusionImg2ImgPipeline, pipe),
+        sister(StableDiffusionImg2ImgPipeline, pipe),
         prompts,
         image=as_input(x, pipe),
         strength=strength,
@@ -435,7 +511,7 @@ def inpaint(
         )
     masks = as_input(mask.expand_as(x).float() * 2 - 1, pipe)[:, :1]
     return sample_prompts(
-        from_pipe(StableDiffusionInpaintPipeline, pipe),
+        sister(StableDiffusionInpaintPipeline, pipe),
         prompts,
         image=as_input(x, pipe),
         mask_image=masks,
@@ -444,13 +520,19 @@ def inpaint(
     )
 
 
+def controlled(pipe: StableDiffusionPipeline) -> StableDiffusionControlNetPipeline:
+    """The course's pipeline with the ControlNet for outlines that the course ships."""
+    net = ControlNetModel.from_pretrained(latent.CONTROL, **{TYPE: torch.float32})
+    return sister(StableDiffusionControlNetPipeline, pipe, controlnet=net.to(pipe.device))
+
+
 def add_lora(
     pipe: StableDiffusionPipeline,
     rank: int = 2,
     layers: Sequence[str] = ("conv_in", "conv1", "conv2", "conv_out"),
 ) -> list[torch.nn.Parameter]:
-    """Freeze the U-Net and put thin matrices beside those of the layers named; returns what is to
-    be trained.
+    """Freeze the U-Net and put low-rank matrices beside those of the layers named; returns what is
+    to be trained.
 
     A style that was added before is taken off first.
     """

@@ -870,5 +870,5 @@ metrics.show_reports(reports)
 #
 # ## Next
 #
-# This is the last notebook for now. Notebook 06 plugs the model of this one into the library that
-# the field uses.
+# Notebook 13 asks how few function evaluations a picture needs, with this notebook's longer trained
+# model.

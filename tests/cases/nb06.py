@@ -165,7 +165,7 @@ LOOP = Case(
     ],
 )
 
-# --- 6.2 ------------------------------------------------------------------------------------------
+# --- 6.4 ------------------------------------------------------------------------------------------
 
 
 class Guidance(torch.nn.Module):
@@ -213,65 +213,202 @@ NEGATIVE = Case(
     ],
 )
 
-# --- 6.3 ------------------------------------------------------------------------------------------
+# --- 6.2 ------------------------------------------------------------------------------------------
 
 
-def last(timesteps, strength):
-    return timesteps[len(timesteps) - int(len(timesteps) * strength) :]
+def swap(pipeline, kind):
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    return pipeline
 
 
-def skip(timesteps, strength):
-    skipped = len(timesteps) - math.floor(strength * len(timesteps))
-    return [t for i, t in enumerate(timesteps) if i >= skipped]
+def swap_by_init(pipeline, kind):
+    """The settings that both classes know, by hand."""
+    import inspect
+
+    known = inspect.signature(kind.__init__).parameters
+    settings = {name: value for name, value in pipeline.scheduler.config.items() if name in known}
+    setattr(pipeline, "scheduler", kind(**settings))  # noqa: B010
+    return pipeline
 
 
-def take_from_the_end(timesteps, strength):
-    found = []
-    for t in reversed(timesteps):
-        if len(found) < int(strength * len(timesteps)):
-            found.insert(0, t)
-    return tuple(found)
+def swap_by_dict(pipeline, kind):
+    old = dict(pipeline.scheduler.config)
+    pipeline.scheduler = kind.from_config(old)
+    return pipeline
 
 
-def used_up(timesteps, strength):
-    del timesteps[: len(timesteps) - int(strength * len(timesteps))]
-    return timesteps
+def with_scheduler(make: Callable, give: Callable = lambda pipeline: pipeline) -> Callable:
+    def answer(pipeline, kind):
+        pipeline.scheduler = make(pipeline, kind)
+        return give(pipeline)
+
+    return answer
 
 
-def guarded(timesteps, strength):
-    k = int(len(timesteps) * strength)
-    return timesteps[-k:] if k else []
+def wrong_network(pipeline, kind):
+    pipeline.unet = None
+    return swap(pipeline, kind)
 
 
-TIMESTEPS = Case(
-    checks.timesteps,
-    right=[
-        last,
-        skip,
-        take_from_the_end,
-        guarded,
-        lambda t, s: torch.tensor(t)[len(t) - int(len(t) * s) :],
-        lambda t, s: np.array(last(t, strength=s), dtype=float),
-        lambda t, s: iter(last(t, s)),
-    ],
+SWAP = Case(
+    checks.swap,
+    right=[swap, swap_by_init, swap_by_dict, lambda pipeline, kind: swap(kind=kind, pipeline=pipeline)],
     wrong=[
-        (lambda t, s: t[: int(len(t) * s)], "noisiest"),
-        (lambda t, s: t[int(len(t) * s) :], "the first 6 are skipped"),
-        (lambda t, s: t[-int(len(t) * s) :], r"timesteps\[-0:\] is the whole list"),
-        (lambda t, s: last(t, s)[::-1], "noisiest first"),
-        (lambda t, s: t[len(t) - round(len(t) * s) :], "round down"),
-        (lambda t, s: t[len(t) - math.ceil(len(t) * s) :], "round down"),
-        (lambda t, s: [x for x in t if x < 1000 * s], "runs|should run"),
-        (lambda t, s: t, r"runs 6, not 10\.$"),
-        (used_up, "passed in is shorter"),
-        (lambda t, s: int(len(t) * s), "whole numbers in a list"),
-        (lambda t, s: last(t, s)[1:], "runs 6, not 5"),
-        (lambda t, s: list(range(len(t)))[len(t) - int(len(t) * s) :], "should run"),
-        (lambda t, s: t[-max(int(len(t) * s), 1) :], "strength 0.* runs 0, not 1"),
+        (with_scheduler(lambda pipeline, kind: kind()), "has lost num_train_timesteps and"),
+        (with_scheduler(lambda pipeline, kind: kind), "itself: make one of it"),
+        (lambda pipeline, kind: pipeline, "is a DDPMScheduler"),
+        (lambda pipeline, kind: swap(pipeline, kind).scheduler, "return the pipeline"),
+        (
+            with_scheduler(lambda pipeline, kind: kind(num_train_timesteps=100)),
+            "has lost beta_schedule",
+        ),
+        (
+            with_scheduler(
+                lambda pipeline, kind: kind.from_config(pipeline.scheduler.config, prediction_type="epsilon")
+            ),
+            "has lost prediction_type",
+        ),
+        (wrong_network, "the network was changed"),
     ],
 )
 
-# --- 6.4 ------------------------------------------------------------------------------------------
+# --- 6.3 ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def two_calls(unet, scheduler, x, timesteps, wanted, unwanted, guidance):
+    for t in timesteps:
+        x_in = scheduler.scale_model_input(x, t)
+        towards = unet(x_in, t, encoder_hidden_states=wanted, return_dict=False)[0]
+        away = unet(x_in, timestep=t.expand(len(x)), encoder_hidden_states=unwanted)["sample"]
+        x = scheduler.step(towards + (guidance - 1) * (towards - away), t, x, return_dict=False)[0]
+    return x
+
+
+@torch.inference_mode()
+def in_inference(unet, scheduler, x, timesteps, wanted, unwanted, guidance):
+    both = torch.cat([wanted, unwanted])
+    for t in timesteps:
+        x_in = scheduler.scale_model_input(torch.cat([x] * 2), t)
+        towards, away = unet(x_in, t, both).sample.chunk(2)
+        x = scheduler.step(torch.lerp(away, towards, guidance), t, x).prev_sample
+    return x
+
+
+def guided_loop(
+    scale: bool = True,
+    mix: Callable = lambda away, towards, w: away + w * (towards - away),
+    order: int = 1,
+    all_times: bool = False,
+    keep: bool = True,
+    grad: bool = False,
+) -> Callable:
+    def answer(unet, scheduler, x, timesteps, wanted, unwanted, guidance):
+        with torch.set_grad_enabled(grad):
+            both = torch.cat([unwanted, wanted][::order])
+            for t in scheduler.timesteps if all_times else timesteps:
+                x_in = scheduler.scale_model_input(x, t) if scale else x
+                away, towards = unet(torch.cat([x_in, x_in]), t, encoder_hidden_states=both).sample.chunk(2)
+                after = scheduler.step(mix(away, towards, guidance), t, x).prev_sample
+                x = after if keep else x
+            return x
+
+    return answer
+
+
+DENOISE = Case(
+    checks.denoise,
+    right=[
+        lesson.denoise,
+        two_calls,
+        in_inference,
+        lambda *given: lesson.denoise(
+            **dict(zip(("unet", "scheduler", "x", "timesteps", "wanted", "unwanted", "guidance"), given))
+        ),
+    ],
+    wrong=[
+        (guided_loop(order=-1), "exchanged"),
+        (guided_loop(mix=lambda a, b, w: b + w * (b - a)), "one guidance too much"),
+        (guided_loop(mix=lambda a, b, w: w * (b - a)), "difference alone"),
+        (guided_loop(mix=lambda a, b, w: b), "unwanted prediction has no say"),
+        (guided_loop(mix=lambda a, b, w: a), "the prompt has no say|not those of"),
+        (guided_loop(scale=False), "scale_model_input"),
+        (guided_loop(keep=False), "as they were|not those of"),
+        (guided_loop(all_times=True), "walk `timesteps`"),
+        (guided_loop(grad=True), "torch.no_grad"),
+        (lambda unet, scheduler, x, timesteps, wanted, unwanted, guidance: x.clone(), "asked at timesteps"),
+        (lambda unet, scheduler, x, timesteps, *rest: unet(x, timesteps[0], rest[0]).sample, "no_grad|asked at"),
+    ],
+)
+
+# --- 6.5 ------------------------------------------------------------------------------------------
+
+
+def by_index(denoise, scheduler, latents, noise, steps, strength):
+    scheduler.set_timesteps(steps)
+    first = steps - math.floor(steps * strength)
+    if first == steps:
+        return latents.clone()
+    t = torch.full((len(latents),), int(scheduler.timesteps[first]))
+    return denoise(scheduler.add_noise(latents, noise, t), scheduler.timesteps[first:])
+
+
+def by_list(denoise, scheduler, latents, noise, steps, strength):
+    scheduler.set_timesteps(num_inference_steps=steps)
+    times = scheduler.timesteps.tolist()[steps - int(strength * steps) :]
+    if not times:
+        return latents
+    noisy = [scheduler.add_noise(x[None], n[None], torch.tensor([times[0]])) for x, n in zip(latents, noise)]
+    return denoise(torch.cat(noisy), times)
+
+
+def changed(
+    run: Callable = lambda steps, strength: int(steps * strength),
+    take: Callable = lambda times, run: times[len(times) - run :],
+    noisy: Callable = lambda add, x, n, t, every: add(x, n, t),
+    set_steps: bool = True,
+    give: Callable = lambda found, latents: found,
+    guard: bool = True,
+) -> Callable:
+    def answer(denoise, scheduler, latents, noise, steps, strength):
+        if set_steps:
+            scheduler.set_timesteps(steps)
+        count = run(steps, strength)
+        if guard and count == 0:
+            return latents
+        times = take(scheduler.timesteps, count)
+        t, every = times[:1].repeat(len(latents)), scheduler.timesteps[:1].repeat(len(latents))
+        return give(denoise(noisy(scheduler.add_noise, latents, noise, t, every), times), latents)
+
+    return answer
+
+
+CHANGED = Case(
+    checks.image_to_image,
+    right=[
+        lesson.image_to_image,
+        by_index,
+        by_list,
+        lambda *given: lesson.image_to_image(
+            **dict(zip(("denoise", "scheduler", "latents", "noise", "steps", "strength"), given))
+        ),
+    ],
+    wrong=[
+        (changed(take=lambda times, run: times[:run]), "the noisiest timesteps"),
+        (changed(run=lambda steps, strength: math.ceil(steps * strength)), "rounded down"),
+        (changed(take=lambda times, run: times[-run:], guard=False), "is the whole list"),
+        (changed(set_steps=False), "does not know how many steps"),
+        (changed(noisy=lambda add, x, n, t, every: x), "have no noise on them"),
+        (changed(noisy=lambda add, x, n, t, every: n), "noise alone"),
+        (changed(noisy=lambda add, x, n, t, every: add(n, x, t)), "latents come first"),
+        (changed(noisy=lambda add, x, n, t, every: add(x, n, every)), "first of all timesteps"),
+        (changed(noisy=lambda add, x, n, t, every: x + n), "weighs both"),
+        (changed(give=lambda found, latents: latents.clone()), "return what denoise returns"),
+        (changed(take=lambda times, run: times), "runs 6, rounded down"),
+    ],
+)
+
+# --- 6.6 ------------------------------------------------------------------------------------------
 
 
 def merged(W, A, B, alpha):
@@ -338,7 +475,7 @@ MERGE = Case(
     ],
 )
 
-# --- 6.5 ------------------------------------------------------------------------------------------
+# --- 6.7 ------------------------------------------------------------------------------------------
 
 KEPT, GONE = "stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5"
 
@@ -501,4 +638,4 @@ GATE = Case(
     ],
 )
 
-CASES = [LOOP, NEGATIVE, TIMESTEPS, MERGE, GATE]
+CASES = [LOOP, SWAP, DENOISE, NEGATIVE, CHANGED, MERGE, GATE]
