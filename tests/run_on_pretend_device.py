@@ -15,7 +15,12 @@ import warnings
 from pathlib import Path
 
 KIND = sys.argv[2] if len(sys.argv) > 2 else "mps"
-SETTINGS = {"COURSE_DEVICE": f"{KIND}:0", "COURSE_BUDGET": "quick", "COURSE_DATA": "embedded", "COURSE_CLAIMS": os.devnull}
+SETTINGS = {
+    "COURSE_DEVICE": f"{KIND}:0",
+    "COURSE_BUDGET": "quick",
+    "COURSE_DATA": "embedded",
+    "COURSE_CLAIMS": os.devnull,
+}
 os.environ |= SETTINGS | {"TQDM_DISABLE": "1", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"}
 warnings.simplefilter("ignore")
 
