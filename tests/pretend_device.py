@@ -81,7 +81,8 @@ class There(torch.Tensor):
 
     def numpy(self, *args, **kwargs):
         raise TypeError(
-            f"can't convert {accelerator} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+            f"can't convert {accelerator} device type tensor to numpy."
+            " Use Tensor.cpu() to copy the tensor to host memory first."
         )
 
     def __array__(self, *args, **kwargs):
@@ -118,7 +119,8 @@ def dispatch(func, args, kwargs):
     mixed = bool(there) and any(x.ndim for x in here) and func not in COPYING
     if mixed and not (func in INDEXING and isinstance(args[0], There)):
         raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found at least two devices, {accelerator} and cpu! ({func})"
+            "Expected all tensors to be on the same device, but found at least two devices,"
+            f" {accelerator} and cpu! ({func})"
         )
     generator = kwargs.get("generator")
     if goes_there and generator is not None and generator.device.type == "cpu":

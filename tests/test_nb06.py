@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
 
 from course_utils import latent, training
@@ -49,8 +50,8 @@ def test_the_network_in_the_library_is_that_of_notebook_05(unet) -> None:
 
 def test_guidance_one_is_the_network_with_the_class(unet) -> None:
     y = torch.tensor([1, 8])
-    plain = nb06.sample_with(nb06.DDIMScheduler(**nb06.LEVELS), unet, y, 3, 1.0, seeded())
-    nearly = nb06.sample_with(nb06.DDIMScheduler(**nb06.LEVELS), unet, y, 3, 1.0 + 1e-9, seeded())
+    plain = nb06.sample_with(DDIMScheduler(**nb06.LEVELS), unet, y, 3, 1.0, seeded())
+    nearly = nb06.sample_with(DDIMScheduler(**nb06.LEVELS), unet, y, 3, 1.0 + 1e-9, seeded())
     assert plain.shape == (2, 1, 28, 28) and plain.abs().max() <= 1
     torch.testing.assert_close(plain, nearly, atol=1e-3, rtol=0)
 
@@ -98,7 +99,9 @@ lower = torch.zeros(1, 1, 28, 28)
 lower[:, :, 14:] = 1
 drawn = nb06.sample_prompts(big, shoes, steps=2, guidance=7.5, negative="a", batch_size=2)
 alone = nb06.sample_prompts(big, shoes[2:], steps=2, guidance=7.5, negative="a", seed=2)
+landscape = nb06.sample_prompts(big, ["Van Gogh style landscape"] * 2, steps=2, guidance=7.5)
 said = {
+    "landscape": list(landscape.shape), "type": str(nb06.sister(nb06.StableDiffusionInpaintPipeline, big).unet.dtype),
     "pipelines": list(pipes), "small": [nb06.is_small(pipe) for pipe in pipes.values()], "drawn": list(drawn.shape),
     "alone": (drawn[2:] - alone).abs().max().item(),
     "changed": list(nb06.img2img(big, x, shoes, 0.5, steps=4).shape),
@@ -154,6 +157,7 @@ def test_the_same_functions_run_on_stable_diffusion_from_the_hub(tmp_path: Path)
     assert lines[0] == "hub: answers"
     assert said["pipelines"] == ["course", "Stable Diffusion 1.5"] and said["small"] == [True, False]
     assert said["drawn"] == said["changed"] == said["filled"] == [3, 3, 16, 16]
+    assert said["landscape"] == [2, 3, 16, 16] and said["type"] == "torch.float32"
     assert said["alone"] < 1e-4 and said["losses"] == 3 and said["style"] > 1e-3
 
 
