@@ -143,11 +143,12 @@ class Made(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is not torch.tensor or not is_there(kwargs.get("device")):
+        if func is not torch.tensor:
             return func(*args, **kwargs)
-        wants_grad = kwargs.pop("requires_grad", False)
-        made = func(*args, **kwargs | {"device": "cpu"})
-        return made.to(kwargs["device"]).requires_grad_(wants_grad)
+        args = tree_map(lambda x: x.raw if isinstance(x, There) else x, args)
+        wants_grad, device = kwargs.pop("requires_grad", False), kwargs.pop("device", None)
+        made = func(*args, **kwargs, device="cpu" if is_there(device) else device)
+        return (made.to(device) if is_there(device) else made).requires_grad_(wants_grad)
 
 
 class Mode(TorchDispatchMode):

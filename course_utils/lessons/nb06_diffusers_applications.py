@@ -218,6 +218,12 @@ def sample_with(
     return x.clamp(-1, 1).cpu()
 
 
+def swap(pipeline: Any, kind: type) -> Any:
+    """The pipeline, with a scheduler of this class on the same settings."""
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    return pipeline
+
+
 def xyz(
     make: Callable[[Any, Any, Any], Tensor], xs: Sequence, ys: Sequence, zs: Sequence
 ) -> Tensor:

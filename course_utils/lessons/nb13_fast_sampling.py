@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -92,3 +93,9 @@ def two_m(unet: Any, y: Tensor, steps: int, generator: torch.Generator) -> Tenso
             x = sigma[i + 1] / sigma[i] * x + alpha[i + 1] * -math.expm1(-h) * used
             before = x0
     return x0.clamp(-1, 1).cpu()  # the last step ends at the prediction
+
+
+def choice(rows: Sequence[Mapping[str, Any]], budget: int) -> Mapping[str, Any]:
+    """The row with the lowest "fd" of those whose "nfe", doubled for guidance, the budget pays."""
+    affordable = [row for row in rows if 2 * row["nfe"] <= budget]
+    return min(affordable, key=lambda row: row["fd"])
