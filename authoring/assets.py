@@ -248,6 +248,16 @@ SOURCES = {
         "authoring.assets looking: the first five stages, changed: batch normalisation folded into the convolutions, "
         "float16",
     ),
+    "esrgan_small_l1.safetensors": (
+        "this course",
+        "MIT",
+        "authoring.assets esrgan: notebook 07's small RRDBNet on bicubic, 4,000 steps of 8 crops with L1, float16",
+    ),
+    "esrgan_small_gan.safetensors": (
+        "this course",
+        "MIT",
+        "authoring.assets esrgan: the same network after 1,600 more steps of 4 crops as a relativistic GAN, float16",
+    ),
 } | {
     f"photographs/{name}.jpg": (
         f"photograph by {author}, from "

@@ -44,6 +44,14 @@ OPENED = {
         "ddpm_pipeline/",
         "latent_pipeline/",
     ),
+    "07": (
+        *FASHION,
+        "photographs/",
+        "realesrgan_x4plus.safetensors.xz",
+        "efficientnet_lite0_stages.safetensors",
+        "esrgan_small_l1.safetensors",
+        "esrgan_small_gan.safetensors",
+    ),
     "12": (
         *FASHION,
         "fashion_mnist_ddpm.safetensors",
