@@ -144,3 +144,41 @@ def _official(path: str) -> dict[str, Tensor]:
     if set(state) != wanted:
         raise DataError(f"{path} holds other weights than Real-ESRGAN x4plus: correct COURSE_REALESRGAN.")
     return {key: value.float() for key, value in state.items()}
+
+
+# --- the names of the first ESRGAN --------------------------------------------------------------------------
+
+LAST = {"model.3": "conv_up1", "model.6": "conv_up2", "model.8": "conv_hr", "model.10": "conv_last"}
+
+
+def legacy_name(key: str, num_block: int = 23) -> str:
+    """The name of a weight in the files of the first ESRGAN (2018) by its name in Real-ESRGAN."""
+    name, part = key.rsplit(".", 1)
+    others = {new: old for old, new in LAST.items()} | {
+        "conv_first": "model.0",
+        "conv_body": f"model.1.sub.{num_block}",
+    }
+    if name in others:
+        return f"{others[name]}.{part}"
+    _, block, dense, conv = name.split(".")
+    return f"model.1.sub.{block}.{dense.upper()}.{conv}.0.{part}"
+
+
+def modern_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with Real-ESRGAN's names from one with those of the first ESRGAN, or with Real-ESRGAN's."""
+    if "conv_first.weight" in state:
+        return dict(state)
+    found = {}
+    for key, value in state.items():
+        name, part = key.rsplit(".", 1)
+        pieces = name.split(".")
+        if name == "model.0":
+            new = "conv_first"
+        elif name in LAST:
+            new = LAST[name]
+        elif len(pieces) == 4:  # model.1.sub.23, after the blocks
+            new = "conv_body"
+        else:
+            new = f"body.{pieces[3]}.{pieces[4].lower()}.{pieces[5]}"
+        found[f"{new}.{part}"] = value
+    return found

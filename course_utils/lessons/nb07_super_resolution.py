@@ -235,7 +235,7 @@ def upscale(
     has_alpha = "A" in picture.getbands() or "transparency" in picture.info
     rgba = picture.convert("RGBA")
     x = pil_to_tensor(rgba).float()[None] / 255  # (1, 4, H, W)
-    grown = in_tiles(net, x[:, :3].to(device), tile, overlap).cpu().clamp(0, 1)
+    grown = in_tiles(net, x[:, :3].to(device), tile, overlap).float().cpu().clamp(0, 1)
     if has_alpha:
         grown = torch.cat([grown, enlarge(x[:, 3:], "bicubic").clamp(0, 1)], dim=1)
     return to_pil_image((grown[0] * 255).round().to(torch.uint8))
