@@ -37,7 +37,7 @@ CUTS = {
             'quick={"num_feat": 24, "num_block": 3, "num_grow_ch": 12, "l1_steps": 3, "gan_steps": 4}',
         ),
         ("TAILOR_STEPS = 250", "TAILOR_STEPS = 3"),
-        ("run.budget.pick(150, 150)", "3"),
+        ("MEMORY_STEPS = 150", "MEMORY_STEPS = 3"),
     ],
     "12": [
         (
