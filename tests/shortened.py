@@ -33,10 +33,10 @@ CUTS = {
     ],
     "07": [
         (
-            'quick={"num_feat": 24, "num_block": 3, "num_grow_ch": 12, "l1_steps": 350, "gan_steps": 120}',
+            'quick={"num_feat": 24, "num_block": 3, "num_grow_ch": 12, "l1_steps": 200, "gan_steps": 60}',
             'quick={"num_feat": 24, "num_block": 3, "num_grow_ch": 12, "l1_steps": 3, "gan_steps": 4}',
         ),
-        ("TAILOR_STEPS = 250", "TAILOR_STEPS = 3"),
+        ("TAILOR_STEPS = 150", "TAILOR_STEPS = 3"),
         ("MEMORY_STEPS = 150", "MEMORY_STEPS = 3"),
     ],
     "12": [
