@@ -304,7 +304,7 @@ def train_l1(
     for step in training.progress(num_steps, "L1"):
         x, y = (part.to(device) for part in batch())
         with run.autocast():
-            x_pred = model(x)
+            x_pred = model(x).float()
         loss = (x_pred - y).abs().mean()
         optimiser.zero_grad()
         scaler.scale(loss).backward()
@@ -422,7 +422,7 @@ def train_gan(
         x, y = (part.to(device) for part in batch())
         critic.requires_grad_(False)
         with run.autocast():
-            x_pred = model(x)
+            x_pred = model(x).float()
             real, fake = critic(y).float(), critic(x_pred).float()
         loss = weights[1] * relativistic_g_loss(real, fake) + weights[2] * (x_pred - y).abs().mean()
         if looking is not None:

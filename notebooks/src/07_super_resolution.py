@@ -65,12 +65,12 @@ if importlib.util.find_spec("course_utils") is None:
 # %% tags=["export"]
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
@@ -97,7 +97,7 @@ cfg = run.budget.pick(
 # the camera's own blur would otherwise count as truth. Pixels are in [0, 1] in this notebook, as
 # everywhere in this field.
 
-# %%
+# %% tags=["exact"]
 train_pictures, test_pictures = photographs.photographs("train"), photographs.photographs("test")
 plots.table(
     ["picture", "split", "author", "licence"],
@@ -124,16 +124,35 @@ def centre_crop(x: Tensor, side: int = CROP) -> Tensor:
     return x[..., top : top + side, left : left + side]
 
 
-def show_pictures(x: Tensor, alt: str, title: str = "", columns: int = 6) -> None:
-    """Show pictures (N, C, H, W) in [0, 1]."""
-    plots.image_grid(2 * x.clamp(0, 1) - 1, alt, title, columns)
+def show_photographs(rows: Mapping[str, Tensor], alt: str, title: str) -> None:
+    """Show a row of pictures (N, 3, H, W) in [0, 1] for each label, pixel for pixel, as WebP with
+    all their colours: a figure's palette would show in skin and sky.
+    """
+    font, strips = ImageFont.load_default(14), []
+    for x in rows.values():
+        strips.append(plots.tile(2 * x.clamp(0, 1) - 1, len(x), padding=2))  # (H', W', 3)
+    left = max(round(font.getlength(label)) for label in rows) + 10 if any(rows) else 0
+    width = left + max(strip.shape[1] for strip in strips)
+    page = Image.new("RGB", (width, 26 + sum(strip.shape[0] for strip in strips)), "white")
+    draw, top = ImageDraw.Draw(page), 26
+    draw.text((0, 3), title, "black", font)
+    for label, strip in zip(rows, strips):
+        draw.text((0, top + strip.shape[0] // 2 - 8), label, "black", font)
+        page.paste(Image.fromarray((strip * 255).round().to(torch.uint8).numpy()), (left, top))
+        top += strip.shape[0]
+    for quality in (92, 84, 76, 60):
+        buffer = io.BytesIO()
+        page.save(buffer, "WEBP", quality=quality, method=4)
+        if len(buffer.getvalue()) < plots.MAX_BYTES:
+            break
+    plots.Picture(buffer.getvalue(), alt, width).show()
 
 
 # %% tags=["figure"]
 # @title The test pictures
 truth = torch.stack([centre_crop(p.x) for p in test_pictures])  # (6, 3, 192, 192)
-show_pictures(
-    truth[..., ::2, ::2],
+show_photographs(
+    {"": F.interpolate(truth, size=128, mode="bicubic", antialias=True)},
     (
         "Six crops: half a fig in a red bowl, two dogs at a fence, a dandelion against the sun, an "
         "astronaut in an orange suit, a cat's face, a cup of coffee with a spoon."
@@ -665,27 +684,22 @@ def upscale(
 astronaut, dogs = (
     next(p.x for p in test_pictures if p.name == name) for name in ("astronaut", "dogs")
 )
-details = [astronaut[:, 40:136, 176:272], dogs[:, 300:396, 230:326]]  # 96 x 96, as photographed
+details = [astronaut[:, 44:132, 180:268], dogs[:, 304:392, 234:322]]  # 88 x 88, as photographed
 start = time.perf_counter()
 with run.autocast():
     enlarged = [pil_to_tensor(upscale(to_pil_image(x), x4plus)).float() / 255 for x in details]
 seconds_each = (time.perf_counter() - start) / len(details)
 
-# %% tags=["figure", "readme"]
+# %% tags=["figure"]
 # @title Before and after
-figure, axes = plt.subplots(2, 2, figsize=(7.6, 7.8))
-for row, x, y in zip(axes, details, enlarged):
-    pair = (enlarge(x[None], "bicubic")[0].clamp(0, 1), y)
-    for axis, shown, name in zip(row, pair, ("bicubic", "Real-ESRGAN x4plus")):
-        axis.imshow(shown.permute(1, 2, 0), interpolation="nearest")
-        axis.set_axis_off()
-        axis.set_title(f"{name}, 96 x 96 to 384 x 384")
-plots.show(
-    figure,
+by_formula = enlarge(torch.stack(details), "bicubic")
+show_photographs(
+    {"bicubic": by_formula, "Real-ESRGAN": torch.stack(enlarged)},
     (
-        "Two details of photographs enlarged fourfold: a woman's face and a dog's. Left by "
-        "bicubic, blurred; right by Real-ESRGAN, with sharp outlines, clean skin and brushed fur."
+        "Two details of photographs enlarged fourfold: a woman's face and a dog's. Above by "
+        "bicubic, blurred; below by Real-ESRGAN, with sharp outlines, clean skin and brushed fur."
     ),
+    "88 x 88 pixels enlarged to 352 x 352: a formula, and the official weights",
 )
 
 # %% [markdown]
@@ -1193,13 +1207,17 @@ train_gan(plain, make_critic().to(run.device), large_crops, run, cfg["gan_steps"
 with torch.no_grad():
     gan_now = gan_model(small.to(run.device)).cpu()
     unprepared = plain(small.to(run.device)).float().cpu()
-show_pictures(
-    torch.cat([unprepared[:, :, ::2, ::2], gan_now[:, :, ::2, ::2]]),
+show_photographs(
+    {
+        "stage two alone": unprepared[..., 40:148, 40:148],
+        "after stage one": gan_now[..., 40:148, 40:148],
+        "original": truth[..., 40:148, 40:148],
+    },
     (
-        "Two rows of the six test crops. Above, without the first stage: flat coloured shapes with "
-        "a grid over them. Below, with it: the pictures, sharp."
+        "Three rows of the six test crops. Without the first stage: dim shapes with false colours "
+        "and a grid over them. After it: the pictures, sharpened. Below: the originals."
     ),
-    "The second stage without the first (above) and after it (below), on test pictures",
+    "The second stage needs the first: test pictures",
 )
 
 # %%
@@ -1335,15 +1353,13 @@ rows = {
     "GAN": outputs["mixed, alpha = 1"],
     "original": truth,
 }
-plots.film_strip(
-    [2 * x[:, :, 40:148, 40:148].clamp(0, 1) - 1 for x in rows.values()],
-    list(rows),
+show_photographs(
+    {name: x[:, :, 40:148, 40:148] for name, x in rows.items()},
     (
         "Details of the six test crops by bicubic (blurred), L1 (clearer outlines, smooth "
         "surfaces), mixed weights, GAN (grainy, sharp fur and seeds) and the original."
     ),
     "From mean to sample, on test pictures",
-    zoom=1,
 )
 
 # %% [markdown]
@@ -1423,15 +1439,13 @@ print("x4plus against bicubic on clean input, dB:", " ".join(f"{gap:+.1f}" for g
 
 # %% tags=["figure"]
 # @title Clean networks on dirty input
-plots.film_strip(
-    [2 * x[[0, 1, 4]][:, :, 20:172, 20:172].clamp(0, 1) - 1 for x in from_dirty.values()],
-    list(from_dirty),
+show_photographs(
+    {name: x[[0, 1, 4]][:, :, 6:186, 6:186] for name, x in from_dirty.items()},
     (
         "A fig, a dog and a cat from degraded small pictures. Bicubic: blurred, with grain. L1 and "
         "GAN trained on clean pictures: grain and blocks made clearer. Real-ESRGAN: clean, smooth."
     ),
     "A network trained on clean pictures sharpens the dirt",
-    zoom=1,
 )
 
 # %%
@@ -1601,7 +1615,7 @@ def draw_pair(position):
     axis.set_title("left of the line bicubic, right of it Real-ESRGAN")
     return plots.render(
         figure,
-        f"A face of 96 x 96 pixels enlarged: left {position} per cent by bicubic, blurred, the "
+        f"A face of 88 x 88 pixels enlarged: left {position} per cent by bicubic, blurred, the "
         "rest by Real-ESRGAN, sharp.",
     )
 
@@ -1618,7 +1632,7 @@ slide = widgets.explore(draw_pair, position=widgets.slider(0, 100, 50, "position
 # %% tags=["nbval-ignore-output"]
 print(
     f"seed {run.seed}, {run.device}; L1 {l1_seconds:.0f} s, GAN {gan_seconds:.0f} s; official "
-    f"weights: {seconds_each:.1f} s for 96 x 96 pixels"
+    f"weights: {seconds_each:.1f} s for 88 x 88 pixels"
 )
 plots.table(
     ["method", *HEAD],
