@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
@@ -30,9 +30,28 @@ def centre_crop(x: Tensor, side: int = CROP) -> Tensor:
     return x[..., top : top + side, left : left + side]
 
 
-def show_pictures(x: Tensor, alt: str, title: str = "", columns: int = 6) -> None:
-    """Show pictures (N, C, H, W) in [0, 1]."""
-    plots.image_grid(2 * x.clamp(0, 1) - 1, alt, title, columns)
+def show_photographs(rows: Mapping[str, Tensor], alt: str, title: str) -> None:
+    """Show a row of pictures (N, 3, H, W) in [0, 1] for each label, pixel for pixel, as WebP with
+    all their colours: a figure's palette would show in skin and sky.
+    """
+    font, strips = ImageFont.load_default(14), []
+    for x in rows.values():
+        strips.append(plots.tile(2 * x.clamp(0, 1) - 1, len(x), padding=2))  # (H', W', 3)
+    left = max(round(font.getlength(label)) for label in rows) + 10 if any(rows) else 0
+    width = left + max(strip.shape[1] for strip in strips)
+    page = Image.new("RGB", (width, 26 + sum(strip.shape[0] for strip in strips)), "white")
+    draw, top = ImageDraw.Draw(page), 26
+    draw.text((0, 3), title, "black", font)
+    for label, strip in zip(rows, strips):
+        draw.text((0, top + strip.shape[0] // 2 - 8), label, "black", font)
+        page.paste(Image.fromarray((strip * 255).round().to(torch.uint8).numpy()), (left, top))
+        top += strip.shape[0]
+    for quality in (92, 84, 76, 60):
+        buffer = io.BytesIO()
+        page.save(buffer, "WEBP", quality=quality, method=4)
+        if len(buffer.getvalue()) < plots.MAX_BYTES:
+            break
+    plots.Picture(buffer.getvalue(), alt, width).show()
 
 
 def downscale(x: Tensor, factor: int = SCALE) -> Tensor:
