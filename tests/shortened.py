@@ -31,6 +31,14 @@ CUTS = {
         ("N_TEST = 40", "N_TEST = 10"),
         ('training.progress(300, "noisy', 'training.progress(3, "noisy'),
     ],
+    "07": [
+        (
+            'quick={"num_feat": 24, "num_block": 3, "num_grow_ch": 12, "l1_steps": 200, "gan_steps": 60}',
+            'quick={"num_feat": 24, "num_block": 3, "num_grow_ch": 12, "l1_steps": 3, "gan_steps": 4}',
+        ),
+        ("TAILOR_STEPS = 150", "TAILOR_STEPS = 3"),
+        ("MEMORY_STEPS = 150", "MEMORY_STEPS = 3"),
+    ],
     "12": [
         (
             '"widths": (32, 64), "num_steps": 1200, "batch_size": 32, "samples": 2048',

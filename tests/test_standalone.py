@@ -44,6 +44,9 @@ USES = {
     "hub.start({'a/b': data.ASSETS / 'ddpm_pipeline', 'c/d': data.ASSETS / 'latent_pipeline'})\n"
     "DDPMPipeline.from_pretrained('a/b'), StableDiffusionPipeline.from_pretrained('c/d')\n"
     "assert (data.ASSETS / 'latent_controlnet').is_dir() and (data.ASSETS / 'latent_lora_mosaic').is_dir()",
+    "07": "from course_utils import data, photographs, realesrgan; photographs.photographs('test')\n"
+    "photographs.looking_net(), realesrgan.weights(), data.images('fashion_mnist', 'test')\n"
+    "[data.weights('esrgan_small_' + n) for n in ('l1', 'gan')]",
     "12": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
     "assert (data.ASSETS / 'fashion_mnist_ddpm_fd.json').stat().st_size",
     "13": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"

