@@ -13,7 +13,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_utils import data, photographs, realesrgan
 from course_utils.files import write
@@ -95,9 +95,14 @@ def make_looking() -> None:
     write(data.ASSETS / "efficientnet_lite0_stages.safetensors", safetensors.torch.save(tensors))
 
 
+def store(file_name: str, net: nn.Module) -> None:
+    """Write a network's weights in float16."""
+    tensors = {key: value.half().contiguous() for key, value in net.state_dict().items()}
+    write(data.ASSETS / file_name, safetensors.torch.save(tensors))
+
+
 def make_esrgan(l1_steps: int = 4000, gan_steps: int = 1600) -> None:
     """Notebook 07's small network after both stages, about half an hour on one core with bfloat16."""
-    from authoring.assets import store
     from course_utils.lessons import nb07_super_resolution as nb07
     from course_utils.runtime import start
 
