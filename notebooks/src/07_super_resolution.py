@@ -13,7 +13,7 @@
 #     summary: >-
 #       ESRGAN from its dense block up, on photographs: what a mean and what a GAN make of a small
 #       picture, measured in one plane, and the official weights on a picture of your own
-#     minutes_cpu: 10
+#     minutes_cpu: 5
 #     minutes_gpu: null
 # ---
 
@@ -36,7 +36,7 @@
 # - place any upscaler in the plane of distortion and perception, and choose for a purpose;
 # - enlarge a photograph of your own fourfold, in tiles, and know when not to.
 #
-# **Time** about 10 minutes on a 2-core laptop CPU.
+# **Time** about 5 minutes on a 2-core laptop CPU.
 #
 # **Before you start** you need notebook 02 (what a discriminator does) and some patience with
 # convolutions. Nothing is imported from earlier notebooks.
@@ -1216,17 +1216,11 @@ show_photographs(
         "original": truth[..., 40:148, 40:148],
     },
     (
-        "Three rows of the six test crops. Without the first stage: dim shapes with false colours "
-        "and a grid over them. After it: the pictures, sharpened. Below: the originals."
+        "Three rows of the six test crops. After a few steps of the second stage from nothing: "
+        "nearly "
+        "black. With the first stage before it: the pictures, sharpened. Below: the originals."
     ),
-    "The second stage needs the first: test pictures",
-)
-
-# %%
-claim(
-    "Without stage one the second stage ends at least 3 dB below the one that had it",
-    psnr(gan_now, truth, SCALE).mean() - psnr(unprepared, truth, SCALE).mean(),
-    at_least=3,
+    "A few steps of stage two from nothing, and after stage one (no race)",
 )
 
 # %% [markdown]
@@ -1575,17 +1569,18 @@ plots.film_strip(
     ["original", "bicubic", "L1", "GAN"],
     (
         "Eight clothes in four rows: original, bicubic, L1 and GAN. In the last row each is "
-        "sharp, and the classifier is sure of another class than the original's."
+        "clearer "
+        "than by bicubic, and the classifier is sure of another class than the original's."
     ),
-    "Sharp, and read with confidence as something else",
+    "Enlarged by the GAN, and read with confidence as something else",
 )
 print("read as:", ", ".join(clothes.classes[i] for i in read_as.tolist()))
 
 # %%
 claim(
-    "The classifier reads at least 1 in 100 clothes differently after the GAN has enlarged them",
+    "The classifier reads at least 5 in 100 clothes differently after the GAN has enlarged them",
     misread["GAN"],
-    at_least=0.01,
+    at_least=0.05,
 )
 claim(
     "What the two networks enlarged is misread less often than what bicubic did",
@@ -1662,6 +1657,10 @@ print(run.report())
 #   that the pictures were sharper.
 # - *The width of the histogram of fine detail* was our first measure of looks. It gave nearest the
 #   best mark of all formulas, for its square edges: it left.
+# - *The test crops are unseen by the networks, not by us.* Losses, numbers of steps, measures and
+#   bounds were chosen with their scores in sight, and the distance by statistics became the first
+#   measure after the other had gone against the GAN in short trials. Expect less on pictures of
+#   your own.
 # - *Fake rings* around strong edges stay in the small GAN's pictures, most of all with a hundred
 #   steps.
 #
