@@ -2354,7 +2354,7 @@ claim(
 # weights of its files. *Offloading* keeps only the part on the card that works, so that the largest
 # one decides. What activations take depends on size and batch, and is not in this table.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 PARTS_OF_SD = {"U-Net": 859_520_964, "text encoder": 123_060_480, "VAE": 83_653_863}
 
 
