@@ -45,8 +45,15 @@ CUTS = {
             '"widths": (8, 16), "num_steps": 20, "batch_size": 4, "samples": 40',
         ),
     ],
-    "13": [],
-    "06": [("quick=50, full=20_000", "quick=6, full=6"), ("quick=300, full=4000", "quick=4, full=4")],
+    "13": [("MORE, MANY = 10, 40, 200", "MORE, MANY = 10, 12, 14")],
+    "06": [
+        ("quick=50, full=20_000", "quick=6, full=6"),
+        ("quick=300, full=4000", "quick=4, full=4"),
+        ("N = 400", "N = 20"),
+        ("N_FILLED = 60", "N_FILLED = 10"),
+        ("N_STYLE = 150", "N_STYLE = 10"),
+        ('["a sandal"] * 100', '["a sandal"] * 10'),
+    ],
 }
 
 
