@@ -1470,7 +1470,7 @@ claim(
     at_most=0.9,
 )
 claim(
-    "On clean input Real-ESRGAN's features are no nearer to the truth than bicubic's",
+    "On clean input Real-ESRGAN's features are not a tenth nearer to the truth than bicubic's",
     scores["Real-ESRGAN x4plus"][2] / scores["bicubic"][2],
     at_least=0.92,
 )
