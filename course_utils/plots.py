@@ -107,6 +107,7 @@ def _described(alt: str) -> str:
 
 
 MAX_BYTES = 115_000
+PHOTOGRAPHIC = 20_000  # colours: what no drawing has, antialiased lines and text included
 MAX_WIDTH = 830  # of a figure, in pixels of the page: what JupyterLab shows at 1280 with its file list open
 # Set while a widget draws a frame: it has to come soon, and is not kept.
 live: ContextVar[bool] = ContextVar("live", default=False)
@@ -176,16 +177,23 @@ def show(figure: Figure, alt: str) -> None:
 
 
 def _pack(picture: Image.Image, colours: int) -> bytes:
-    """A picture as WebP, of so many colours: half are its most frequent ones, half stand for all others."""
+    """A picture as WebP, of so many colours: half are its most frequent ones, half stand for all others.
+
+    What has more colours than lines and text ever have holds a photograph: a palette would show as bands in skin and
+    sky, so it keeps its colours and loses a little sharpness.
+    """
     channels = np.asarray(picture).astype(np.int32)
     every, inverse, counts = np.unique(channels @ [65536, 256, 1], return_inverse=True, return_counts=True)
+    buffer = io.BytesIO()
+    if len(every) > PHOTOGRAPHIC:
+        picture.save(buffer, format="WEBP", method=4, quality=88 if colours > 64 else 75)
+        return buffer.getvalue()
     if len(every) > colours:
         frequent = every[np.argsort(-counts)[: colours // 2]]
         others = picture.quantize(colours // 2, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette()
         palette = np.concatenate([_channels(frequent), np.reshape(others[: 3 * (colours // 2)], (-1, 3))])
         apart = np.square(_channels(every)[:, None] - palette).sum(axis=2)  # (colours of the picture, of the palette)
         picture = Image.fromarray(palette[apart.argmin(axis=1)][inverse.reshape(channels.shape[:2])].astype(np.uint8))
-    buffer = io.BytesIO()
     picture.save(buffer, format="WEBP", lossless=True, method=4, quality=80)
     return buffer.getvalue()
 

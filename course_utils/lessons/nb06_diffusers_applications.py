@@ -266,6 +266,80 @@ def is_small(pipe: StableDiffusionPipeline) -> bool:
     return pipe.vae.config.in_channels == 1
 
 
+@torch.no_grad()
+def embed(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
+    """Vectors (N, L, D) of N prompts, one for each of L tokens; what `pipe.encode_prompt` gives."""
+    return pipe.text_encoder(latent.token_ids(pipe.tokenizer, prompts).to(pipe.device))[0]
+
+
+@torch.no_grad()
+def decode(pipe: StableDiffusionPipeline, latents: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) in [-1, 1] of latents (N, 4, h, w) as the U-Net knows them."""
+    return pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample.clamp(-1, 1)
+
+
+@torch.no_grad()
+def encode(pipe: StableDiffusionPipeline, x: Tensor) -> Tensor:
+    """Latents (N, 4, h, w) of pictures (N, C, H, W) in [-1, 1], scaled as the U-Net knows them."""
+    return pipe.vae.encode(x.to(pipe.device)).latent_dist.mean * pipe.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def denoise(
+    unet: torch.nn.Module,
+    scheduler: SchedulerMixin,
+    x: Tensor,
+    timesteps: Sequence,
+    wanted: Tensor,
+    unwanted: Tensor,
+    guidance: float,
+) -> Tensor:
+    """Latents (N, 4, h, w) after the guided steps at `timesteps`, from the noisy latents x."""
+    both = torch.cat([unwanted, wanted])
+    for t in timesteps:
+        x_in = scheduler.scale_model_input(x, t)
+        pred = unet(torch.cat([x_in, x_in]), t, encoder_hidden_states=both).sample
+        away, towards = pred.chunk(2)
+        x = scheduler.step(away + guidance * (towards - away), t, x).prev_sample
+    return x
+
+
+def by_hand(
+    pipe: StableDiffusionPipeline,
+    wanted: Tensor,
+    unwanted: Tensor,
+    steps: int,
+    guidance: float,
+    noise: Tensor,
+) -> Tensor:
+    """Latents (N, 4, h, w) that the pipeline draws from noise like them, under prompts' vectors."""
+    pipe.scheduler.set_timesteps(steps, device=pipe.device)
+    x, times = noise.to(pipe.device) * pipe.scheduler.init_noise_sigma, pipe.scheduler.timesteps
+    return denoise(pipe.unet, pipe.scheduler, x, times, wanted, unwanted, guidance)
+
+
+class KeepsAttention:
+    """A processor of diffusers' attention layers that appends its weights (N, heads, places,
+    tokens) to `maps`.
+    """
+
+    def __init__(self, maps: list[Tensor]) -> None:
+        self.maps = maps
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any
+    ) -> Tensor:
+        of_picture, of_tokens = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)
+        q, k, v = (
+            attn.head_to_batch_dim(part)
+            for part in (of_picture, of_tokens, attn.to_v(encoder_hidden_states))
+        )
+        weights = attn.get_attention_scores(q, k)  # (N * heads, places, tokens), rows sum to 1
+        self.maps.append(weights.unflatten(0, (len(hidden_states), -1)).cpu())
+        out = attn.batch_to_head_dim(weights @ v)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
 def check_input(name: str, x: Tensor, n: int) -> None:
     """ValueError unless `x` holds n pictures (n, C, H, W) in [0, 1]."""
     if not isinstance(x, Tensor) or x.ndim != 4:
@@ -357,80 +431,6 @@ def sample_prompts(
         )
     pictures = torch.cat(images).float().cpu() * 2 - 1
     return latent.unpadded(pictures) if is_small(pipe) else pictures
-
-
-@torch.no_grad()
-def embed(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
-    """Vectors (N, L, D) of N prompts, one for each of L tokens; what `pipe.encode_prompt` gives."""
-    return pipe.text_encoder(latent.token_ids(pipe.tokenizer, prompts).to(pipe.device))[0]
-
-
-@torch.no_grad()
-def decode(pipe: StableDiffusionPipeline, latents: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) in [-1, 1] of latents (N, 4, h, w) as the U-Net knows them."""
-    return pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample.clamp(-1, 1)
-
-
-@torch.no_grad()
-def encode(pipe: StableDiffusionPipeline, x: Tensor) -> Tensor:
-    """Latents (N, 4, h, w) of pictures (N, C, H, W) in [-1, 1], scaled as the U-Net knows them."""
-    return pipe.vae.encode(x.to(pipe.device)).latent_dist.mean * pipe.vae.config.scaling_factor
-
-
-@torch.no_grad()
-def denoise(
-    unet: torch.nn.Module,
-    scheduler: SchedulerMixin,
-    x: Tensor,
-    timesteps: Sequence,
-    wanted: Tensor,
-    unwanted: Tensor,
-    guidance: float,
-) -> Tensor:
-    """Latents (N, 4, h, w) after the guided steps at `timesteps`, from the noisy latents x."""
-    both = torch.cat([unwanted, wanted])
-    for t in timesteps:
-        x_in = scheduler.scale_model_input(x, t)
-        pred = unet(torch.cat([x_in, x_in]), t, encoder_hidden_states=both).sample
-        away, towards = pred.chunk(2)
-        x = scheduler.step(away + guidance * (towards - away), t, x).prev_sample
-    return x
-
-
-def by_hand(
-    pipe: StableDiffusionPipeline,
-    wanted: Tensor,
-    unwanted: Tensor,
-    steps: int,
-    guidance: float,
-    noise: Tensor,
-) -> Tensor:
-    """Latents (N, 4, h, w) that the pipeline draws from noise like them, under prompts' vectors."""
-    pipe.scheduler.set_timesteps(steps, device=pipe.device)
-    x, times = noise.to(pipe.device) * pipe.scheduler.init_noise_sigma, pipe.scheduler.timesteps
-    return denoise(pipe.unet, pipe.scheduler, x, times, wanted, unwanted, guidance)
-
-
-class KeepsAttention:
-    """A processor of diffusers' attention layers that appends its weights (N, heads, places,
-    tokens) to `maps`.
-    """
-
-    def __init__(self, maps: list[Tensor]) -> None:
-        self.maps = maps
-
-    def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any
-    ) -> Tensor:
-        of_picture, of_tokens = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)
-        q, k, v = (
-            attn.head_to_batch_dim(part)
-            for part in (of_picture, of_tokens, attn.to_v(encoder_hidden_states))
-        )
-        weights = attn.get_attention_scores(q, k)  # (N * heads, places, tokens), rows sum to 1
-        self.maps.append(weights.unflatten(0, (len(hidden_states), -1)).cpu())
-        out = attn.batch_to_head_dim(weights @ v)
-        return attn.to_out[1](attn.to_out[0](out))
 
 
 def image_to_image(

@@ -206,8 +206,10 @@ def sample_pipeline(pipeline, n, steps, generator):
 # **Exercise 6.1** · find the bug · difficulty 2/5 · 10 minutes
 #
 # This loop should give what `sample_pipeline` gives, bit for bit: a tensor (n, C, H, W) in [0, 1].
-# It runs, and gives other pictures. Four things are wrong: one you know from notebook 05, one (in
-# two places) draws numbers that the generator does not control, one is the range of the result, and
+# It runs, and gives other pictures. A scheduler's `set_timesteps(n)` chooses n of its levels and
+# puts them into `scheduler.timesteps`; `scheduler.step(prediction, t, x, generator=...)` draws its
+# noise from that generator. Four things are wrong: one you know from notebook 05, one (in two
+# places) draws numbers that the generator does not control, one is the range of the result, and
 # one keeps memory for gradients that nobody wants.
 #
 # ```python
@@ -511,7 +513,7 @@ def save(trainer, path):
 
 def resume(path, steps):
     trainer = Trainer(
-        train_set.x, steps, seed=1, device=run.device
+        train_set.x, steps, seed=run.seed + 1, device=run.device
     )  # whatever it starts with is replaced
     content = training.load_checkpoint(path, **{part: getattr(trainer, part) for part in PARTS})
     trainer.ema.to(run.device)  # the library loads the average onto the CPU
@@ -522,7 +524,7 @@ def resume(path, steps):
 
 # %% tags=["nbval-ignore-output"]
 STEPS = run.budget.pick(quick=50, full=20_000)
-whole = Trainer(train_set.x, STEPS, device=run.device)
+whole = Trainer(train_set.x, STEPS, seed=run.seed, device=run.device)
 with tempfile.TemporaryDirectory(
     ignore_cleanup_errors=True
 ) as folder:  # Windows keeps an open file
@@ -563,8 +565,9 @@ claim(
 # %% [markdown]
 # ## A scheduler is a part that you can swap
 #
-# A scheduler holds the noise levels and one step. The library has some twenty, with one signature,
-# so that any of them samples any model that was trained on its levels. Two calls hide that not all
+# A scheduler holds the noise levels and one step. Some fifteen of the library's share one signature
+# (`scheduler.compatibles` lists them), so that each can be tried on any model that was trained on
+# its levels; notebook 13 shows one that fails. Two calls hide that not all
 # keep the picture in the same units: some hold $x/\alpha$, so the starting noise is multiplied by
 # `init_noise_sigma`, and what the network sees is brought back by `scale_model_input`; for the
 # others both do nothing. And only some `step`s take a generator.
@@ -699,8 +702,8 @@ plots.table(
 )
 from_the_table = origin([row for row in table if row["scheduler"] in CLASSES.values()])
 stored(
-    "Of the four schedulers with trailing steps UniPC has the lowest FD at five, ten and twenty",
-    [fd_of("UniPC", n) / fd_of(other, n) for n in COUNTS for other in KINDS if other != "UniPC"],
+    "Of the four schedulers with trailing steps UniPC has the lowest FD at five and at ten",
+    [fd_of("UniPC", n) / fd_of(other, n) for n in (5, 10) for other in KINDS if other != "UniPC"],
     at_most=1,
     **from_the_table,
 )
@@ -880,100 +883,6 @@ def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiff
 def is_small(pipe: StableDiffusionPipeline) -> bool:
     """Whether it is the course's own: one grey channel, some two dozen words."""
     return pipe.vae.config.in_channels == 1
-
-
-# %% tags=["export", "long"]
-def check_input(name: str, x: Tensor, n: int) -> None:
-    """ValueError unless `x` holds n pictures (n, C, H, W) in [0, 1]."""
-    if not isinstance(x, Tensor) or x.ndim != 4:
-        raise ValueError(f"{name} wants a tensor of pictures (N, C, H, W).")
-    if len(x) != n:
-        raise ValueError(
-            f"{len(x)} pictures ({name}) and {n} prompts do not fit: give a prompt for each."
-        )
-    if not ((x >= 0) & (x <= 1)).all():  # NaN, too
-        raise ValueError(
-            f"{name} lies in [0, 1], not in [{x.min():.2f}, {x.max():.2f}]: the pipelines "
-            "would have to assume its range."
-        )
-
-
-def sample_prompts(
-    pipe: StableDiffusionPipeline,
-    prompts: Sequence[str],
-    *,
-    steps: int = 20,
-    guidance: float = 2.0,
-    negative: str = "",
-    seed: int = 0,
-    batch_size: int = 100,
-    **inputs: Any,
-) -> Tensor:
-    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
-    Diffusion's kind.
-
-    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its
-    neighbours. `inputs` are what image to image, inpainting and ControlNet take besides: `image`
-    (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`, and numbers under the names that
-    the pipeline gives them. The course's model makes 32 x 32, of which the middle 28 x 28 is
-    returned.
-    """
-    if (
-        isinstance(prompts, str)
-        or not prompts
-        or not all(isinstance(prompt, str) for prompt in prompts)
-    ):
-        raise ValueError(f"A list of at least one prompt is wanted, not {prompts!r}.")
-    if not isinstance(negative, str):
-        raise ValueError(
-            f"One negative prompt, a text, is wanted for all pictures, not {negative!r}."
-        )
-    if batch_size < 1:
-        raise ValueError(f"At least one picture at a time is wanted, not {batch_size}.")
-    check_steps(steps), check_guidance(guidance)
-    if guidance < 1:
-        raise ValueError(
-            f"Guidance is 1 (none) or more, not {guidance}: what is less, the pipelines take for 1."
-        )
-    for name, value in inputs.items():
-        if name in ("image", "mask_image"):
-            check_input(name, value, len(prompts))
-    strength = inputs.get("strength", 1.0)
-    if not 0 < strength <= 1 or int(strength * steps) < 1:
-        raise ValueError(
-            f"A strength of {strength} leaves none of {steps} steps: it lies above "
-            f"1/{steps} and goes up to 1."
-        )
-    if is_small(pipe) and (
-        unknown := sorted(
-            {word for prompt in [*prompts, negative] for word in unknown_words(prompt)}
-        )
-    ):
-        raise ValueError(
-            f"The course's model never saw {', '.join(unknown)}: use words that it knows "
-            f"({', '.join(WORDS)})."
-        )
-    images = []
-    for i in range(0, len(prompts), batch_size):
-        part = list(prompts[i : i + batch_size])
-        own = {
-            key: value[i : i + batch_size] if isinstance(value, Tensor) else value
-            for key, value in inputs.items()
-        }
-        noise = [torch.Generator().manual_seed(seed + i + j) for j in range(len(part))]
-        images.append(
-            pipe(
-                part,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                negative_prompt=[negative] * len(part),
-                generator=noise,
-                output_type="pt",
-                **own,
-            ).images
-        )
-    pictures = torch.cat(images).float().cpu() * 2 - 1
-    return latent.unpadded(pictures) if is_small(pipe) else pictures
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1200,7 +1109,8 @@ figure, axes = plt.subplots(1, used + 1, figsize=(8.3, 1.5), layout="constrained
 axes[0].imshow(latent.unpadded(decode(pipe, again)).cpu()[0, 0].numpy(), cmap=greys)
 axes[0].set_title("drawn", fontsize=8)
 for axis, piece, j in zip(axes[1:], pieces, range(used)):
-    axis.imshow(attention[:, j].reshape(4, 4).numpy(), cmap=plt.get_cmap("magma", 24))
+    part = attention[:, j].reshape(4, 4).numpy()
+    axis.imshow(part, cmap=plt.get_cmap("magma", 24), vmin=0, vmax=attention[:, :used].max())
     axis.set_title(piece.removesuffix("</w>").strip("<|>").removesuffix("oftext"), fontsize=8)
     axis.set_xlabel(f"{share[j]:.0%}", fontsize=8)
 for axis in axes:
@@ -1215,6 +1125,10 @@ plots.show(
 )
 
 # %% [markdown]
+# All maps share one scale. What is missing to 100 % goes to the padding behind the prompt. Where a
+# token acts can hardly be read off $4 \times 4$ places; on the $64 \times 64$ latents of Stable
+# Diffusion it can.
+#
 # ### Walks
 #
 # Noise and prompt are both vectors, so one can walk between two of each: along an arc between two
@@ -1252,10 +1166,113 @@ claim(
 # %% [markdown]
 # ### Many prompts
 #
-# From here on a function of ours calls the pipeline for many prompts at once, with a generator for
-# each picture and with checks of what it is given.
+# From here on a function of ours, `sample_prompts`, calls the pipeline for many prompts at once,
+# with a generator for each picture. Most of its lines say no to what the pipeline would take in
+# silence. First the check of given pictures, which come later.
+
+
+# %% tags=["export"]
+def check_input(name: str, x: Tensor, n: int) -> None:
+    """ValueError unless `x` holds n pictures (n, C, H, W) in [0, 1]."""
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        raise ValueError(f"{name} wants a tensor of pictures (N, C, H, W).")
+    if len(x) != n:
+        raise ValueError(
+            f"{len(x)} pictures ({name}) and {n} prompts do not fit: give a prompt for each."
+        )
+    if not ((x >= 0) & (x <= 1)).all():  # NaN, too
+        raise ValueError(
+            f"{name} lies in [0, 1], not in [{x.min():.2f}, {x.max():.2f}]: the pipelines "
+            "would have to assume its range."
+        )
+
+
+# %% tags=["export", "long"]
+def sample_prompts(
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    steps: int = 20,
+    guidance: float = 2.0,
+    negative: str = "",
+    seed: int = 0,
+    batch_size: int = 100,
+    **inputs: Any,
+) -> Tensor:
+    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
+    Diffusion's kind.
+
+    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its
+    neighbours. `inputs` are what image to image, inpainting and ControlNet take besides: `image`
+    (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`, and numbers under the names that
+    the pipeline gives them. The course's model makes 32 x 32, of which the middle 28 x 28 is
+    returned.
+    """
+    if (
+        isinstance(prompts, str)
+        or not prompts
+        or not all(isinstance(prompt, str) for prompt in prompts)
+    ):
+        raise ValueError(f"A list of at least one prompt is wanted, not {prompts!r}.")
+    if not isinstance(negative, str):
+        raise ValueError(
+            f"One negative prompt, a text, is wanted for all pictures, not {negative!r}."
+        )
+    if batch_size < 1:
+        raise ValueError(f"At least one picture at a time is wanted, not {batch_size}.")
+    check_steps(steps), check_guidance(guidance)
+    if guidance < 1:
+        raise ValueError(
+            f"Guidance is 1 (none) or more, not {guidance}: what is less, the pipelines take for 1."
+        )
+    for name, value in inputs.items():
+        if name in ("image", "mask_image"):
+            check_input(name, value, len(prompts))
+    strength = inputs.get("strength", 1.0)
+    if not 0 < strength <= 1 or int(strength * steps) < 1:
+        raise ValueError(
+            f"A strength of {strength} leaves none of {steps} steps: it lies above "
+            f"1/{steps} and goes up to 1."
+        )
+    if is_small(pipe) and (
+        unknown := sorted(
+            {word for prompt in [*prompts, negative] for word in unknown_words(prompt)}
+        )
+    ):
+        raise ValueError(
+            f"The course's model never saw {', '.join(unknown)}: use words that it knows "
+            f"({', '.join(WORDS)})."
+        )
+    images = []
+    for i in range(0, len(prompts), batch_size):
+        part = list(prompts[i : i + batch_size])
+        own = {
+            key: value[i : i + batch_size] if isinstance(value, Tensor) else value
+            for key, value in inputs.items()
+        }
+        noise = [torch.Generator().manual_seed(seed + i + j) for j in range(len(part))]
+        images.append(
+            pipe(
+                part,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                negative_prompt=[negative] * len(part),
+                generator=noise,
+                output_type="pt",
+                **own,
+            ).images
+        )
+    pictures = torch.cat(images).float().cpu() * 2 - 1
+    return latent.unpadded(pictures) if is_small(pipe) else pictures
+
+
+# %% [markdown]
+# Picture $i$ takes the noise of seed `seed + i`. So that another `COURSE_SEED` draws other noises
+# for *all* pictures, and not the same ones shifted by a place, this notebook counts from 100,000
+# times its seed.
 
 # %%
+SEED = 100_000 * run.seed
 PROMPTS = (
     "a bright dress",
     "a dark dress",
@@ -1267,7 +1284,8 @@ PROMPTS = (
     "a bright bag",
 )
 start = time.perf_counter()
-gallery = sample_prompts(pipe, [prompt for prompt in PROMPTS for _ in range(8)], guidance=3.0)
+eight_each = [prompt for prompt in PROMPTS for _ in range(8)]
+gallery = sample_prompts(pipe, eight_each, guidance=3.0, seed=SEED)
 gallery_seconds = time.perf_counter() - start
 plots.film_strip(
     list(gallery.split(8)),
@@ -1314,8 +1332,7 @@ def obeyed(x):
 
 
 sampled = {
-    f"guidance {w:g}": sample_prompts(pipe, asked, guidance=w, seed=run.seed)
-    for w in (1.0, 2.0, 4.0)
+    f"guidance {w:g}": sample_prompts(pipe, asked, guidance=w, seed=SEED) for w in (1.0, 2.0, 4.0)
 }
 sampled["through the VAE"] = latent.reconstruct(pipe.vae, test_set.x[:N])
 sampled["test pictures"] = test_set.x[:N]
@@ -1369,25 +1386,23 @@ claim(
 claim(
     "With guidance 2 the texture of the prompt is right in no more pictures than if all were plain",
     at_two["texture"] - chance["texture"],
-    at_most=0.03,
+    at_most=0,
 )
-rare = by_word(sampled["guidance 2"], "texture")[1:]
-through = by_word(sampled["through the VAE"], "texture")[1:]
+unplain = torch.tensor([word > 0 for word in wishes["texture"]])
 claim(
-    "With guidance 2 stripes and patterns are drawn in fewer than half of the pictures that ask "
-    "for them",
-    rare,
-    at_most=0.5,
+    "With guidance 2 stripes or a pattern are drawn in at most four tenths of the pictures that "
+    "ask for one of them",
+    adherence(sampled["guidance 2"], asked)["texture"][unplain].mean(),
+    at_most=0.4,
 )
 
 # %% [markdown]
 # Sleeves rest on 25 prompts, nearly all of them long: read nothing into that column. And texture is
-# *worse* than chance. The table by word says where it is lost. Of the stripes of the test pictures
-# themselves the autoencoder keeps six in ten, and of the patterns one in ten: latents of 256
-# numbers for 784 pixels have no room for fine detail, so that no U-Net on them could draw it. What
-# the autoencoder would keep the U-Net hardly draws: with guidance 2 no picture that asks for
-# stripes has them; with guidance 4 some have. That is the price of small latents; a larger
-# autoencoder would be the cure.
+# *worse* than chance. The table by word says where it is lost; thirteen prompts ask for stripes, so
+# read their column as rough. Of the patterns of the test pictures themselves the autoencoder keeps
+# one in ten: latents of 256 numbers for 784 pixels have little room for fine detail, and what the
+# autoencoder loses no U-Net can draw. Of the stripes it keeps six in ten, and the U-Net draws
+# fewer; why, we did not measure. A larger autoencoder may help; we did not try.
 
 # %% [markdown]
 # **Exercise 6.4** · difficulty 2/5 · 8 minutes
@@ -1420,7 +1435,7 @@ checks.negative(away_from, solution=True)
 sandals = ["a sandal"] * 100
 NEGATIVES = {"none": "", "a dark sandal": "a dark sandal", "dark": "dark"}
 by_negative = {
-    label: sample_prompts(pipe, sandals, negative=text, seed=run.seed)
+    label: sample_prompts(pipe, sandals, negative=text, seed=SEED)
     for label, text in NEGATIVES.items()
 }
 plots.film_strip(
@@ -1449,10 +1464,10 @@ plots.table(
 
 # %%
 claim(
-    "The negative prompt 'dark' makes dark sandals half as frequent or less, and so does "
-    "'a dark sandal'",
+    "The negative prompts 'dark' and 'a dark sandal' each make dark sandals rarer by a third or "
+    "more",
     [dark_share[label] / dark_share["none"] for label in ("dark", "a dark sandal")],
-    at_most=1 / 2,
+    at_most=2 / 3,
 )
 claim(
     "With the negative prompt 'dark' at least as many pictures are sandals as with 'a dark sandal'",
@@ -1602,7 +1617,7 @@ def inpaint(
 # %%
 sneakers, STRENGTHS = test_set.x[test_set.y == 7][:50], (0.2, 0.4, 0.6, 0.8, 1.0)
 booted = {
-    s: img2img(pipe, sneakers, ["an ankle boot"] * len(sneakers), s, guidance=3.0, seed=run.seed)
+    s: img2img(pipe, sneakers, ["an ankle boot"] * len(sneakers), s, guidance=3.0, seed=SEED)
     for s in STRENGTHS
 }
 plots.film_strip(
@@ -1708,7 +1723,7 @@ N_FILLED = 60
 clothes = test_set.x[:N_FILLED]
 lower = torch.zeros(1, 1, 28, 28).index_fill(2, torch.arange(14, 28), 1.0)
 names = [caption((NOUNS[c],), rng()) for c in test_set.y[:N_FILLED]]
-filled = inpaint(pipe, clothes, lower, names, guidance=3.0, seed=run.seed)
+filled = inpaint(pipe, clothes, lower, names, guidance=3.0, seed=SEED)
 through = latent.reconstruct(pipe.vae, clothes)
 plots.film_strip(
     [x[:10] for x in (clothes, torch.where(lower > 0, -0.2, clothes), filled, through)],
@@ -1764,7 +1779,7 @@ def of_class(x):
     return (seen == test_set.y[:N_FILLED]).float().mean().item()
 
 
-filled_again = inpaint(pipe, clothes, lower, names, guidance=3.0, seed=run.seed + 1000)
+filled_again = inpaint(pipe, clothes, lower, names, guidance=3.0, seed=SEED + 1000)
 varies = (filled - filled_again)[~top].abs().mean().item()
 
 # %% tags=["nbval-ignore-output"]
@@ -1831,7 +1846,7 @@ outlines = latent.outline(source)
 tones = {word: [f"a {word} {NOUNS[c]}" for c in source_y] for word in ("dark", "bright")}
 
 
-def from_outline(prompts, scale=1.0, seed=0):
+def from_outline(prompts, scale=1.0, seed=SEED):
     """Pictures (N, 1, 28, 28) in [-1, 1] under prompts with the outlines of `source`."""
     given = (latent.padded(outlines) + 1) / 2  # a condition lies in [0, 1]
     return sample_prompts(
@@ -1841,7 +1856,7 @@ def from_outline(prompts, scale=1.0, seed=0):
 
 kept = {word: from_outline(prompts) for word, prompts in tones.items()}
 no_words = from_outline([""] * N_FILLED)
-alone = sample_prompts(pipe, tones["bright"], guidance=3.0)
+alone = sample_prompts(pipe, tones["bright"], guidance=3.0, seed=SEED)
 plots.film_strip(
     [x[:10] for x in (source, outlines, kept["dark"], kept["bright"], no_words, alone)],
     ["source", "outline", "dark ...", "bright ...", "no words", "bright, without"],
@@ -2028,7 +2043,7 @@ WISHES = [
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def with_style(scale, prompts=WISHES, seed=3):
+def with_style(scale, prompts=WISHES, seed=SEED + 3):
     """The same prompts and noise, with so much of the style."""
     pipe.unet.set_adapters(["style"], [scale])
     return sample_prompts(pipe, prompts, guidance=3.0, seed=seed)
@@ -2083,16 +2098,16 @@ with tempfile.TemporaryDirectory(
 with warnings.catch_warnings():  # two adapters are what we want
     warnings.filterwarnings("ignore", "Already found a `peft_config`")
     other.load_lora_weights(latent.MOSAIC, adapter_name="mosaic")
-unet_bytes = 2 * sum(weight.numel() for weight in base.values())  # in half precision
+unet_bytes = 4 * sum(weight.numel() for weight in base.values())
 print(
-    f"the file: {lora_bytes / 1e3:.0f} kB; the U-Net in half precision: {unet_bytes / 1e3:.0f} kB"
+    f"in single precision the file has {lora_bytes / 1e3:.0f} kB, the U-Net {unet_bytes / 1e3:.0f}"
 )
 
 
 def mixed(chalk, mosaic, prompts=WISHES):
     """The same prompts and noise as above, with so much of each style."""
     other.set_adapters(["style", "mosaic"], [chalk, mosaic])
-    return sample_prompts(other, prompts, guidance=3.0, seed=3)
+    return sample_prompts(other, prompts, guidance=3.0, seed=SEED + 3)
 
 
 mixes = {(chalk, mosaic): mixed(chalk, mosaic) for chalk, mosaic in ((1, 0), (0, 1), (0.6, 0.6))}
@@ -2169,35 +2184,40 @@ claim(
 # Image to image under the style changes a *given* picture. It must forget enough to take the style
 # on, and by then it has forgotten part of the picture (the bags below). With the ControlNet above
 # the outline stays, and the picture may be drawn anew from pure noise. Since the formula gives the
-# right answer, the distance to it can be measured.
+# right answer, the distance to it can be measured. Mind what this compares: the outline that is
+# handed on *is* the formula's picture of the chalk style, so the ControlNet is given the answer and
+# image to image is not. What is fair is the ControlNet with the style against the ControlNet
+# without it, and image to image against the trivial answers: the given picture, the given picture
+# darkened, and one grey everywhere.
 
 # %%
 given, given_y = test_set.x[:N_FILLED], test_set.y[:N_FILLED]
 pipe.unet.set_adapters(["style"], [1.0])
 truth = style(given)
 transferred = {
-    f"image to image, {strength}": img2img(pipe, given, names, strength, guidance=3.0, seed=3)
+    f"image to image, {strength}": img2img(pipe, given, names, strength, guidance=3.0, seed=SEED)
     for strength in (0.6, 0.85)
 }
-chalk_control = controlled(pipe)
-transferred["ControlNet"] = sample_prompts(
-    chalk_control, names, guidance=2.0, seed=3, image=(latent.padded(outlines) + 1) / 2
-)
+chalk_control, condition = controlled(pipe), (latent.padded(outlines) + 1) / 2
+for label, scale in (("ControlNet, no style", 0.0), ("ControlNet", 1.0)):
+    chalk_control.unet.set_adapters(["style"], [scale])
+    transferred[label] = sample_prompts(
+        chalk_control, names, guidance=2.0, seed=SEED, image=condition
+    )
 plots.film_strip(
     [x[:10] for x in (given, *transferred.values(), truth)],
     ["given", *transferred, "by formula"],
-    title="Style transfer: nearest to the formula with the outline handed on",
+    title="The outline keeps the form, the learnt style makes it chalk",
     alt=(
-        "Five rows of ten clothes: given, changed by image to image with strength 0.6 and 0.85 "
-        "under "
-        "the learnt style, drawn under the style with the given outline, and the style's formula. "
-        "The "
-        "row with the outline is nearest to the formula's."
+        "Six rows of ten clothes: given; changed by image to image with strength 0.6 and 0.85 "
+        "under the learnt style; drawn with the given outline, without the style and with it; and "
+        "the style's formula. The row with outline and style is nearest to the formula's."
     ),
 )
+trivial = {"given": given, "darkened": (given + 1) * 0.4 - 1}
+trivial["one grey"] = truth.mean().expand_as(truth)
 to_truth = {
-    label: (x - truth).square().mean().sqrt().item()
-    for label, x in (transferred | {"given": given, "darkened": (given + 1) * 0.4 - 1}).items()
+    label: (x - truth).square().mean().sqrt().item() for label, x in (transferred | trivial).items()
 }
 
 # %% tags=["nbval-ignore-output"]
@@ -2208,12 +2228,22 @@ plots.table(
 
 # %%
 claim(
-    "Style transfer with the outline is nearer to the formula's picture than image to image at "
-    "either "
-    "strength, and than the given picture, given or darkened",
-    [to_truth["ControlNet"] / value for label, value in to_truth.items() if label != "ControlNet"],
-    at_most=1,
+    "With the same outline the learnt style takes the pictures nearer to the style's formula, by a "
+    "seventh or more",
+    to_truth["ControlNet"] / to_truth["ControlNet, no style"],
+    at_most=6 / 7,
 )
+claim(
+    "Image to image under the chalk style, at strength 0.6 and 0.85, is not a tenth nearer to the "
+    "formula's pictures than their mean grey is",
+    [to_truth[f"image to image, {s}"] / to_truth["one grey"] for s in (0.6, 0.85)],
+    at_least=0.9,
+)
+
+# %% [markdown]
+# So image to image is no better than one grey everywhere: RMS punishes a contour that lies beside its place,
+# and strong noise moves contours. Its pictures look more like chalk than a grey plane does, which
+# KID saw above and RMS does not. A transfer that must keep the form needs the form as an input.
 
 # %% [markdown]
 # The lesson that this course grew from asked for a landscape in the style of Van Gogh. With Stable
@@ -2263,7 +2293,7 @@ checks.merge(merged, solution=True)
 # %%
 apart = with_style(1.0)
 pipe.unet.fuse_lora()
-together = sample_prompts(pipe, WISHES, guidance=3.0, seed=3)
+together = sample_prompts(pipe, WISHES, guidance=3.0, seed=SEED + 3)
 pipe.unet.unfuse_lora()
 back = with_style(0.0)
 claim(
@@ -2318,17 +2348,18 @@ half_way = pipe(
 ).images
 evaluated["half-way"] = sum(calls)
 count.remove()
-half_way, whole_way = (latent.unpadded(part.cpu() * 2 - 1) for part in (half_way, whole_way))
+never = pipe(dresses, generator=rng(), **options | {"guidance_scale": 1.0}).images
+half_way, whole_way, never = (
+    latent.unpadded(part.cpu() * 2 - 1) for part in (half_way, whole_way, never)
+)
 plots.film_strip(
     [film[i] for i in (0, 4, 9, 14, 19)] + [half_way],
     [f"step {i}" for i in (1, 5, 10, 15, 20)] + ["off half-way"],
     title="A film of the latents, decoded; below it, guidance switched off half-way",
     alt=(
         "Six rows of eight dresses from the same noise: decoded after steps 1, 5, 10, 15 and 20, "
-        "from "
-        "grey fog to clear dresses, and in the last row drawn with guidance in the first half "
-        "only, "
-        "nearly the same dresses."
+        "from tangles of black and white to clear dresses, and in the last row drawn with guidance "
+        "in the first half only, nearly the same dresses."
     ),
 )
 
@@ -2339,11 +2370,10 @@ claim(
     equal=0.75,
 )
 claim(
-    "Without guidance in the second half the pictures change by a root mean square of at most a "
-    "tenth "
-    "of the range",
-    (half_way - whole_way).square().mean().sqrt().item() / 2,
-    at_most=0.1,
+    "Without guidance in the second half the pictures change by less than a third of what they "
+    "change by without any guidance",
+    (half_way - whole_way).square().mean().sqrt() / (never - whole_way).square().mean().sqrt(),
+    at_most=1 / 3,
 )
 
 # %% [markdown]
@@ -2446,9 +2476,11 @@ for kind in (
 # %% [markdown]
 # *Flow matching* (Lipman et al. 2023) in three lines: the noisy picture lies on the straight line
 # $x_s = (1 - s)\, x_0 + s\, \epsilon$, and the network learns its direction $\epsilon - x_0$. A
-# step of Euler's method walks along it. If the direction is exact, one step is enough: that is what
-# straight paths are for, and what distillation is after. And the transformer: patches of the
-# latents in the place of words.
+# step of Euler's method walks along it. With the direction of one pair a single step would do. But
+# the network cannot know the direction of one pair: it learns the *mean* direction of all pairs
+# whose lines cross at $x_s$. So its path is curved, and one step from pure noise ends at the mean
+# of the data. *Rectified flow* (Liu et al. 2023) and distillation straighten the path afterwards.
+# And the transformer: patches of the latents in the place of words.
 
 # %%
 flow = diffusers.FlowMatchEulerDiscreteScheduler()
@@ -2457,10 +2489,19 @@ x0, eps = encode(pipe, latent.padded(clothes[:4])).cpu(), torch.randn(4, 4, 8, 8
 s = flow.sigmas[0]
 x_s = (1 - s) * x0 + s * eps
 landed = flow.step(eps - x0, flow.timesteps[0], x_s).prev_sample
+flow.set_timesteps(1)
+mean = x0.mean(0, keepdim=True)  # all that a network can know of x0 from pure noise
+landed_mean = flow.step(eps - mean, flow.timesteps[0], x_s).prev_sample
 claim(
-    "One step of the flow-matching scheduler along the exact direction ends at the clean latents",
-    (landed - x0).abs().max(),
+    "One step of the flow-matching scheduler along one pair's own direction ends at its latents, "
+    "along the best direction known from pure noise at the mean of the four",
+    [(landed - x0).abs().max(), (landed_mean - mean).abs().max()],
     at_most=1e-4,
+)
+claim(
+    "The mean of the four latents is more than half as far from each as zero is",
+    (mean - x0).square().sum((1, 2, 3)).sqrt() / x0.square().sum((1, 2, 3)).sqrt(),
+    at_least=0.5,
 )
 transformer = diffusers.DiTTransformer2DModel(
     num_attention_heads=2,
@@ -2583,7 +2624,9 @@ claim(
 # be taken for real (`"photo"`, `"face"`, `"medical"`) `save` adds two marks unless it is told not
 # to: a strip with words below the picture, which anybody can read and cut off, and a pattern in the
 # picture's middle frequencies, which the eye hardly notices in a large picture and a detector
-# finds. On 28 x 28 pixels, enlarged, it shows as grain. Our toys are marked on request only, as
+# finds: `save` raises its strength until the detector's score is 5, and the detector's threshold is
+# 4. So what has to be measured is not that it is found here, but its price and what it survives.
+# On 28 x 28 pixels, enlarged, it shows as grain. Our toys are marked on request only, as
 # here; notebook 09 tries to wash the second mark out.
 
 # %%
@@ -2631,6 +2674,11 @@ print(
 claim(
     "The detector finds the watermark in the marked picture and none in the plain one",
     pictures.is_marked(hidden) and not pictures.is_marked(plain),
+)
+claim(
+    "The price of the hidden mark: the marked bag is at least 20 dB PSNR from the plain one",
+    -10 * (hidden - plain).square().mean().log10(),
+    at_least=20,
 )
 claim("A marked file, too, is made again pixel for pixel", whole.identical)
 
