@@ -12,7 +12,7 @@ CUTS = {
         ("SHORT_STEPS = 64, 300", "SHORT_STEPS = 16, 12"),
         ("N_MEASURED = 2048", "N_MEASURED = 300"),
         ("num_steps=150", "num_steps=12"),
-        ("2e-3}, num_steps=300", "2e-3}, num_steps=12"),
+        ("2e-3}, num_steps=400", "2e-3}, num_steps=12"),
         ('["networks"], num_steps=300', '["networks"], num_steps=12'),
     ],
     "03": [

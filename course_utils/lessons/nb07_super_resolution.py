@@ -173,7 +173,7 @@ class RRDB(nn.Module):
 
 class RRDBNet(nn.Module):
     """ESRGAN's generator (Wang et al. 2018, section 3.1) for a factor of 4, or of 2 or 1, for which
-    the picture is first folded into more channels (Real-ESRGAN, Wang et al. 2021, section 3.2).
+    the picture is first folded into more channels (Real-ESRGAN, Wang et al. 2021, section 3.4).
 
     `forward(x)`: x (N, num_in_ch, H, W) to (N, num_out_ch, scale H, scale W).
     """
@@ -366,7 +366,9 @@ def statistics_distance(looking: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def relativistic_g_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """The generator's relativistic average loss (ESRGAN, Wang et al. 2018, eq. 2) of logits."""
+    """The generator's relativistic average loss of logits: half of ESRGAN's eq. 2 (Wang et al.
+    2018), as its authors' code has it.
+    """
     bce = F.binary_cross_entropy_with_logits
     fooled = bce(fake - real.mean(), torch.ones_like(fake))
     return (fooled + bce(real - fake.mean(), torch.zeros_like(real))) / 2

@@ -448,8 +448,8 @@ checks.jensen_shannon(my_jensen_shannon)
 # %% tags=["solution", "export"]
 # @title Solution 1.3
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """JSD in nats, 0 to log 2, of two histograms of any shape: counts, or densities on one even
-    grid (Lin 1991).
+    """JSD in nats (natural logarithms), 0 to log 2, of two histograms of any shape: counts, or
+    densities on one even grid (Lin 1991).
     """
     if p.shape != q.shape or not all(a.min() >= 0 and 0 < a.sum() < math.inf for a in (p, q)):
         raise ValueError(
@@ -1428,7 +1428,8 @@ claim(
 # Without friction $\Delta = 1$, so the two $|\lambda|$ multiply to 1, whatever the rates: **two
 # rates alone do not bring the Dirac-GAN to rest.** With friction they matter. The turning depends
 # on the product $h_D h_G$, the damping on $h_D$ alone. At the same product a faster discriminator
-# is damped more.
+# is damped more, up to the critical damping; one that is far faster still comes to rest more slowly
+# again.
 
 
 # %%
@@ -1470,7 +1471,8 @@ for ratio, count in rounds.items():
 # points are blurred alike. So the friction is there without any penalty: where real and generated
 # data overlap, a discriminator that is too sure is corrected by the samples on the wrong side.
 # Nagarajan and Kolter (2017, theorem 3.1) prove this in general: under mild conditions an
-# unregularised GAN converges locally if the two densities overlap. The friction is
+# unregularised GAN converges locally if generated and real data fill the same region. The friction
+# is
 # $\gamma = s^2 / 2$, as above, so thin data get little of it. Pictures are thin data.
 
 # %%
@@ -1980,6 +1982,13 @@ claim("The GAN in the plane reaches all 8 clusters of the ring", covered.modes, 
 claim("The JSD of the live GAN begins near log 2", gan.history[0][1], at_least=0.95 * math.log(2))
 claim(
     "The JSD of the live GAN ends below half of log 2", gan.history[-1][1], at_most=math.log(2) / 2
+)
+turn = 2 * math.pi * torch.rand(4000, generator=runtime.rng(8))
+circle = torch.stack([turn.cos(), turn.sin()], dim=1) * data.ring().centres.norm(dim=1).mean()
+claim(
+    "The live GAN ends at four fifths or less of the JSD of an even circle through all clusters",
+    gan.history[-1][1] / jensen_shannon(histogram(gan.real), histogram(circle)),
+    at_most=0.8,
 )
 claim(
     "It does not reach the floor of real against real samples",

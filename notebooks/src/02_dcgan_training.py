@@ -995,7 +995,7 @@ def diagnose(curves: dict[str, list[float]], real_spread: float) -> str:
         name: torch.tensor(values[-(len(values) // 5) :]).mean().item()
         for name, values in curves.items()
     }
-    if tail["d_real"] - tail["d_fake_after"] > 0.77:
+    if tail["d_real"] - tail["d_fake_after"] > 0.73:
         return "discriminator too strong"
     if tail["spread"] < 0.2 * real_spread:
         return "dead"
@@ -1012,7 +1012,7 @@ def diagnose(curves: dict[str, list[float]], real_spread: float) -> str:
 # %%
 unseen_runs = {
     "healthy": short_run({"lr_g": 1e-3, "lr_d": 1e-3}, num_steps=150)["curves"],
-    "discriminator too strong": short_run({"lr_g": 3e-6, "lr_d": 2e-3}, num_steps=300)["curves"],
+    "discriminator too strong": short_run({"lr_g": 3e-6, "lr_d": 2e-3}, num_steps=400)["curves"],
     "generator collapsed": short_run(
         {"lr_g": 5e-3, "lr_d": 0.0}, runs["healthy"]["networks"], num_steps=300
     )["curves"],
@@ -1031,9 +1031,9 @@ gaps = [
 ]
 strong_gap, long_gap = (sum(gap[-(len(gap) // 5) :]) / (len(gap) // 5) for gap in gaps)
 claim(
-    "The 0.77 at which diagnose calls a discriminator too strong is 0.05 or more away from the run "
+    "The 0.73 at which diagnose calls a discriminator too strong is 0.05 or more away from the run "
     "that has one, and from the long training",
-    min(strong_gap - 0.77, 0.77 - long_gap),
+    min(strong_gap - 0.73, 0.73 - long_gap),
     at_least=0.05,
 )
 

@@ -23,8 +23,8 @@
 #
 # A GAN can make convincing samples that are all alike. This is mode collapse. This notebook shows
 # the failure first, then finds what cures it, one change at a time. It puts sixteen recipes to one
-# test with equal tuning and equal time. On the way you compute the Wasserstein distance exactly,
-# and see which networks can estimate it.
+# test, with the same six pairs of rates and critic tried for each, and equal time. On the way you
+# compute the Wasserstein distance exactly, and see which networks can estimate it.
 #
 # ## What you will be able to do
 #
@@ -811,11 +811,12 @@ claim(
 # - **R2 does the work.** With the sharp critic, the vanilla loss with R2 covers the ring, and so
 #   does the paired loss with R2. Pairing alone does not, and R1 alone does not.
 # - **R1 is a local cure.** In notebook 01 it made the game converge *at the data*. It acts on real
-#   samples only. It leaves the critic as steep as it likes where the generated samples are, far
-#   from the data.
+#   samples only. Where the generated samples are, far from the data, it lowers the slope to about a
+#   quarter; R2 lowers it to a thirtieth or so.
 # - **A sharp critic is what makes the cure necessary.** A plain critic is too smooth to point all
-#   samples at one spot, and even the vanilla GAN mostly keeps its modes. (Now and then one network
-#   of the 24 fails in so short a run.) Collapse is a property of the whole game, not of a loss.
+#   samples at one spot, and even the vanilla GAN mostly keeps its modes. (On other seeds two or
+#   more of the 24 networks lose modes in so short a run.) Collapse is a property of the whole game,
+#   not of a loss.
 #
 # The column *slope at G(z)* tells why. The generator's gradient is $\nabla D$ at $G(z)$, and R2 is
 # a penalty on exactly this slope. Without R2 the sharp critic is several times as steep there, and
@@ -824,7 +825,8 @@ claim(
 # critic may become sharp. The plain critic is gentle by nature.
 #
 # Huang et al. 2024 (table 1) made this ablation with stacked digits, which come at the end of this
-# notebook. There both losses fail with R1 alone and work with R1 and R2.
+# notebook. There both losses fail with R1 alone; with R1 and R2 the paired loss finds all thousand
+# modes, the vanilla loss 693.
 #
 # The plain critic is no free lunch: its samples are a blur in so short a time. We come to that
 # under *The contest*.
@@ -1176,9 +1178,10 @@ claim(
     between=(0.98, 1.02),
 )
 claim(
-    "The penalised critic says 2.5 times as much for squares moved by 6 as by 1.5, or more",
+    "The penalised critic says 3 to 6 times as much for squares moved by 6 as by 1.5; the truth "
+    "is 4",
     gaps[3] / gaps[1],
-    at_least=2.5,
+    between=(3, 6),
 )
 
 # %% [markdown]
@@ -1290,9 +1293,11 @@ claim(
 )
 
 # %% [markdown]
-# The penalty is soft: a slope above 1 costs little, and so its estimates lie above the exact
-# value. Clipping uses up its only freedom: weights go to the ends (Gulrajani et al. 2017, figure
-# 1), and what such a network can say is a simple function.
+# The penalty is soft: a slope above 1 costs little, and so most of its estimates lie above the
+# exact value, for the squares that are 6 apart by a quarter. With 6 or 8 modes left, where $W_1$ is
+# small, the relative error is larger, so the claim stops at 4. Clipping uses up its only freedom:
+# weights go to the ends (Gulrajani et al. 2017, figure 1), and what such a network can say is a
+# simple function.
 
 # %% [markdown]
 # ### No BatchNorm in a penalised critic
@@ -1449,8 +1454,15 @@ RECIPES = {
 # - **the same tuning**: three pairs of learning rates, with the plain and with the sharp critic,
 #   six settings a recipe, each tried in a short run with another seed; the best $W_1$ was kept for
 #   each critic;
+# - what was *not* tuned for each recipe: latents, slopes, batch and the five octaves come from
+#   earlier trials of R3GAN, and the fall of $\gamma$ was chosen for R1 and R2, so that the recipes
+#   with R2 have an advantage there; $\lambda$, $c$, the noise and the weight of mode seeking are
+#   one value each;
 # - **the same seconds**: twenty on the grid and ten on the ring, turned into steps by the cost of
 #   one step of each recipe, timed on an idle core.
+#
+# Lines that begin with ▪ check what this stored table says, with its date and the largest standard
+# deviation over the seeds. (✓ is for what was measured in this run.)
 
 
 # %% tags=["export"]
@@ -1628,8 +1640,9 @@ stored(
 #   does WGAN-GP. All others lose modes, most of them on every seed.
 # - **Plain critic: the vanilla GAN is among the best.** In equal seconds and with tuned rates, the
 #   oldest recipe covers all modes, and no other recipe with a plain critic has more good samples on
-#   the grid. Lucic et al. 2018 found the like on pictures: with equal tuning, most GANs come out
-#   alike.
+#   the grid. (Its lead over vanilla + R2 and vanilla + R1 + R2 is within the seeds' spread; by
+#   $W_1$ they are level or better.) Lucic et al. 2018 found the like on pictures: with equal
+#   tuning, most GANs come out alike.
 # - **Cures that look at several samples** do not save a sharp critic here. With a plain one they
 #   have fewer good samples than the vanilla GAN. PacGAN's authors trained for 400,000 steps of 100
 #   samples, many times as long as this contest.
@@ -1650,16 +1663,25 @@ plots.table(
 )
 
 # %% [markdown]
-# R2 needs the least tuning. With the vanilla loss it covers the ring in all six settings, whichever
-# critic and whichever rates. Every other recipe fails in some of them. (Who tries only one setting
-# ranks settings, not recipes.)
+# The vanilla loss with R2 needs the least tuning: it covers the ring in all six settings, with R1
+# besides in five. That is R2 *with this loss*: R3GAN has R2, too, and passes in two, since a
+# setting with 7, 8 and 7 modes counts as failed. So count modes as well, with the sharp critic,
+# where it matters. (Who tries only one setting ranks settings, not recipes.)
+
 
 # %% tags=["exact"]
+def sharp_modes(names):
+    """Mean modes of the ring over the seeds, for each recipe and rate tried with a sharp critic."""
+    rows = [row for name in names for row in rows_of("tuning", recipe=name, dataset="ring")]
+    return [mean(row["modes"]) for row in rows if row["critic"] == "sharp"]
+
+
+has_r2 = {name for name in RECIPES if "R2" in name or name == "R3GAN"}
 stored(
-    "In the short runs the vanilla loss with R2 covers the whole ring in more of the six settings "
-    "than any other recipe",
-    whole["vanilla + R2"] - max(count for name, count in whole.items() if name != "vanilla + R2"),
-    at_least=1,
+    "In the short runs with the sharp critic the recipes with R2 cover at least 4 modes of the "
+    "ring more than the vanilla and paired losses without it, in the mean over all rates",
+    mean(sharp_modes(has_r2)) - mean(sharp_modes(set(ABLATION) & set(RECIPES) - has_r2)),
+    at_least=4,
     date=ORIGIN["date"],
     seeds=3,
     spread=None,
@@ -1712,7 +1734,7 @@ for dataset, r in live.items():
 # %% tags=["figure"]
 # @title Code of the figure
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.2))
-few = min(range(SEEDS), key=lambda seed: collapse["modes"][seed])
+few = 0  # the first seed on both sides
 for axis, (what, samples) in zip(
     axes,
     (
@@ -1789,7 +1811,9 @@ stored(
     "every seed of both sets",
     [max(row["modes"]) / len(MIXTURES[row["dataset"]].centres) for row in sharp_long],
     at_most=0.5,
-    spread=widest(sharp_long, "modes") / 8,
+    spread=max(
+        widest([row], "modes") / len(MIXTURES[row["dataset"]].centres) for row in sharp_long
+    ),
     **ORIGIN,
 )
 stored(
@@ -1807,11 +1831,12 @@ stored(
 # fewer modes. (Their networks saw other latents, and PacGAN's question was another one: what
 # packing adds to a given GAN.)
 #
-# And look at the vanilla GAN in the same table. With the sharp critic five times as long
-# does not help it. With the plain critic it arrives where R2 arrives. So is R2 needed? For a critic
-# that is smooth enough, not here. But nobody tells you beforehand how sharp a critic is; a network
-# for pictures, with its many layers, is sharp. R2 is what works with both. (And the vanilla GAN is
-# the more fragile: in a trial with fewer steps one of its three seeds lost four modes of the grid.)
+# And look at the vanilla GAN in the same table. With the sharp critic five times as long does not
+# help it. With the plain critic it arrives where R2 arrives. So is R2 needed? For a critic that is
+# smooth enough, not here. But nobody tells you beforehand how sharp a critic is, and whether a
+# network for pictures is sharp in this sense we did not measure. R2 is what works with both. (And
+# the vanilla GAN is the more fragile: in a trial with fewer steps one of its three seeds lost four
+# modes of the grid.)
 
 # %% [markdown]
 # ### Look around
@@ -1856,7 +1881,7 @@ def draw_moment(view, moment):
         ylim=(-2, 2),
         xticks=[],
         yticks=[],
-        title=f"step {step}: {look['modes'][0]} modes, {100 * look['good'][0]:.0f} % good",
+        title=f"{view}\nstep {step}: {look['modes'][0]} modes, {100 * look['good'][0]:.0f} % good",
     )
     axis.grid(False)
     figure.colorbar(image, ax=axis, label="critic's score, scaled", ticks=[-1, 0, 1])
@@ -1872,7 +1897,7 @@ def draw_moment(view, moment):
 viewer = widgets.explore(
     draw_moment,
     view=widgets.choice(list(VIEWS), "run", value=f"grid: {BEST}, sharp critic"),
-    moment=widgets.slider(0, LOOKS, LOOKS // 3, "moment"),
+    moment=widgets.slider(0, LOOKS, LOOKS, "moment"),
 )
 
 # %% [markdown]
@@ -2073,12 +2098,12 @@ plots.film_strip(
 # %% tags=["exact"]
 digit_rows = {name: rows_of("digits", recipe=name) for name in DIGIT_RECIPES}
 digit_kl = {name: [row["kl"] for row in rows] for name, rows in digit_rows.items()}
-kl_spread = max(torch.tensor(kl).std().item() for kl in digit_kl.values())
 stored(
-    "On stacked digits BatchNorm in the critic doubles the vanilla loss's mean KL, or more",
-    mean(digit_kl["vanilla, BatchNorm"]) / mean(digit_kl["vanilla"]),
+    "On stacked digits BatchNorm in the critic has, on two of three seeds, at least twice the KL "
+    "of the vanilla loss's worst seed without it",
+    sorted(digit_kl["vanilla, BatchNorm"])[1] / max(digit_kl["vanilla"]),
     at_least=2,
-    spread=kl_spread,
+    spread=None,
     **ORIGIN,
 )
 stored(
@@ -2086,7 +2111,7 @@ stored(
     "true frequencies than the vanilla loss alone, on every seed",
     min(digit_kl["vanilla + R1 + R2"]) / max(digit_kl["vanilla"]),
     at_least=1,
-    spread=kl_spread,
+    spread=None,
     **ORIGIN,
 )
 claim(
@@ -2119,7 +2144,7 @@ claim(
 #   kept the modes of a sharp critic here, and on pictures Huang et al. 2024 needed all three. Take
 #   BatchNorm out of the critic first.
 # - **You see a critic's loss near 0, and pictures that stop changing.** Try R1, or a lower rate for
-#   the critic: the generator's gradient has faded (notebook 01).
+#   the critic: it is so sure that its gradient says little about where to go.
 # - **You have few training pictures, and samples are good at first and then worse.** Try
 #   augmentation of real *and* generated pictures (DiffAugment, ADA): the critic has learnt the
 #   training pictures by heart.
@@ -2164,8 +2189,9 @@ print(run.report())
 # ## What went wrong, and what helped
 #
 # - *Unequal tuning made a winner.* In an earlier version of this notebook networks, latents and
-#   critic were tuned for R3GAN, and the vanilla GAN lost by a wide margin. With equal tuning a
-#   plain critic makes it one of the best.
+#   critic were tuned for R3GAN, and the vanilla GAN lost by a wide margin. With rates and critic
+#   tuned for each, a plain critic makes it one of the best; latents, slopes and octaves are still
+#   those of that version.
 # - *The short contest made another.* After five seconds every recipe is at noise's $W_1$ on the
 #   grid; who wins there says little. The table gives twenty.
 # - *The latent space matters.* Eight latent dimensions were worse than two, a Gaussian worse than a

@@ -2241,9 +2241,9 @@ claim(
 )
 
 # %% [markdown]
-# So image to image is no better than one grey everywhere: RMS punishes a contour that lies beside its place,
-# and strong noise moves contours. Its pictures look more like chalk than a grey plane does, which
-# KID saw above and RMS does not. A transfer that must keep the form needs the form as an input.
+# So image to image is hardly better than one grey everywhere: RMS punishes a contour that lies
+# beside its place, and strong noise moves contours. That its pictures have contours at all, which
+# a grey plane has not, RMS does not see. A transfer that must keep the form needs it as an input.
 
 # %% [markdown]
 # The lesson that this course grew from asked for a landscape in the style of Van Gogh. With Stable
