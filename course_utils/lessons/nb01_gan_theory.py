@@ -82,8 +82,8 @@ def optimal_discriminator(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """JSD in nats, 0 to log 2, of two histograms of any shape: counts, or densities on one even
-    grid (Lin 1991).
+    """JSD in nats (natural logarithms), 0 to log 2, of two histograms of any shape: counts, or
+    densities on one even grid (Lin 1991).
     """
     if p.shape != q.shape or not all(a.min() >= 0 and 0 < a.sum() < math.inf for a in (p, q)):
         raise ValueError(

@@ -194,7 +194,7 @@ def diagnose(curves: dict[str, list[float]], real_spread: float) -> str:
         name: torch.tensor(values[-(len(values) // 5) :]).mean().item()
         for name, values in curves.items()
     }
-    if tail["d_real"] - tail["d_fake_after"] > 0.77:
+    if tail["d_real"] - tail["d_fake_after"] > 0.73:
         return "discriminator too strong"
     if tail["spread"] < 0.2 * real_spread:
         return "dead"

@@ -1225,10 +1225,10 @@ show_photographs(
         "original": truth[..., 40:148, 40:148],
     },
     (
-        "Three rows of the six test crops: the second stage alone, the second stage after the "
-        "first, and the originals."
+        "Three rows of the six test crops: the second stage alone, still blurred; the second stage "
+        "after the first, sharper; and the originals."
     ),
-    "As many steps of stage two alone, and after stage one",
+    "As many steps of stage two alone hardly leave bicubic; after stage one they sharpen",
 )
 
 # %% [markdown]
@@ -1295,7 +1295,7 @@ for axis, column, name in zip(axes, (3, 2), ("statistics", "features, place by p
         label="mixed weights",
     )
     axis.margins(x=0.12, y=0.1)
-    for alpha, label, place in ((0, "L1, 4,000 steps", (0, 24)), (-1, "GAN from it", (0, -12))):
+    for alpha, label, place in ((0, "L1, long", (8, 8)), (-1, "GAN from it", (0, -12))):
         axis.annotate(
             label,
             (curve[alpha][0], curve[alpha][column]),
@@ -1310,7 +1310,7 @@ for axis, column, name in zip(axes, (3, 2), ("statistics", "features, place by p
     axis.set(xlabel="PSNR (dB), more is better", ylabel="distance, less is better")
     axis.set_ylim(bottom=0)
     axis.set_title(f"Distance by {name}")
-axes[0].legend(fontsize=7.5)
+axes[0].legend(fontsize=7.5, loc="upper right")
 plots.show(
     figure,
     (
@@ -1348,6 +1348,12 @@ claim(
     "By statistics this notebook's short second stage ends nearer to the truth than its first",
     scores["GAN, this training"][3] / scores["L1, this training"][3],
     at_most=0.95,
+)
+claim(
+    "By statistics this notebook's second stage after the first ends at nine tenths or less of the "
+    "distance that as many steps of the second stage alone have",
+    scores["GAN, this training"][3] / scores["GAN without stage one"][3],
+    at_most=0.9,
 )
 claim(
     "Along the mixed weights, from alpha = 0.2 on, PSNR falls with every step towards the GAN",
