@@ -29,11 +29,13 @@ RUNS = [
     *[run_of(name, "trailing", steps) for steps in COUNTS for name in nb13.NOISY + nb13.SOLVERS],
     *[run_of("HeunDiscrete", "trailing, capped", steps) for steps in COUNTS],
     *[run_of(name, "trailing", 50) for name in nb13.NOISY],  # which need more steps
-    *[  # about ten evaluations: Heun takes nine for five steps
-        run_of(name, spacing, 5 if name == "HeunDiscrete" else 10)
-        for spacing in ("Karras", "exponential", "leading")
+    *[  # about ten evaluations, five and twenty: Heun takes an odd number, two a step less one
+        run_of(name, spacing, (nfe + 1) // 2 if name == "HeunDiscrete" else nfe)
+        for nfe in COUNTS
+        for spacing in ("Karras", "exponential", "leading", "linspace")
         for name in CROSSED
     ],
+    *[run_of("HeunDiscrete", "trailing", 3)],
 ]
 
 

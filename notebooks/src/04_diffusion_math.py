@@ -516,7 +516,10 @@ right.plot(
     label="N(0, 1)",
 )
 right.set(
-    xlabel="x_T", ylabel="density", title="Kept betas: x_T still knows its x_0", ylim=(0, 0.82)
+    xlabel="$x_T$",
+    ylabel="density",
+    title="Kept betas: $x_T$ still knows its $x_0$",
+    ylim=(0, 0.82),
 )
 right.legend(fontsize=8, loc="upper right")
 plots.show(
@@ -1673,7 +1676,7 @@ left.loglog(t, weights / weights.mean(), color=plots.BLUE, label="in the bound")
 left.axhline(1, color=plots.VERMILION, linestyle="--", label="in the simple loss")
 left.set(
     xlabel="t",
-    ylabel="weight on |eps - eps_hat|², mean 1",
+    ylabel=r"weight on $|\epsilon - \hat\epsilon|^2$, mean 1",
     title="The bound cares most for the first levels",
 )
 right.plot(
