@@ -1,7 +1,7 @@
 """A head of ellipses in a CT scanner: pictures of which everything is known, after Shepp and Logan (1974).
 
-A request is a row of six numbers, PARAMETERS; the anatomy around it is drawn at random. The scanner is a linear map, its
-projector, between two clips: photons are counted (Poisson), and filtered back-projection makes a picture of the counts.
+A request is a row of six numbers, PARAMETERS; the anatomy around it is drawn at random. The scanner is a linear map;
+photons are counted (Poisson), and filtered back-projection makes a picture of the counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
 
 SIZE, PIXEL = 48, 4.0  # pixels a side; millimetres a pixel
 WATER = 0.019  # attenuation of water, 1/mm, near 70 keV

@@ -74,7 +74,12 @@ def encode(answer: Callable[[Tensor], Tensor]) -> None:
     holes[4] = math.nan
     for parameters in (whole, holes, whole[:1]):
         n = len(parameters)
-        found = tensor(untouched(answer, parameters), "the encoding", (n, 13))
+        given = parameters.clone()
+        found = tensor(answer(given), "the encoding", (n, 13))
+        expect(
+            torch.equal(given.nan_to_num(-1e6), parameters.nan_to_num(-1e6)),
+            "your function changes the requests that it was given: make a new tensor.",
+        )
         wanted = _encoded(parameters.double())
         expect(
             found.isfinite().all(),
@@ -93,9 +98,9 @@ def encode(answer: Callable[[Tensor], Tensor]) -> None:
                 0.0
             ),
             "this is scaled to [0, 1]: [-1, 1] is asked for.": unit,
-            "what is missing is encoded like a value of 0 (or of the lowest): it is 0 after the scaling.": _encoded(
-                raw
-            )[:, :7].new_tensor(torch.cat([_encoded(raw)[:, :7], filled[:, 7:]], dim=1)),
+            "what is missing is encoded like a value of 0: put zeros there after the scaling.": torch.cat(
+                [_encoded(raw)[:, :7], filled[:, 7:]], dim=1
+            ),
             "the numbers are not scaled: radius and dose have other sizes.": torch.cat(
                 [raw[:, :2], raw[:, 3:], filled[:, 5:]], dim=1
             ),

@@ -22,15 +22,16 @@ from course_utils.lessons.nb05_ddpm_from_scratch import (
     Preconditioned,
     UNet,
     diffusion_loss,
+    guided,
     sample_timesteps,
     timestep_of,
     timestep_weights,
 )
 
 
-def window(stored: Tensor, slope: float, intercept: float, centre: float, width: float) -> Tensor:
-    """Stored values of a CT to [0, 1]: HU = slope x stored + intercept, then the window."""
-    hu = slope * stored + intercept
+def window(values: Tensor, slope: float, intercept: float, centre: float, width: float) -> Tensor:
+    """Stored values of a CT to [0, 1]: HU = slope x value + intercept, then the window."""
+    hu = slope * values + intercept
     return ((hu - (centre - width / 2)) / width).clamp(0, 1)
 
 
@@ -71,6 +72,16 @@ def planes(encoded: Tensor, size: int) -> Tensor:
     return torch.cat([away, encoded[:, :, None, None].expand(-1, -1, size, size)], dim=1)
 
 
+def edge(encoded: Tensor, size: int) -> Tensor:
+    """How far each pixel is outside the lesion's edge, (N, 1, size, size) in units of 10 mm; 0
+    where place or radius are not asked for.
+    """
+    _, low, high = phantoms.PARAMETERS["radius"]
+    radius = (low + (encoded[:, 0] + 1) * (high - low) / 2)[:, None, None, None]
+    known = 1 - encoded[:, 7:10].amax(dim=1)[:, None, None, None]
+    return ((40 * planes(encoded, size)[:, 2:3] - radius) / 10).clamp(-3, 3) * known
+
+
 def projected(features: Tensor, embedded: Tensor, score: Tensor) -> Tensor:
     """score + <features, embedded> / sqrt(F), (N,), from (N, F), (N, F) and (N,) (Miyato and
     Koyama 2018, equation 3; the root is ours).
@@ -90,7 +101,7 @@ class ClinicalGenerator(nn.Module):
         self.width = width
         self.dense = nn.Linear(LATENT_DIM + ENCODED, 2 * width * 144)
         self.coarse = nn.Conv2d(2 * width, 2 * width, 3, padding=1)  # 12 x 12
-        self.fine = nn.Conv2d(2 * width + 16 + 4, width, 3, padding=1)  # 24 x 24
+        self.fine = nn.Conv2d(2 * width + 17 + 4, width, 3, padding=1)  # 24 x 24
         self.finer = nn.Conv2d(width, width, 3, padding=1)
         self.out = nn.Conv2d(width, 4, 3, padding=1)  # four pixels each
         self.norms = nn.ModuleList(nn.GroupNorm(8, n) for n in (2 * width, width))
@@ -100,7 +111,8 @@ class ClinicalGenerator(nn.Module):
         h = self.dense(torch.cat([z, encoded], dim=1)).view(len(z), 2 * self.width, 12, 12)
         h = F.leaky_relu(self.norms[0](self.coarse(F.leaky_relu(h, 0.2))), 0.2)
         h = F.interpolate(h, scale_factor=2, mode="nearest")
-        h = torch.cat([h, planes(encoded, 24), noise.view(-1, 4, 24, 24)], dim=1)
+        h = torch.cat([h, planes(encoded, 24), edge(encoded, 24)], dim=1)
+        h = torch.cat([h, noise.view(-1, 4, 24, 24)], dim=1)
         h = F.leaky_relu(self.norms[1](self.fine(h)), 0.2)
         h = F.leaky_relu(self.finer(h), 0.2)
         return F.pixel_shuffle(self.out(h), 2).tanh()
@@ -153,7 +165,7 @@ def train_clinical(
     *,
     num_steps: int,
     batch_size: int = 32,
-    auxiliary: float = 2.0,
+    auxiliary: float = 5.0,
     label_dropout: float = 0.1,
     ema_decay: float = 0.999,
     autocast: Callable = contextlib.nullcontext,
@@ -212,10 +224,11 @@ class ClinicalUNet(nn.Module):
 
     def __init__(self, widths: tuple[int, int] = (32, 64)) -> None:
         super().__init__()
-        self.unet = UNet(widths, size=phantoms.SIZE, extra=16)
+        self.unet = UNet(widths, size=phantoms.SIZE, extra=17)
 
     def forward(self, x: Tensor, t: Tensor, encoded: Tensor) -> Tensor:
-        return self.unet(torch.cat([x, planes(encoded, phantoms.SIZE)], dim=1), t)
+        asked = [part(encoded, phantoms.SIZE) for part in (planes, edge)]
+        return self.unet(torch.cat([x, *asked], dim=1), t)
 
 
 SCHEDULE = Schedule.named("cosine", 1000)
@@ -265,6 +278,9 @@ def train_diffusion(
     return ema
 
 
+GUIDANCE = 2.0
+
+
 @torch.no_grad()
 def sample_gan(generator: nn.Module, parameters: Tensor, rng: torch.Generator) -> Tensor:
     """A picture (N, 1, 48, 48) in [-1, 1], on the CPU, for each request (N, 6)."""
@@ -276,18 +292,28 @@ def sample_gan(generator: nn.Module, parameters: Tensor, rng: torch.Generator) -
 
 @torch.no_grad()
 def sample_diffusion(
-    net: nn.Module, parameters: Tensor, rng: torch.Generator, num_steps: int = 12
+    net: nn.Module,
+    parameters: Tensor,
+    rng: torch.Generator,
+    num_steps: int = 12,
+    guidance: float = GUIDANCE,
 ) -> Tensor:
-    """A picture (N, 1, 48, 48) in [-1, 1], on the CPU, for each request (N, 6)."""
+    """A picture (N, 1, 48, 48) in [-1, 1], on the CPU, for each request (N, 6). `guidance` moves the
+    prediction away from the one that is told nothing of the lesion (notebook 05).
+    """
     device, encoded = next(net.parameters()).device, encode(parameters)
+    told_less = parameters.clone()
+    told_less[:, :4] = math.nan
 
     def denoise(x: Tensor, level: Level) -> Tensor:
         t = torch.full((len(x),), timestep_of(SCHEDULE, level), device=device)
-        return x0_from("v", net(x, t, e), x, level).clamp(-1, 1)
+        with_lesion, without = (x0_from("v", net(x, t, each), x, level) for each in (e, less))
+        return guided(with_lesion, without, guidance).clamp(-1, 1)
 
     x_T, found = torch.randn(len(parameters), 1, 48, 48, generator=rng), []
-    for noise, e in zip(x_T.split(128), encoded.split(128)):
-        e = e.to(device)
+    parts = zip(x_T.split(128), encoded.split(128), encode(told_less).split(128))
+    for noise, *both in parts:
+        e, less = (part.to(device) for part in both)
         found.append(sample(denoise, noise.to(device), SCHEDULE.levels(num_steps), DPMPP_2M).cpu())
     return torch.cat(found).float()
 
@@ -357,7 +383,7 @@ def measure(pictures: Tensor, num_steps: int = 12) -> Tensor:
     and contrast (HU), by a method that knows no network. On the CPU, in float64.
     """
     hu = phantoms.to_hu(pictures.detach().cpu().double())[:, 0]
-    skull = (hu > 125).double()
+    skull = (hu > 150).double()
     brain = enclosed(skull) * (1 - skull)
     brain = 1 - F.max_pool2d(1 - brain[:, None], 3, 1, 1)[:, 0]  # one pixel less all round
     level = torch.stack(
@@ -540,16 +566,19 @@ def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = Non
 
 
 def from_dicom(file) -> Tensor:
-    """The picture of a data set in HU (H, W): slope x stored + intercept."""
+    """The picture of a data set in HU (H, W): slope x value + intercept."""
     stored_values = torch.from_numpy(file.pixel_array.astype(np.float32))
     return float(file.RescaleSlope) * stored_values + float(file.RescaleIntercept)
 
 
-NAMES_SOMEBODY = """PatientName PatientID PatientBirthDate PatientBirthTime PatientAddress OtherPatientIDs
-PatientTelephoneNumbers AccessionNumber InstitutionName InstitutionAddress ReferringPhysicianName
-PerformingPhysicianName OperatorsName StudyID StationName StudyDate SeriesDate AcquisitionDate
-ContentDate StudyTime SeriesTime AcquisitionTime ContentTime DeviceSerialNumber PatientComments
-ImageComments StudyDescription SeriesDescription ProtocolName RequestingPhysician""".split()
+NAMES_SOMEBODY = """
+PatientName PatientID PatientBirthDate PatientBirthTime PatientAddress OtherPatientIDs
+PatientTelephoneNumbers AccessionNumber InstitutionName InstitutionAddress
+ReferringPhysicianName PerformingPhysicianName OperatorsName StudyID StationName StudyDate
+SeriesDate AcquisitionDate ContentDate StudyTime SeriesTime AcquisitionTime ContentTime
+DeviceSerialNumber PatientComments ImageComments StudyDescription SeriesDescription ProtocolName
+RequestingPhysician
+""".split()
 
 
 def deidentified(file, uids: dict[str, str]):
@@ -558,12 +587,15 @@ def deidentified(file, uids: dict[str, str]):
     """
     found = copy.deepcopy(file)
     found.remove_private_tags()
-    for element in list(found.iterall()):
-        if element.VR == "UI" and element.keyword.endswith("InstanceUID"):
-            element.value = uids.setdefault(str(element.value), pydicom.uid.generate_uid())
-    for name in NAMES_SOMEBODY:
-        if name in found:
-            del found[name]
+    for part in [found, *(item for item in found.iterall() if item.VR == "SQ")]:
+        for level in [part] if part is found else part.value:
+            for element in list(level):
+                if element.VR == "UI" and element.keyword.endswith("InstanceUID"):
+                    new = uids.setdefault(str(element.value), pydicom.uid.generate_uid())
+                    element.value = new
+                elif element.keyword in NAMES_SOMEBODY:
+                    del level[element.tag]
+    found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
     found.PatientName, found.PatientID = "ANONYMOUS", "ANONYMOUS"
     found.PatientIdentityRemoved = "YES"
     found.DeidentificationMethod = "Attributes of notebook 08's list removed, UIDs replaced"
