@@ -274,25 +274,24 @@ SOURCES = {
     "medical_gan.safetensors": (
         "this course",
         "MIT",
-        "authoring.assets medical_gan: notebook 08's conditional generator, 1,800 steps of 32 on 4,000 phantoms, "
-        "averaged, float16",
+        "authoring.assets medical_gan: notebook 08's generator, 1,800 steps of 32 on 4,000 phantoms, averaged, float16",
     ),
     "medical_diffusion.safetensors": (
         "this course",
         "MIT",
-        "authoring.assets medical_diffusion: notebook 08's conditional U-Net, 2,400 steps of 16 on the same phantoms, "
-        "averaged, float16",
+        "authoring.assets medical_diffusion: notebook 08's U-Net, 2,400 and 1,400 more steps of 16 on the same "
+        "phantoms, averaged, float16",
     ),
     "medical_control.safetensors": (
         "this course",
         "MIT",
-        "authoring.assets medical_control: a smaller U-Net trained too long, 1,200 steps of 16 on 64 phantoms, float16",
+        "authoring.assets medical_control: a smaller U-Net trained too long, 1,200 steps of 16 on 64 people, float16; "
+        "made before the plane of edges was added, whose weights are 0",
     ),
     "medical_use.json": (
         "this course",
         "MIT",
-        "authoring.assets medical_use: lesions found after training on real and synthetic phantoms, three draws a row; "
-        "an ablation of the GAN, one run a row",
+        "authoring.assets medical_use: lesions found after training on real and synthetic phantoms, three draws a row",
     ),
 } | {
     f"photographs/{name}.jpg": (

@@ -72,57 +72,21 @@ def said(step: int, loss: object, ema: torch.nn.Module) -> None:
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
-ABLATION_STEPS, LOCATOR_STEPS, SEEDS = 300, 200, (0, 1, 2)
-REAL_SIZES, SYNTHETIC = (10, 40, 160), 1000
-
-
-class NoRequest(nn.Module):
-    """In the place of a discriminator's embedding of requests: no projection."""
-
-    def forward(self, encoded: Tensor) -> Tensor:
-        return torch.zeros(len(encoded), 128, device=encoded.device)
-
-
-def obedience(generator: nn.Module) -> dict[str, float]:
-    """Errors on 300 requests: place in pixels, radius and contrast as shares, lost ones (further off than 2 pixels)."""
-    rng = torch.Generator().manual_seed(21)
-    wanted = phantoms.draw_parameters(300, rng)
-    return nb08.errors(nb08.measure(nb08.sample_gan(generator.eval(), wanted, rng)), wanted)
-
-
-def ablation() -> list[dict]:
-    """The GAN without its auxiliary regressor, without projection, with both: one run each."""
-    rows = []
-    for name, auxiliary, projects in (("both", 5.0, True), ("no regressor", 0.0, True), ("no projection", 5.0, False)):
-        run = runtime.start(seed=0)
-        generator, discriminator = nb08.ClinicalGenerator(), nb08.ClinicalDiscriminator()
-        discriminator.request = discriminator.request if projects else NoRequest()
-        ema = nb08.train_clinical(
-            generator,
-            discriminator,
-            *phantoms.cohort("train"),
-            num_steps=ABLATION_STEPS,
-            auxiliary=auxiliary,
-            ema_decay=0.99,
-            autocast=run.autocast,
-            watch=said,
-        )
-        rows.append({"part": "ablation", "name": name, "steps": ABLATION_STEPS, **obedience(ema)})
-        print(rows[-1], flush=True)
-    return rows
+LOCATOR_STEPS, BATCH_SIZE, SEEDS = 150, 16, (0, 1, 2)
+REAL_SIZES, SYNTHETIC = (10, 40, 160), 400
 
 
 def locator() -> nn.Module:
     """Pictures (N, 1, 48, 48) to logits (N, 576): in which of 24 x 24 cells the lesion's centre is."""
     return nn.Sequential(
         nn.PixelUnshuffle(2),
-        nn.Conv2d(4, 24, 3, padding=1),
+        nn.Conv2d(4, 16, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(24, 24, 3, padding=2, dilation=2),
+        nn.Conv2d(16, 16, 3, padding=2, dilation=2),
         nn.ReLU(),
-        nn.Conv2d(24, 24, 3, padding=1),
+        nn.Conv2d(16, 16, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(24, 1, 1),
+        nn.Conv2d(16, 1, 1),
         nn.Flatten(),
     )
 
@@ -137,13 +101,13 @@ def found_share(sets: list[tuple[Tensor, Tensor]], seed: int) -> float:
     """The share of the test cohort in which a locator trained on equal parts of `sets` is within 8 mm."""
     torch.manual_seed(seed)
     net = locator()
-    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+    optimiser = torch.optim.Adam(net.parameters(), lr=5e-3)
     for step in range(LOCATOR_STEPS):
         for group in optimiser.param_groups:
-            group["lr"] = 3e-3 * min(1, 2 * (1 - step / LOCATOR_STEPS))
+            group["lr"] = 5e-3 * min(1, 2 * (1 - step / LOCATOR_STEPS))
         x, wanted = [], []
         for pictures, parameters in sets:
-            index = torch.randint(len(pictures), (32 // len(sets),))
+            index = torch.randint(len(pictures), (BATCH_SIZE // len(sets),))
             x.append(pictures[index]), wanted.append(cells(parameters[index]))
         loss = F.cross_entropy(net(torch.cat(x)), torch.cat(wanted))
         optimiser.zero_grad()
@@ -183,8 +147,8 @@ def usefulness() -> list[dict]:
 
 
 def make_use() -> None:
-    """The stored table of notebook 08: about six minutes of one core. Needs the networks above."""
+    """The stored table of notebook 08: about two minutes of one core. Needs the networks above."""
     torch.set_num_threads(1)
-    rows = [row | {"date": datetime.date.today().isoformat()} for row in [*usefulness(), *ablation()]]
+    rows = [row | {"date": datetime.date.today().isoformat()} for row in usefulness()]
     lines = ",\n".join(map(json.dumps, rows))
     write(data.ASSETS / "medical_use.json", f"[\n{lines}\n]\n".encode())
