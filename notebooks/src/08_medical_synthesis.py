@@ -1189,7 +1189,29 @@ def mean_found(name, n):
 
 
 origin = {"date": use[0]["date"], "seeds": 3, "spread": max(map(spread, use))}
-pass
+stored(
+    "With ten real pictures, the GAN's pictures beside them raise the share found by at least 0.03",
+    mean_found("real + GAN", 10) - mean_found("real", 10),
+    at_least=0.03,
+    **origin,
+)
+stored(
+    "Pictures of the GAN alone find more than ten real pictures, by at least 0.03",
+    mean_found("synthetic, GAN", 0) - mean_found("real", 10),
+    at_least=0.03,
+    **origin,
+)
+stored(
+    "With 160 real pictures, the GAN's pictures beside them change the share found by at most 0.03",
+    abs(mean_found("real + GAN", 160) - mean_found("real", 160)),
+    at_most=0.03,
+    **origin,
+)
+
+# %% [markdown]
+# Where real pictures are few, those of a generator pay; where there are 160, they change nothing
+# that three draws could show. This task is an easy one: a bright disk on grey. It says nothing of a
+# task in which a generator misses what matters.
 
 # %% [markdown]
 # ## Is it safe?
