@@ -13,7 +13,7 @@
 #     summary: >-
 #       Pictures of a head by request, and the proof that the request is obeyed. A conditional GAN
 #       and a diffusion model on a phantom in which everything is known; usefulness, privacy, DICOM
-#     minutes_cpu: 4
+#     minutes_cpu: 6
 #     minutes_gpu: null
 # ---
 
@@ -40,7 +40,7 @@
 # - measure with a method that knows no network whether a request was obeyed, and where it is not;
 # - test use, privacy and fairness, and write pictures as DICOM that say what they are.
 #
-# **Time** about 4 minutes on a 2-core laptop CPU.
+# **Time** about 6 minutes on a 2-core laptop CPU.
 #
 # **Before you start** you need notebook 03 (relativistic loss, R1 and R2) and notebook 05 (the
 # U-Net). The code of both is imported.
@@ -1151,7 +1151,8 @@ claim("With people dealt, a coin is predicted as a coin", np.mean(honest), betwe
 # The question is not whether a network trained on synthetic pictures works at all. It is whether
 # somebody with $n$ real pictures does better with synthetic ones beside them. A small network
 # learns to say in which cell of 24 x 24 the lesion's centre is; *found* means within 8 mm, on
-# 1,000 test people. Each row is three trainings of equal length, with other people each time.
+# 1,000 test people. Each row is three trainings of equal length, with other people each time,
+# where there are enough.
 #
 # One thing makes the question unfair, and it is said here: the generator learnt from 4,000 people,
 # whom the real rows do not have. So the table shows what somebody *receives* who is given a
