@@ -42,7 +42,7 @@ WINDOW = Case(
         (unclipped, "not clipped"),
         (lambda v, s, i, c, w: nb08.window(v, s, i, c + w / 2, w), "not at its lower end"),
         (lambda v, s, i, c, w: nb08.window(v, s, i, c, 2 * w), "twice as wide"),
-        (lambda v, s, i, c, w: nb08.window(v, s, 0, c, w), "intercept is left out"),
+        (lambda v, s, i, c, w: nb08.window(v, s, 0, c, w), "left out"),
         (lambda v, s, i, c, w: nb08.window(v, s, -i, c, w), "added, not taken away"),
         (lambda v, s, i, c, w: 1 - nb08.window(v, s, i, c, w), "exchanged"),
         (lambda v, s, i, c, w: 255 * nb08.window(v, s, i, c, w), r"\[0, 255\]"),
