@@ -309,7 +309,8 @@ def planes(encoded: Tensor, size: int) -> Tensor:
     centre is, to the right, upwards and in all, in units of 40 mm (0 where the place is not asked
     for), and the 13 numbers themselves.
     """
-    x, y = (part.to(encoded) for part in phantoms.grid(size, phantoms.SIZE * phantoms.PIXEL / size))
+    place = phantoms.grid(size, phantoms.SIZE * phantoms.PIXEL / size)
+    x, y = (part.to(encoded.device) for part in place)
     (_, low, high), known = phantoms.PARAMETERS["distance"], 1 - encoded[:, 8:10].amax(dim=1)
     distance = low + (encoded[:, 1] + 1) * (high - low) / 2
     right, up = (
