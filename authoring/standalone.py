@@ -54,6 +54,12 @@ OPENED = {
         "esrgan_small_l1.safetensors",
         "esrgan_small_gan.safetensors",
     ),
+    "08": (
+        "medical_gan.safetensors",
+        "medical_diffusion.safetensors",
+        "medical_control.safetensors",
+        "medical_use.json",
+    ),
     "12": (
         *FASHION,
         "fashion_mnist_ddpm.safetensors",

@@ -39,6 +39,16 @@ CUTS = {
         ("TAILOR_STEPS = 150", "TAILOR_STEPS = 3"),
         ("MEMORY_STEPS = 150", "MEMORY_STEPS = 3"),
     ],
+    "08": [
+        (
+            'quick={"num_steps": 200, "batch_size": 32, "people": 200}',
+            'quick={"num_steps": 4, "batch_size": 4, "people": 10}',
+        ),
+        ("CONTROL_N, PUBLISHED_N = 64, 300", "CONTROL_N, PUBLISHED_N = 8, 8"),
+        ("PEOPLE, SLICES, REPEATS = 60, 6, 20", "PEOPLE, SLICES, REPEATS = 8, 3, 2"),
+        ("N_BEYOND = 80", "N_BEYOND = 20"),
+        ("N_GROUP = 80", "N_GROUP = 6"),
+    ],
     "12": [
         (
             '"widths": (32, 64), "num_steps": 1200, "batch_size": 32, "samples": 2048',

@@ -47,6 +47,9 @@ USES = {
     "07": "from course_utils import data, photographs, realesrgan; photographs.photographs('test')\n"
     "photographs.looking_net(), realesrgan.weights(), data.images('fashion_mnist', 'test')\n"
     "[data.weights('esrgan_small_' + n) for n in ('l1', 'gan')]",
+    "08": "from course_utils import data, phantoms; phantoms.projector()\n"
+    "[data.weights('medical_' + n) for n in ('gan', 'diffusion', 'control')]\n"
+    "assert (data.ASSETS / 'medical_use.json').stat().st_size",
     "12": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
     "assert (data.ASSETS / 'fashion_mnist_ddpm_fd.json').stat().st_size",
     "13": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
