@@ -54,6 +54,16 @@ OPENED = {
         "esrgan_small_l1.safetensors",
         "esrgan_small_gan.safetensors",
     ),
+    "09": (
+        *FASHION,
+        "photographs/",
+        "efficientnet_lite0_stages.safetensors",
+        "efficientnet_lite0_rest.safetensors.xz",
+        "fashion_mnist_samples.safetensors.xz",
+        "fashion_mnist_ddpm.safetensors",
+        "fashion_mnist_dcgan.safetensors",
+        "fashion_mnist_wgan_gp.safetensors",
+    ),
     "12": (
         *FASHION,
         "fashion_mnist_ddpm.safetensors",

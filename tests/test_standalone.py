@@ -47,6 +47,9 @@ USES = {
     "07": "from course_utils import data, photographs, realesrgan; photographs.photographs('test')\n"
     "photographs.looking_net(), realesrgan.weights(), data.images('fashion_mnist', 'test')\n"
     "[data.weights('esrgan_small_' + n) for n in ('l1', 'gan')]",
+    "09": "from course_utils import data, imagenet, photographs; photographs.photographs('test'); imagenet.network()\n"
+    "data.samples('fashion_mnist_samples')\n"
+    "[data.weights('fashion_mnist_' + n) for n in ('ddpm', 'dcgan', 'wgan_gp')]",
     "12": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
     "assert (data.ASSETS / 'fashion_mnist_ddpm_fd.json').stat().st_size",
     "13": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
