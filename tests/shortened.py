@@ -41,10 +41,9 @@ CUTS = {
     ],
     "09": [
         ("N = run.budget.pick(quick=1000, full=2000)", "N = run.budget.pick(quick=100, full=100)"),
-        ("FEW = 600", "FEW = 60"),
+        ("FEW = 500", "FEW = 60"),
         ("in_turn = nb05.labels_in_turn(ddpm, 1000)", "in_turn = nb05.labels_in_turn(ddpm, 40)"),
-        ("torch.randperm(1000, generator=runtime.rng(92))", "torch.randperm(40, generator=runtime.rng(92))"),
-        ("N_CROPS = 200", "N_CROPS = 20"),
+        ("N_CROPS = 160", "N_CROPS = 20"),
         ("N_MARKED = 96", "N_MARKED = 16"),
         ("PAYLOADS = (16, 32, 64, 128, 256, 512)", "PAYLOADS = (16, 512)"),
     ],
