@@ -44,7 +44,7 @@ CUTS = {
         ("FEW = 500", "FEW = 60"),
         ("in_turn = nb05.labels_in_turn(ddpm, 1000)", "in_turn = nb05.labels_in_turn(ddpm, 40)"),
         ("N_CROPS = 160", "N_CROPS = 20"),
-        ("N_MARKED = 96", "N_MARKED = 16"),
+        ("N_MARKED = 64", "N_MARKED = 16"),
         ("PAYLOADS = (16, 32, 64, 128, 256, 512)", "PAYLOADS = (16, 512)"),
     ],
     "12": [
