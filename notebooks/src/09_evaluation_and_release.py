@@ -996,12 +996,12 @@ claim(
 
 # %% [markdown]
 # Where rankings disagree, ask what each ignores. The sliced distance puts WGAN-GP first, which
-# every other metric puts last: its patches are right, tone and grain, and its pictures are not
+# most other metrics put last: its patches are right, tone and grain, and its pictures are not
 # clothes. Precision and density like what is typical, so that strong guidance wins. Recall and
-# coverage miss what guidance left out. The inception score goes above that of real pictures.
-# FD and KID weigh fidelity and diversity, and agree with each other. Believe these for "near the
-# data", recall for "of all kinds", the sliced distance for tone and sharpness, and none of them for
-# "not copied". The copy share here compares with 4,000 of the 60,000 pictures of the training.
+# coverage miss what guidance left out. The inception score goes above that of real pictures. FD
+# and KID weigh fidelity and diversity, and agree with each other. Believe these for "near the
+# data", recall for "of all kinds", the sliced distance for tone and sharpness, and none of them
+# for "not copied". The copy share here compares with 4,000 of the 60,000 pictures of the training.
 #
 # ## What is made too often
 #
