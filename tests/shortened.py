@@ -46,6 +46,10 @@ CUTS = {
         ("N_CROPS = 160", "N_CROPS = 20"),
         ("N_MARKED = 64", "N_MARKED = 16"),
         ("PAYLOADS = (16, 32, 64, 128, 256, 512)", "PAYLOADS = (16, 512)"),
+        (
+            '"FD": (0, 30), "recall": (0.3, 1), "copy share": (0, 0.6)',
+            '"FD": (0, 9999), "recall": (0, 1), "copy share": (0, 0.9)',
+        ),
     ],
     "12": [
         (
