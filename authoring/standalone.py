@@ -60,6 +60,16 @@ OPENED = {
         "medical_control.safetensors",
         "medical_use.json",
     ),
+    "09": (
+        *FASHION,
+        "photographs/",
+        "efficientnet_lite0_stages.safetensors",
+        "efficientnet_lite0_rest.safetensors.xz",
+        "fashion_mnist_samples.safetensors.xz",
+        "fashion_mnist_ddpm.safetensors",
+        "fashion_mnist_dcgan.safetensors",
+        "fashion_mnist_wgan_gp.safetensors",
+    ),
     "12": (
         *FASHION,
         "fashion_mnist_ddpm.safetensors",

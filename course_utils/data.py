@@ -208,6 +208,15 @@ def embedded(name: str, split: str) -> tuple[Tensor, Tensor]:
     return tensors[f"{split}_images"][order], labels[order]
 
 
+def samples(name: str) -> dict[str, Tensor]:
+    """Stored samples of models that take minutes: pictures (N, 1, 28, 28) in [-1, 1] by the model's name.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    return {model: to_unit_range(pixels[:, 0]) for model, pixels in _embedded_file(name).items()}
+
+
 # --- the full set -------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,18 @@ CUTS = {
         ("N_BEYOND = 80", "N_BEYOND = 20"),
         ("N_GROUP = 80", "N_GROUP = 6"),
     ],
+    "09": [
+        ("N = run.budget.pick(quick=1000, full=2000)", "N = run.budget.pick(quick=100, full=100)"),
+        ("FEW = 500", "FEW = 60"),
+        ("in_turn = nb05.labels_in_turn(ddpm, 1000)", "in_turn = nb05.labels_in_turn(ddpm, 40)"),
+        ("N_CROPS = 160", "N_CROPS = 20"),
+        ("N_MARKED = 64", "N_MARKED = 16"),
+        ("PAYLOADS = (16, 32, 64, 128, 256, 512)", "PAYLOADS = (16, 512)"),
+        (
+            '"FD": (0, 30), "recall": (0.3, 1), "copy share": (0, 0.6)',
+            '"FD": (0, 9999), "recall": (0, 1), "copy share": (0, 0.9)',
+        ),
+    ],
     "12": [
         (
             '"widths": (32, 64), "num_steps": 1200, "batch_size": 32, "samples": 2048',

@@ -577,3 +577,97 @@ def test_settings_of_the_caller_change_no_number_and_stay_as_they_are() -> None:
     pictures = x.clone().requires_grad_()
     metrics.classifier(NAME)(pictures).sum().backward()  # what was made in inference mode would refuse
     assert pictures.grad.abs().sum() > 0
+
+
+# --- sliced Wasserstein -------------------------------------------------------------------------------------
+
+
+def waves(n: int, seed: int, channels: int = 3, side: int = 32) -> torch.Tensor:
+    """Smooth random pictures (n, channels, side, side) in [-1, 1]."""
+    x = torch.randn(n, channels, side // 4, side // 4, generator=rng(seed))
+    return nn.functional.interpolate(x, size=(side, side), mode="bicubic").mul(0.3).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("n, m", [(50, 50), (50, 33), (7, 100), (1, 5)])
+def test_the_wasserstein_distance_in_one_dimension_is_scipys(n, m) -> None:
+    a, b = torch.randn(n, 3, generator=rng(0)).double(), torch.rand(m, 3, generator=rng(1)).double() * 3
+    want = [scipy.stats.wasserstein_distance(a[:, i], b[:, i]) for i in range(3)]
+    assert metrics.wasserstein_1d(a, b).tolist() == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (61, 40), (28, 28), (15, 33)])
+def test_a_laplacian_pyramid_adds_up_to_the_picture(size) -> None:
+    x = torch.randn(2, 3, *size, generator=rng(0))
+    bands = metrics.laplacian_pyramid(x, min_side=7)
+    back = bands[-1]
+    for band in reversed(bands[:-1]):
+        back = band + metrics._enlarged(back, band.shape[-2:])
+    torch.testing.assert_close(back, x)
+    assert min(bands[-1].shape[-2:]) >= 7 and len(bands) > 1
+    flat = metrics.laplacian_pyramid(torch.ones(1, 1, *size), min_side=7)
+    assert all(band.abs().max() < 1e-5 for band in flat[:-1])  # a grey picture has nothing in the fine bands
+
+
+def test_sliced_wasserstein_equals_scipys_distance_along_the_same_directions() -> None:
+    a, b = waves(6, 0, 1, 12), waves(4, 1, 1, 12)
+    ours = metrics.sliced_wasserstein(a, b, patches=5, projections=16, min_side=12, rng=rng(3))
+    draw = rng(3)
+    corners = torch.rand(6, 5, 2, generator=draw)
+    rows = []
+    for x in (a, b):
+        places = (corners[: len(x)] * 6).long()
+        rows.append(torch.stack([x[i, 0, t : t + 7, s : s + 7].flatten() for i in range(len(x)) for t, s in places[i]]))
+    mean, std = rows[0].mean(), rows[0].std()
+    lines = torch.randn(49, 16, generator=draw)
+    lines /= lines.norm(dim=0)
+    p, q = (((r - mean) / std) @ lines for r in rows)
+    want = np.mean([scipy.stats.wasserstein_distance(p[:, i], q[:, i]) for i in range(16)])
+    assert ours == pytest.approx(want, rel=1e-4)
+
+
+def test_sliced_wasserstein_is_0_for_a_set_and_itself_and_the_same_twice() -> None:
+    a, b = waves(40, 0), waves(40, 1)
+    assert metrics.sliced_wasserstein(a, a) == 0
+    assert metrics.sliced_wasserstein(a, b) == metrics.sliced_wasserstein(a, b)
+    assert metrics.sliced_wasserstein(a, b, rng=rng(5)) == metrics.sliced_wasserstein(a, b, rng=rng(5))
+    assert metrics.sliced_wasserstein(a, b, rng=rng(5)) != metrics.sliced_wasserstein(a, b, rng=rng(6))
+    there, back = (metrics.sliced_wasserstein(*pair, standardise="each") for pair in ((a, b), (b, a)))
+    assert there == pytest.approx(back, rel=1e-5)
+
+
+def test_sliced_wasserstein_grows_with_blur_and_names_the_level_of_the_damage() -> None:
+    a, b = waves(60, 0, side=64), waves(60, 1, side=64)
+    noisy = b + 0.1 * torch.randn(b.shape, generator=rng(2))
+    floor, damaged = (metrics.sliced_wasserstein_levels(a, x) for x in (b, noisy))
+    assert list(floor) == [64, 32, 16]
+    assert damaged[64] > 5 * floor[64] and damaged[16] < 2 * floor[16]
+    strong = metrics.sliced_wasserstein_levels(a, b + 0.2 * torch.randn(b.shape, generator=rng(2)))
+    assert strong[64] > damaged[64]
+
+
+def test_a_shift_in_brightness_counts_by_the_real_scale_and_not_by_each_sets_own() -> None:
+    a, b = waves(80, 0), waves(80, 1)
+    floor, shifted = metrics.sliced_wasserstein(a, b), metrics.sliced_wasserstein(a, b + 0.3)
+    assert shifted > 2 * floor
+    own = [metrics.sliced_wasserstein(a, x, standardise="each") for x in (b, b + 0.3)]
+    assert own[1] == pytest.approx(own[0], rel=1e-3)
+
+
+def test_sliced_wasserstein_does_not_change_when_all_pictures_are_scaled_alike() -> None:
+    a, b = waves(30, 0), waves(20, 1)
+    assert metrics.sliced_wasserstein(a, b) == pytest.approx(metrics.sliced_wasserstein(a / 2 + 0.1, b / 2 + 0.1), 1e-3)
+
+
+@pytest.mark.parametrize(
+    "a, b, more, sentence",
+    [
+        (torch.zeros(2, 3, 32, 32), torch.zeros(2, 1, 32, 32), {}, "differ in channels or size"),
+        (torch.zeros(2, 3, 5, 32), torch.zeros(2, 3, 5, 32), {}, "hold no patch"),
+        (torch.zeros(3, 32, 32), torch.zeros(3, 32, 32), {}, r"\(N, C, H, W\)"),
+        (torch.full((2, 1, 9, 9), torch.inf), torch.zeros(2, 1, 9, 9), {}, "NaN or infinity"),
+        (torch.zeros(2, 1, 9, 9), torch.zeros(2, 1, 9, 9), {"standardise": "none"}, "'by real' or 'each'"),
+    ],
+)
+def test_sliced_wasserstein_says_what_is_wrong(a, b, more, sentence) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        metrics.sliced_wasserstein(a, b, **more)

@@ -50,6 +50,9 @@ USES = {
     "08": "from course_utils import data, phantoms; phantoms.projector()\n"
     "[data.weights('medical_' + n) for n in ('gan', 'diffusion', 'control')]\n"
     "assert (data.ASSETS / 'medical_use.json').stat().st_size",
+    "09": "from course_utils import data, imagenet, photographs; photographs.photographs('test'); imagenet.network()\n"
+    "data.samples('fashion_mnist_samples')\n"
+    "[data.weights('fashion_mnist_' + n) for n in ('ddpm', 'dcgan', 'wgan_gp')]",
     "12": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
     "assert (data.ASSETS / 'fashion_mnist_ddpm_fd.json').stat().st_size",
     "13": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
