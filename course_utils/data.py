@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets as tv_datasets
 
+from . import folders
 from .console import say
 
 ASSETS = Path(__file__).parent / "assets"
@@ -113,6 +114,23 @@ def images(name: str, split: str = "train", verbose: bool = True) -> Images:
     pixels, labels, source = _full(name, split, tell) or (*embedded(name, split), "the embedded subset")
     tell(f"{about.title}, {split}: {len(pixels):,} pictures from {source}")
     return Images(to_unit_range(pixels), labels.long(), about.classes, source)
+
+
+def folder(
+    path: str | Path, size: int = 32, channels: int = 3, *, fit: str = "crop", verbose: bool = True
+) -> folders.Folder:
+    """All pictures of any folder, its subfolders as classes: see `folders.read`. Nothing in it is ever changed.
+
+    Reduced pictures are kept in the course's cache, until something in the folder changes.
+
+    Raises:
+        folders.FolderError: (a ValueError) no such folder, no picture in it, or an argument that makes no sense.
+    """
+    try:
+        cache = cache_dir() / "folders"
+    except DataError:
+        cache = None
+    return folders.read(path, size, channels, fit=fit, cache=cache, tell=say if verbose else _nothing)
 
 
 def _nothing(_: str) -> None:
