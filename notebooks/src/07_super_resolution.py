@@ -1729,4 +1729,4 @@ print(run.report())
 #
 # ## Next
 #
-# Notebook 12 asks how good two minutes of two cores can be.
+# Notebook 08 makes pictures on request, and proves that they have what was asked for.

@@ -13,7 +13,7 @@
 #     summary: >-
 #       Pictures of a head by request, and the proof that the request is obeyed. A conditional GAN
 #       and a diffusion model on a phantom in which everything is known; usefulness, privacy, DICOM
-#     minutes_cpu: 7
+#     minutes_cpu: 4
 #     minutes_gpu: null
 # ---
 
@@ -40,7 +40,7 @@
 # - measure with a method that knows no network whether a request was obeyed, and where it is not;
 # - test use, privacy and fairness, and write pictures as DICOM that say what they are.
 #
-# **Time** about 7 minutes on a 2-core laptop CPU.
+# **Time** about 4 minutes on a 2-core laptop CPU.
 #
 # **Before you start** you need notebook 03 (relativistic loss, R1 and R2) and notebook 05 (the
 # U-Net). The code of both is imported.
@@ -1658,4 +1658,4 @@ print(run.report())
 #
 # ## Next
 #
-# Notebook 12 asks how good two minutes of two cores can be.
+# Notebook 09 asks which metric sees which failure, and what a model needs before it is published.

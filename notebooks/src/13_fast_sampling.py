@@ -13,7 +13,7 @@
 #     summary: >-
 #       Eight of the library's schedulers on one model, where the steps lie, in which variable they
 #       are taken, and what ten function evaluations buy
-#     minutes_cpu: 5
+#     minutes_cpu: 4
 #     minutes_gpu: null
 # ---
 
@@ -36,7 +36,7 @@
 # - write Heun's step and the extrapolation inside a multistep solver;
 # - choose solver, spacing and number of steps by a measured table.
 #
-# **Time** about 5 minutes on a 2-core laptop CPU.
+# **Time** about 4 minutes on a 2-core laptop CPU.
 #
 # **Before you start** you need notebook 04 (noise levels and solvers) and the first half of
 # notebook 06 (the library's schedulers). The model is the longer trained one of notebook 12.
