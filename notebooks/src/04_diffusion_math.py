@@ -2666,7 +2666,7 @@ claim(
 # That was the linear schedule. Notebook 05 will use the cosine one, and there the same steps, even
 # in $t$, lie elsewhere:
 
-# %%
+# %% tags=["nbval-ignore-output"]
 cosine = Schedule.named("cosine", 1000)
 x_clean_cosine = exact_flow(line, x_noise, cosine.level(999), CLEAN)
 on_cosine = {}
@@ -2682,6 +2682,8 @@ plots.table(
         for calls in (20, 40)
     ],
 )
+
+# %%
 claim(
     "On the cosine schedule Heun is better than DDIM with 20 calls on steps even in t",
     on_cosine["Heun", 20] / on_cosine["DDIM", 20],

@@ -326,9 +326,9 @@ def enlarge(x: Tensor, how: str, factor: int = SCALE) -> Tensor:
 
 # %% [markdown]
 # Now the mistakes, each with its price, for plain bicubic enlargement. All but one leave the
-# picture as it is, and all change the number that is reported. (The Y channel's price is hardly one
-# of colour: luma spans 219 of 255 levels while the peak stays 255, which alone adds $20
-# \log_{10}(255/219) = 1.32$ dB.)
+# picture as it is, and all change the number that is reported. The Y channel's price is hardly one
+# of colour: luma spans 219 of 255 levels while the peak stays 255, which alone adds
+# $20 \log_{10}(255/219) = 1.32$ dB.
 
 # %% tags=["nbval-ignore-output"]
 small = downscale(truth, SCALE)  # (6, 3, 48, 48)

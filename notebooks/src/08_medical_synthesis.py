@@ -541,7 +541,7 @@ print(f"{cfg['num_steps']} steps, {gan_seconds:.0f} s")
 # learnt from the same 4,000 people.
 
 
-# %% tags=["export"]
+# %% tags=["export", "long"]
 class ClinicalUNet(nn.Module):
     """Notebook 05's U-Net with encoded requests (N, 13) laid beside the picture as planes."""
 
@@ -1047,7 +1047,7 @@ def request(**asked: float) -> Tensor:
     return row
 
 
-# %%
+# %% tags=["exact"]
 wishes = [
     {"radius": -3},
     {"radius": 1.2},
@@ -1441,7 +1441,7 @@ claim(
 # head reaches. The request goes along in a private block.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 LETTERS = {"S": "111 100 111 001 111", "Y": "101 101 010 010 010", "N": "101 111 111 111 101"}
 
 
@@ -1454,6 +1454,7 @@ def burned(hu: Tensor) -> Tensor:
     return found
 
 
+# %% tags=["export", "long"]
 def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = None):
     """A picture x (1, 48, 48) in [-1, 1] and its request (6,) as a pydicom data set: a CT image
     that says that it is synthetic. Values are HU + 1024, clipped as the network's window clips.
@@ -1496,13 +1497,14 @@ def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = Non
     return file
 
 
+# %% tags=["export"]
 def from_dicom(file) -> Tensor:
     """The picture of a data set in HU (H, W): slope x value + intercept."""
     stored_values = torch.from_numpy(file.pixel_array.astype(np.float32))
     return float(file.RescaleSlope) * stored_values + float(file.RescaleIntercept)
 
 
-# %%
+# %% tags=["exact"]
 picture = sample_gan(
     gan, request(radius=14, distance=36, angle=40, contrast=60, dose=6, head=70), rng
 )
