@@ -24,7 +24,7 @@
 #
 # A model is finished. Two questions are left: how good is it, and may it leave the house? The first
 # has a dozen answers with names, which disagree. This notebook breaks pictures on purpose, in
-# thirteen ways, and asks each metric whether it notices. The second question needs marks that
+# twelve ways, and asks each metric whether it notices. The second question needs marks that
 # survive, records that cannot be changed unseen, and a gate that does not open by accident.
 #
 # ## What you will be able to do
@@ -134,7 +134,7 @@ print(f"training {len(train_x):,}, held out {len(held_out):,}, pool {len(pool_x)
 
 # %% [markdown]
 # Each failure is a function that takes a generator of random numbers and gives `N` pictures. The
-# strengths are mild: a metric that needs a caricature to notice is of no use.
+# strengths are mostly mild: a metric that needs a caricature to notice is of no use.
 
 
 # %% tags=["export", "long"]
@@ -233,7 +233,8 @@ plots.show(
 # ## A test for copies
 #
 # Copies of the training set are the failure that hurts most outside of a paper: they leak pictures,
-# and they look perfect. The idea of the test (Meehan, Chaudhuri and Dasgupta 2020): a model that
+# and they look perfect. The idea (after Meehan, Chaudhuri and Dasgupta 2020, whose test ranks
+# distances of samples and of held-out pictures to the training set; ours is simpler): a model that
 # generalises lies as near to the training set as to pictures that it has never seen. A copier lies
 # nearer to the training set. So count the samples whose nearest training picture is nearer than
 # their nearest held-out one. Half of them should be.
@@ -439,7 +440,7 @@ print({m: f"{count} of {len(broken)}" for m, count in counts.items()})
 # What the table says, for pictures of this size and this classifier:
 #
 # - *No metric sees everything.* Those with features of a classifier hardly notice a darker set,
-#   since the classifier was trained to ignore such things. The sliced Wasserstein distance sees it
+#   since a class does not depend on the light. The sliced Wasserstein distance sees it
 #   at once. It knows nothing of clothes, but the whole picture's tones are in its last level.
 # - *Only the copy share sees copies.* To all others the training set is the best model there is.
 # - *Precision can be high for uniform noise.* The next section takes that apart.
@@ -627,7 +628,8 @@ claim(
 # %% [markdown]
 # Two limits of the cure. The line removes the bias of the sample only: the reference has 4,000
 # pictures, and its own bias stays in every number of this notebook, the same for all. And a line
-# through a single draw wanders more than a distance at one n does. Where all models have equally
+# through a single draw wanders more than a distance at one n does: here the line takes most of the
+# bias away and does not tell so small a distance. Where all models have equally
 # many pictures, equal n is the simpler remedy.
 #
 # ## When does a difference mean something?
@@ -658,9 +660,11 @@ claim(
 
 # %% [markdown]
 # So an interval of resampled values need not hold the value. Use fresh samples, which cost a
-# generator little, or half of the sample without replacement. KID is unbiased and has no such
-# trouble. As a rule for this notebook: a difference counts when it is four standard deviations of
-# fresh real sets, and when seeds of the *training* agree, which no interval of samples can tell.
+# generator little. Halves without replacement give a spread, but shift FD as well, since n is
+# smaller. KID is unbiased for any n, so that parts without replacement do not shift it; doubles
+# shift it, too. As a rule for this notebook: a difference counts when it is four standard
+# deviations of fresh real sets, and when seeds of the *training* agree, which no interval of
+# samples can tell.
 #
 # ## Which features?
 #
@@ -728,7 +732,7 @@ claim(
 )
 
 # %% [markdown]
-# No network is the right one. Each was trained, or not, to ignore something. The classifier sees
+# No network is the right one. Each ignores something. The classifier sees
 # classes, and not the light. Untrained features see tones and blur, and hardly the noise.
 # ImageNet's know photographs, where noise is rare, and see that best of all. A distance without
 # the name of its features says nothing, and a model that was trained with the same network as a
@@ -999,19 +1003,21 @@ claim(
     at_least=1.2,
 )
 claim(
-    "No model of the course copies its training set: copy share below 0.6",
+    "No model of the course copies these 4,000 pictures: copy share below 0.6",
     [of(name, "copy share") for name in makers],
     at_most=0.6,
 )
 
 # %% [markdown]
-# Where rankings disagree, ask what each ignores. The sliced distance puts WGAN-GP first, which
-# most other metrics put last: its patches are right, tone and grain, and its pictures are not
-# clothes. Precision and density like what is typical, so that strong guidance wins. Recall and
-# coverage miss what guidance left out. The inception score goes above that of real pictures. FD
-# and KID weigh fidelity and diversity, and agree with each other. Believe these for "near the
-# data", recall for "of all kinds", the sliced distance for tone and sharpness, and none of them
-# for "not copied". The copy share here compares with 4,000 of the 60,000 pictures of the training.
+# Where rankings disagree, ask what each ignores. The sliced distance puts WGAN-GP first, which most
+# other metrics put last: its patches are right, tone and grain, and its pictures are least like
+# clothes to the classifier. Precision and density like what is typical, so that strong guidance
+# wins. Recall and coverage notice what guidance left out. The inception score goes above that of
+# real pictures. FD and KID weigh fidelity and diversity, and agree with each other. Believe these
+# for "near the data", recall for "of all kinds", the sliced distance for tone and sharpness, and
+# none of them for "not copied". The copy share here compares with 4,000 of the 60,000 pictures of
+# the training: a model that did nothing but copy all 60,000 would get about a half and pass. Only a
+# test with the whole training set can tell, and it is not made here.
 #
 # ## What is made too often
 #
@@ -1233,10 +1239,10 @@ claim(
 # ## What the mark survives
 #
 # Things that happen to pictures. At 28 pixels the mark is three times as strong as at 256, and can
-# be seen. Resizing goes to three quarters and back. Cropping takes
-# a sixteenth of the width away and enlarges the rest, turning is by one degree. *Regeneration*
-# exists at 28 pixels only, where the course has a model: the picture gets noise and is denoised,
-# as in notebook 06's image to image.
+# be seen. Resizing goes to three quarters and back. Cropping takes a sixteenth of width and height
+# away and enlarges the rest, turning is by one degree. *Regeneration* exists at 28 pixels only,
+# where the course has a model: the picture gets noise and is denoised, as in notebook 06's image to
+# image. How much of the picture itself that changes was not measured.
 
 
 # %% tags=["export"]
@@ -1462,7 +1468,7 @@ claim(
 )
 
 # %% [markdown]
-# The code hardly helps. Smaller parts make more errors than seven bits can repair. A sum over a
+# In the figure the code hardly helps: its parts are smaller, and make more errors. A sum over a
 # larger part is itself a code, and a soft one: it weighs each coefficient, where Hamming's sees
 # only bits.
 
@@ -1511,9 +1517,9 @@ claim(
 # ## Provenance: a signed statement
 #
 # A *manifest* of the C2PA standard is the other way round: not hidden, but signed. It lies in the
-# file, says who made the picture by what, and holds hashes of the pixels. Nobody can change one
-# bit unseen. Anybody can remove it. The certificates here are made in this cell, for this cell:
-# nobody trusts them, and the verifier must say so.
+# file, says who made the picture by what, and holds a hash of the file's bytes, all but its own.
+# Nobody can change one bit unseen. Anybody can remove it. The certificates here are made in this
+# cell, for this cell: nobody trusts them, and the verifier must say so.
 
 # %% tags=["nbval-ignore-output"]
 if provenance.available():
@@ -1560,7 +1566,7 @@ if states:
 # | | visible label | invisible mark | manifest |
 # |---|---|---|---|
 # | read by | anybody | who has the key | anybody with a verifier |
-# | saved again by a program | stays | stays | gone |
+# | saved again by a program | stays | stays | gone, unless the program knows C2PA |
 # | cropped | gone, if at the edge | gone here | gone or invalid |
 # | forged by a stranger | easily | with some dozens of pictures | only with a key that is trusted |
 # | its absence means | nothing | nothing | nothing |
@@ -1585,9 +1591,9 @@ if states:
 #     return []
 # ```
 #
-# Two kinds of bad measurement pass, and a third fault hides. Write it so that it returns the sorted
-# names of *all* limits that are not kept: out of `[low, high]`, missing, not a number (NaN, None, a
-# text, a truth value).
+# Some bad measurements pass, others crash it, and of several faults only the first is named. Write
+# it so that it returns the sorted names of *all* limits that are not kept: out of `[low, high]`,
+# missing, not a number (NaN, None, a text, a truth value).
 
 
 # %% tags=["exercise"]
