@@ -226,4 +226,7 @@ def test_nothing_that_names_somebody_is_left_and_a_series_stays_one(file) -> Non
     assert first.StudyInstanceUID == second.StudyInstanceUID != file.StudyInstanceUID
     assert first.ReferencedStudySequence[0].StudyInstanceUID == first.StudyInstanceUID
     assert first.file_meta.MediaStorageSOPInstanceUID == first.SOPInstanceUID
+    assert first.FrameOfReferenceUID == second.FrameOfReferenceUID != file.FrameOfReferenceUID
+    assert "AccessionNumber" in first and not first.AccessionNumber  # empty, and there
+    assert first.SyntheticData == "YES"
     assert first.PatientIdentityRemoved == "YES" and file.PatientName == "Doe^Jane"

@@ -548,6 +548,7 @@ def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = Non
     file.FrameOfReferenceUID = new_uid(entropy_srcs=[series, "frame"])
     file.Modality, file.SeriesNumber, file.InstanceNumber = "CT", 1, number
     file.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    file.SyntheticData, file.PatientPosition = "YES", ""
     file.SeriesDescription = "SYNTHETIC, not for clinical use"
     file.DerivationDescription = "Made by a generative network from a phantom; shows no patient"
     file.BurnedInAnnotation = "NO"  # nothing that names a patient
@@ -582,6 +583,7 @@ SeriesDate AcquisitionDate ContentDate StudyTime SeriesTime AcquisitionTime Cont
 DeviceSerialNumber PatientComments ImageComments StudyDescription SeriesDescription ProtocolName
 RequestingPhysician
 """.split()
+REPLACED = ("InstanceUID", "FrameOfReferenceUID")
 
 
 def deidentified(file, uids: dict[str, str]):
@@ -593,11 +595,11 @@ def deidentified(file, uids: dict[str, str]):
     for part in [found, *(item for item in found.iterall() if item.VR == "SQ")]:
         for level in [part] if part is found else part.value:
             for element in list(level):
-                if element.VR == "UI" and element.keyword.endswith("InstanceUID"):
+                if element.VR == "UI" and element.keyword.endswith(REPLACED):
                     new = uids.setdefault(str(element.value), pydicom.uid.generate_uid())
                     element.value = new
                 elif element.keyword in NAMES_SOMEBODY:
-                    del level[element.tag]
+                    element.value = None  # empty, since the standard wants some to be there
     found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
     found.PatientName, found.PatientID = "ANONYMOUS", "ANONYMOUS"
     found.PatientIdentityRemoved = "YES"
