@@ -22,26 +22,28 @@ def _share(fake: Tensor, train: Tensor, held_out: Tensor) -> float:
 @exercise("9.1")
 def copy_share(answer: Callable[[Tensor, Tensor, Tensor], float]) -> None:
     """`answer(fake, train, held_out)`: share of `fake` nearer to `train`, with sets of one size."""
+    tried = []
     for n_train, n_held, seed in ((200, 50, 1), (40, 200, 2), (60, 60, 3)):
         fake, train, held = normal(90, 3), normal(n_train, 3, seed=seed), normal(n_held, 3, seed=seed + 10)
         fake[:20] = train[:20] + 0.01
         n = min(n_train, n_held)
         found = number(untouched(answer, fake, train, held), "the share")
-        wanted = _share(fake, train[:n], held[:n])
+        tried.append((fake, train, held, n, found, _share(fake, train[:n], held[:n])))
+    right = [same(found, wanted) for *_, found, wanted in tried]
+    for fake, train, held, n, found, wanted in tried:
         if same(found, wanted):
             continue
+        n_train, n_held = len(train), len(held)
+        if same(found, _share(fake, train, held)) and right[0] and n_held > n_train:
+            raise WrongAnswer("only the training set is cut, and here the held-out set is the larger one: cut both.")
+        if same(found, _share(fake, train, held)) and right[1] and n_train > n_held:
+            raise WrongAnswer("only the held-out set is cut, and here the training set is the larger one: cut both.")
         if not 0 <= found <= 1:
             raise WrongAnswer("a share lies between 0 and 1: is it a count, a sum, or a share in per cent?")
         average = [torch.cdist(fake, x[:n]).mean(dim=1) for x in (train, held)]
         slips = {
             "the sets are still unequal: the larger one has the nearer neighbour by its size alone.": _share(
                 fake, train, held
-            ),
-            "only the training set is cut, and here the held-out set is the larger one: cut both.": _share(
-                fake, train[:n_held], held
-            ),
-            "only the held-out set is cut, and here the training set is the larger one: cut both.": _share(
-                fake, train, held[:n_train]
             ),
             "the comparison is turned round: count samples that are nearer to the training set.": 1 - wanted,
             "these are mean distances: the nearest neighbour's distance is the smallest one.": (

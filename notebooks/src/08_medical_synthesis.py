@@ -1518,7 +1518,7 @@ def from_dicom(file) -> Tensor:
 picture = sample_gan(
     gan, request(radius=14, distance=36, angle=40, contrast=60, dose=6, head=70), rng
 )
-with tempfile.TemporaryDirectory() as folder:
+with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
     path = Path(folder) / "synthetic.dcm"
     to_dicom(picture[0], torch.tensor([14, 36, 40, 60, 6, 70])).save_as(
         path, enforce_file_format=True
