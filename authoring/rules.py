@@ -272,10 +272,13 @@ def class_problems(nb) -> list[str]:
 # ------------------------------------------------------------------------------------- the same on any machine
 
 DECIMAL = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[+-]?\d+)?|\d+(?:\.\d+)? ?%")
+DIGEST = re.compile(r"\b[0-9a-f]{32,}\b")
 
 
 def compared_problems(nb) -> list[str]:
-    """What nbval compares holds no measured decimals, which move with the data found, threads and processor.
+    """What nbval compares holds no hash of what changes, and no measured decimals.
+
+    Measurements move with the data found, threads and processor.
 
     Free are numbers that stand in the cell itself, numbers of exercises, and cells tagged `exact`: whose decimals
     come from the text and the shipped files alone, by formulas or quadrature in float64.
@@ -286,7 +289,8 @@ def compared_problems(nb) -> list[str]:
             continue
         said = NUMBERED.sub(" ", PICTURE_LINE.sub("", printed(cell)))
         found = dict.fromkeys(number for number in DECIMAL.findall(said) if number.lstrip("-") not in cell.source)
-        problems += [f"{number} is compared and is not exact, in {first_line(cell)!r}" for number in found]
+        found |= dict.fromkeys(digest for digest in DIGEST.findall(said) if digest not in cell.source)
+        problems += [f"{value} is compared and is not exact, in {first_line(cell)!r}" for value in found]
     return problems
 
 

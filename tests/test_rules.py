@@ -113,6 +113,7 @@ DEFECTS = [
     ("exercise", _output("# @title Solution 1", _printed("not attempted")), "check of the solution says"),
     ("class", _set("# @title Solution 4", source="add_1(2)", metadata={}), "add_1 is used after"),
     ("compared", _output("41 + 1", _printed("FD 8.27")), "8.27 is compared"),
+    ("compared", _output("41 + 1", _printed("'" + "0f" * 32 + "'")), "0f0f is compared"),
     ("prose", _set("## Next", source="FD fell to 17.31."), "17.31"),
     ("prose", _set("## Next", source="It covers 93 % of them."), "93 %"),
 ]  # fmt: skip

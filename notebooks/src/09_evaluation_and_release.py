@@ -1773,8 +1773,7 @@ victim.wait()
 before_kill = len(read_log(killed_log))
 with killed_log.open("ab") as file_handle:
     file_handle.write(b'{"entry": {"i": 99')  # what a power cut would leave
-append_log(killed_log, {"i": "after"})
-
+_ = append_log(killed_log, {"i": "after"})
 # %%
 claim("The gate refuses 1, a text, NaN and a copier: four of four", len(said), equal=4)
 claim("Under python -O, with the exception swallowed, publishing still fails",
