@@ -165,6 +165,7 @@ def _ddpm_step_at(answer: Callable, given: tuple) -> None:
             "the fresh noise is multiplied by beta, its variance: take the root.": mean() + beta * z,
             "the fresh noise is multiplied by sigma: its standard deviation is the root of beta.": mean() + sigma * z,
             "all of the fresh noise is added: times the root of beta.": mean() + z,
+            "the fresh noise is divided, too: add it behind the division.": mean() + fresh / (1 - beta) ** 0.5,
         }
     reject(found, slips, same)
     raise WrongAnswer(
@@ -276,7 +277,13 @@ def _loss_at(answer: Callable, t: Tensor, y: Tensor, kind: str, dtype: torch.dty
     x_t = alpha * x0 + sigma * noise
     targets = {"epsilon": noise, "x0": x0, "v": alpha * noise - sigma * x0}
 
-    returned = untouched(answer, net, x0, y, t, noise, schedule, kind)
+    try:
+        returned = untouched(answer, net, x0, y, t, noise, schedule, kind)
+    except IndexError as error:
+        raise WrongAnswer(
+            f"a timestep beyond the schedule's {schedule.T} was used ({error}): use the t that is passed in, and do"
+            " not draw t again inside the loss."
+        ) from None
     expect(
         isinstance(returned, Tensor),
         "return the loss as a tensor, so that its gradient can be taken: no item(), no float().",
@@ -443,7 +450,8 @@ def drop_labels(answer: Callable[[Tensor, float, int], Tensor]) -> None:
         "one coin for the whole batch: some batches lose all their classes, others none.",
     )
     share = dropped.double().mean().item()
-    expect(abs(share - p) < 0.05, f"with p = {p} a share of {share:.2f} was dropped.")
+    kept = ": your p is the share that keeps its class" if abs(share - (1 - p)) < 0.05 else ""
+    expect(abs(share - p) < 0.05, f"with p = {p} a share of {share:.2f} was dropped{kept}.")
     places = dropped.double().mean(dim=0)  # each label by itself: 60 coins, so never all or none
     expect(
         ((places > 0) & (places < 1)).all(),
@@ -494,6 +502,11 @@ def _jump_at(answer: Callable, x: Tensor, then: Level, now: Level, noise: Tensor
         alone = tensor(answer(zero, then, now, noise), "x at the noisier level", x.shape)
         if alike(alone, grain):
             return
+    expect(
+        torch.isfinite(found).all(),
+        "the result is not finite, as from the root of a negative number: x comes from the level `then` and goes to"
+        " the noisier level `now`, whose alpha is smaller.",
+    )
     repeats(found, answer(x, then, now, noise))
     signal = tensor(answer(x, then, now, zero), "x at the noisier level", x.shape)
     added = tensor(answer(zero, then, now, noise), "x at the noisier level", x.shape)

@@ -302,6 +302,10 @@ LOSS = Case(
     ],
     wrong=[
         (redraws, "do not draw t again"),
+        (
+            lambda net, x0, y, t, *rest: by_hand(net, x0, y, torch.randint(990, 999, (len(x0),)), *rest),
+            "beyond the schedule's 50 .* do not draw t again",
+        ),
         (steps_itself, "leave backward"),
         (loss_with(noisy=lambda x0, e, a, s: a * x0 + s**2 * e), "not alpha x0"),  # ERRATA 10
         (loss_with(noisy=lambda x0, e, a, s: a**2 * x0 + s * e), "signal times alpha_bar"),
@@ -401,6 +405,10 @@ STEP = Case(
         (stepped(grain=lambda b, s: s), "multiplied by sigma"),
         (stepped(grain=lambda b, s: 1.0), "all of the fresh noise"),
         (stepped(root=lambda b: 1.0), "not divided|for beta"),
+        (
+            lambda x, e, b, s, z, last: (x - b / s * e + (0 if last else b**0.5 * z)) / (1 - b) ** 0.5,
+            "divided, too",
+        ),
         (stepped(root=lambda b: 1 - b), "take its root"),
         (stepped(root=lambda b: (1 - b) ** -0.5), "divide by it"),
         (stepped(gain=lambda b, s: 1.0), "taken off whole"),
@@ -515,7 +523,7 @@ LABELS = Case(
         (lambda y, p, null: torch.full_like(y, null) if torch.rand(()) < p else y.clone(), "one coin"),
         (lambda y, p, null: torch.where(torch.rand(len(y)) < p, 0, y), "stay as they are"),
         (lambda y, p, null: torch.where(torch.rand(len(y)) < p, null + 1, y), "stay as they are"),
-        (lambda y, p, null: torch.where(torch.rand(len(y)) < 1 - p, null, y), r"share of 0\.(69|7)"),
+        (lambda y, p, null: torch.where(torch.rand(len(y)) < 1 - p, null, y), "your p is the share that keeps"),
         (in_place_labels, "passed in were changed"),
         (same_places, "some places"),
         (exact_count, "exactly as many"),
@@ -662,6 +670,12 @@ JUMP = Case(
         (jump_with(shrink=lambda then, now: now.alpha), "too far"),
         (jump_with(shrink=lambda then, now: (now.alpha / then.alpha) ** 2), "not by its square"),
         (jump_with(grain=lambda then, now: 0.0), "no noise is added"),
+        (
+            lambda x, then, now, noise: (
+                then.alpha / now.alpha * x + torch.tensor(1 - (then.alpha / now.alpha) ** 2).sqrt() * noise
+            ),
+            "not finite",
+        ),
         (lambda x, then, now, noise: jump_with()(x, then, now, torch.randn_like(x)), "draw none"),
         (
             lambda x, then, now, noise: jump_with()(x, then, now, noise).flip(0),
