@@ -219,12 +219,16 @@ def test_nothing_that_names_somebody_is_left_and_a_series_stays_one(file) -> Non
     inner = pydicom.dataset.Dataset()
     inner.PatientID, inner.StudyInstanceUID = "4711", file.StudyInstanceUID
     file.ReferencedStudySequence = [inner]
+    file.OtherPatientNames, file.Occupation, file.AdditionalPatientHistory = "Roe^Jane", "Pilot", "seen by Dr Moe"
+    file.IrradiationEventUID = event = pydicom.uid.generate_uid()
+    file.add_new(0x60003000, "OW", b"4711")  # an overlay
     uids: dict[str, str] = {}
     first, second = nb08.deidentified(file, uids), nb08.deidentified(file, uids)
     text = str(first)
-    assert not any(words in text for words in ("Doe", "19700101", "A hospital", "4711", "GANS TO DIFFUSION"))
+    telling = ("Doe", "19700101", "A hospital", "4711", "GANS TO DIFFUSION", "Roe", "Pilot", "Moe", event)
+    assert not any(words in text for words in telling) and 0x60003000 not in first
     assert first.StudyInstanceUID == second.StudyInstanceUID != file.StudyInstanceUID
-    assert first.ReferencedStudySequence[0].StudyInstanceUID == first.StudyInstanceUID
+    assert "ReferencedStudySequence" not in first
     assert first.file_meta.MediaStorageSOPInstanceUID == first.SOPInstanceUID
     assert first.FrameOfReferenceUID == second.FrameOfReferenceUID != file.FrameOfReferenceUID
     assert "AccessionNumber" in first and not first.AccessionNumber  # empty, and there

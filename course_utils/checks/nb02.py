@@ -178,7 +178,15 @@ def discriminator_step(answer: Callable) -> None:
     )
     same = [torch.equal(a, b) for a, b in zip(before, (*generator.parameters(), *discriminator.parameters()))]
     expect(all(same[:2]), "the generator's weights changed: this step is the discriminator's alone.")
-    expect(not all(same[2:]), "the discriminator's weights are what they were: is optimiser.step() missing?")
+    expect(
+        not all(same[2:]),
+        "the discriminator's weights are what they were: is optimiser.step() missing, or does zero_grad stand between"
+        " backward and step?",
+    )
+    expect(
+        generator.training and discriminator.training,
+        "a network is left in eval mode: the rest of the training needs BatchNorm in train mode.",
+    )
     weights = torch.cat([weight.detach().flatten() for weight in discriminator.parameters()])
     reject(
         weights,
@@ -271,6 +279,10 @@ def slerp(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
             found = _point(answer(a.clone(), b.clone(), t), a)
             expect(close(found, end, 1e-4), f"at t = {t:.0f} the path should be at the {name} point.")
         middle = _point(answer(a.clone(), b.clone(), 0.5), a)
+        undivided = math.acos(max(-1.0, min(1.0, (a @ b).item())))
+        if min(undivided, abs(undivided - _angle(a, b))) > 1e-3:
+            message = "the angle is acos of a.b divided by both lengths; yours is acos of a.b itself."
+            reject(middle, {message: _path(a, b, undivided, 0.5)}, lambda x, y: close(x, y, 1e-4))
         straight = close(middle, (a + b) / 2, 1e-4)
         length = a.norm().item()
         expect(
@@ -285,31 +297,22 @@ def slerp(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
         )
         _unequal(answer, a, 2.5 * b)
     same = torch.ones(4)
-    expect(
-        close(_point(answer(same, same.clone(), 0.5), same), same, 1e-3),
-        "between two equal vectors the path should stay there: guard the division by sin(0).",
-    )
+    stay = "between two equal vectors the path should stay there: guard the division by sin(0)."
+    expect(close(_point(answer(same, same.clone(), 0.5), same, stay), same, 1e-3), stay)
     near = torch.tensor([1.0, 1e-7, 0.0, 0.0])
-    found = _point(answer(torch.eye(4)[0], near, 0.3), near)
-    expect(
-        close(found, torch.eye(4)[0], 1e-3), "between two nearly equal vectors the path should stay near: guard the"
-        " division by the sine of a tiny angle.",
-    )  # fmt: skip
+    stay = "between two nearly equal vectors the path should stay near: guard the division by the sine of a tiny angle."
+    expect(close(_point(answer(torch.eye(4)[0], near, 0.3), near, stay), torch.eye(4)[0], 1e-3), stay)
 
 
 def _unequal(answer: Callable, a: Tensor, b: Tensor) -> None:
     """Vectors of unequal lengths: the angle is that between them."""
-
-    def path(angle: float, t: float) -> Tensor:
-        return (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
-
     found = _point(answer(a.clone(), b.clone(), 0.3), a)
     cosine = (a @ b / a.norm() / a.norm()).clamp(-1, 1).item()
     wrong = math.acos(cosine)
     if abs(math.sin(wrong)) > 1e-6:
         message = "the cosine of the angle is a.b over *both* lengths; yours divides by |a| twice."
-        reject(found, {message: path(wrong, 0.3)}, lambda x, y: close(x, y, 1e-4))
-    unit = path(_angle(a, b), 0.3)
+        reject(found, {message: _path(a, b, wrong, 0.3)}, lambda x, y: close(x, y, 1e-4))
+    unit = _path(a, b, _angle(a, b), 0.3)
     reject(
         found,
         {
@@ -325,9 +328,13 @@ def _unequal(answer: Callable, a: Tensor, b: Tensor) -> None:
     )
 
 
-def _point(found: object, like: Tensor) -> Tensor:
+def _path(a: Tensor, b: Tensor, angle: float, t: float) -> Tensor:
+    return (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
+
+
+def _point(found: object, like: Tensor, why: str = "divide a.b by both lengths before acos.") -> Tensor:
     found = tensor(found, "the point", like.shape)
-    expect(bool(torch.isfinite(found).all()), "the result is NaN: divide a.b by both lengths before acos.")
+    expect(bool(torch.isfinite(found).all()), f"the result is NaN: {why}")
     return found
 
 

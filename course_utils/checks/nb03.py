@@ -268,8 +268,6 @@ def gradient_penalty(answer: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> N
     _one_norm_a_sample(answer, shape)
     _trains_the_critic(steep, answer, shape, real, fake)
     _interpolates(answer, shape)
-    double = answer(Slope(3, shape).double(), real.double(), fake.double())
-    expect(abs(double.item() - 4) < 1e-6, f"in float64 a slope of 3 costs 4, not {double.item():.3f}.")
 
 
 def _one_norm_a_sample(answer: Callable, shape: tuple[int, ...]) -> None:

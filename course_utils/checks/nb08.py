@@ -48,6 +48,8 @@ def window(answer: Callable[[Tensor, float, float, float, float], Tensor]) -> No
             ),
             "the intercept is added, not taken away.": seen(slope * stored - intercept),
             "black and white are exchanged.": 1 - wanted,
+            "this is DICOM's LINEAR, which takes half off the centre and 1 off the width: its LINEAR_EXACT is asked"
+            " for.": ((hu - centre + 0.5) / (width - 1) + 0.5).clamp(0, 1),
             "this is in [-1, 1]: [0, 1] is asked for.": 2 * wanted - 1,
             "this is in [0, 255]: [0, 1] is asked for.": 255 * wanted,
         }
@@ -98,6 +100,9 @@ def encode(answer: Callable[[Tensor], Tensor]) -> None:
                 0.0
             ),
             "this is scaled to [0, 1]: [-1, 1] is asked for.": unit,
+            "this is scaled to [-1/2, 1/2]: [-1, 1] is asked for.": torch.cat(
+                [filled[:, :5] / 2, filled[:, 5:]], dim=1
+            ),
             "what is missing is encoded like a value of 0: put zeros there after the scaling.": torch.cat(
                 [_encoded(raw)[:, :7], filled[:, 7:]], dim=1
             ),
@@ -107,8 +112,11 @@ def encode(answer: Callable[[Tensor], Tensor]) -> None:
             "the flags are all 0, and something is missing.": torch.cat([filled[:, :7], 0 * filled[:, 7:]], dim=1),
         }
         reject(found, {said: value for said, value in slips.items() if not same(value, filled)}, same)
-        worst = (found - filled).abs().amax(dim=0).argmax().item()
-        raise WrongAnswer(f"column {worst} is off, counted from 0: the order is that of the exercise's text.")
+        first = next(column for column in range(13) if not same(found[:, column], filled[:, column]))
+        raise WrongAnswer(
+            f"column {first}, counted from 0, is the first that is off: look at its scale, and at the order in the"
+            " exercise's text."
+        )
 
 
 @exercise("8.3")
@@ -195,6 +203,7 @@ def auc(answer: Callable[[Tensor, Tensor], float]) -> None:
         (torch.tensor([3.0, 1.0, 1.0, 2.0]).double(), torch.tensor([1.0, 2.0, 0.0, 1.0, 1.0]).double()),
         (torch.tensor([2.0, 2.0]).double(), torch.tensor([2.0, 2.0, 2.0]).double()),
         (torch.tensor([-1.0]).double(), torch.tensor([-4.0, -3.0]).double()),
+        (normal(7, seed=3) - 0.6, normal(5, seed=4)),  # the last: here alone members have less
     )
     for members, others in cases:
         try:
@@ -209,6 +218,10 @@ def auc(answer: Callable[[Tensor, Tensor], float]) -> None:
         if same(found, wanted):
             continue
         middle = torch.cat([members, others]).median()
+        expect(
+            wanted > 0.5 or not same(found, 1 - wanted),
+            "an AUC below one half is told as it is: do not take the larger of it and 1 minus it.",
+        )
         slips = {
             "the sides are exchanged: a member with more counts 1.": 1 - wanted,
             "a tie counts a half, and yours counts 0.": more,

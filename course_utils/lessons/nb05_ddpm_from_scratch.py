@@ -236,7 +236,8 @@ def train_ddpm(
     watch: Callable[[int, float, nn.Module], None] | None = None,
 ) -> training.EMA:
     """Train in place on pictures (N, C, H, W) by algorithm 1 of Ho et al. 2020; returns the
-    averaged network. `watch(step, loss, ema)` is called after every step, the first being step 1.
+    averaged network, which predicts noise: sample it with kind="epsilon". `watch(step, loss, ema)`
+    is called after every step, the first being step 1.
     """
     device = next(net.parameters()).device
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0)
@@ -521,6 +522,14 @@ def train(
         if watch:
             watch(step + 1, loss.item(), ema)
     return ema
+
+
+def nearest(x: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """The root mean square difference a pixel of each picture x (N, C, H, W) to the nearest of the
+    others (M, C, H, W), and which that is: (N,) and (N,).
+    """
+    distance, which = torch.cdist(x.flatten(1), others.flatten(1)).min(dim=1)
+    return distance / x[0].numel() ** 0.5, which
 
 
 class NoisyClassifier(nn.Module):

@@ -85,7 +85,7 @@ def edge(encoded: Tensor, size: int) -> Tensor:
 
 def projected(features: Tensor, embedded: Tensor, score: Tensor) -> Tensor:
     """score + <features, embedded> / sqrt(F), (N,), from (N, F), (N, F) and (N,) (Miyato and
-    Koyama 2018, equation 3; the root is ours).
+    Koyama 2018, figure 1d; the root is ours).
     """
     return score + (features * embedded).sum(dim=1) / features.shape[1] ** 0.5
 
@@ -124,7 +124,7 @@ class ClinicalDiscriminator(nn.Module):
     own numbers seem to be, (N, 7).
 
     The score is a linear function of the features, plus their inner product with the embedded
-    request: projection (Miyato and Koyama 2018, equation 3).
+    request: projection (Miyato and Koyama 2018, figure 1d).
     """
 
     def __init__(self, width: int = 32) -> None:
@@ -575,33 +575,39 @@ def from_dicom(file) -> Tensor:
     return float(file.RescaleSlope) * stored_values + float(file.RescaleIntercept)
 
 
-NAMES_SOMEBODY = """
-PatientName PatientID PatientBirthDate PatientBirthTime PatientAddress OtherPatientIDs
-PatientTelephoneNumbers AccessionNumber InstitutionName InstitutionAddress
-ReferringPhysicianName PerformingPhysicianName OperatorsName StudyID StationName StudyDate
-SeriesDate AcquisitionDate ContentDate StudyTime SeriesTime AcquisitionTime ContentTime
-DeviceSerialNumber PatientComments ImageComments StudyDescription SeriesDescription ProtocolName
-RequestingPhysician
+KEPT = set(
+    """
+SpecificCharacterSet ImageType SOPClassUID Modality SamplesPerPixel PhotometricInterpretation Rows
+Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelSpacing SliceThickness
+SpacingBetweenSlices ImagePositionPatient ImageOrientationPatient PatientPosition InstanceNumber
+SeriesNumber RescaleSlope RescaleIntercept RescaleType WindowCenter WindowWidth KVP SyntheticData
+BurnedInAnnotation LossyImageCompression PixelData
 """.split()
-REPLACED = ("InstanceUID", "FrameOfReferenceUID")
+)
+EMPTIED = set(  # the standard wants them to be there
+    """
+PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber
+ReferringPhysicianName Manufacturer PositionReferenceIndicator AcquisitionNumber
+""".split()
+)
+NEW_UIDS = {"SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"}
 
 
 def deidentified(file, uids: dict[str, str]):
-    """A copy of a data set without what names a person, at any depth; `uids` keeps the new UID of
-    each old one and is shared by all files of a study. Pixels are left as they are.
+    """A copy of a data set with nothing in it but what is listed above: KEPT, EMPTIED and new UIDs.
+
+    `uids` keeps the new UID of each old one and is shared by all files of a study. Sequences,
+    overlays and private attributes go. Pixels are left as they are: look at them.
     """
     found = copy.deepcopy(file)
-    found.remove_private_tags()
-    for part in [found, *(item for item in found.iterall() if item.VR == "SQ")]:
-        for level in [part] if part is found else part.value:
-            for element in list(level):
-                if element.VR == "UI" and element.keyword.endswith(REPLACED):
-                    new = uids.setdefault(str(element.value), pydicom.uid.generate_uid())
-                    element.value = new
-                elif element.keyword in NAMES_SOMEBODY:
-                    element.value = None  # empty, since the standard wants some to be there
+    for element in list(found):
+        if element.keyword in NEW_UIDS:
+            element.value = uids.setdefault(str(element.value), pydicom.uid.generate_uid())
+        elif element.keyword in EMPTIED:
+            element.value = None
+        elif element.keyword not in KEPT:
+            del found[element.tag]
     found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
-    found.PatientName, found.PatientID = "ANONYMOUS", "ANONYMOUS"
     found.PatientIdentityRemoved = "YES"
-    found.DeidentificationMethod = "Attributes of notebook 08's list removed, UIDs replaced"
+    found.DeidentificationMethod = "All but the attributes of a list removed, UIDs replaced"
     return found

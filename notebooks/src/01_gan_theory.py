@@ -103,9 +103,10 @@ from torch import Tensor, nn
 #
 # Here is a whole GAN, before any theory. Two small networks play in the plane. Green points are
 # real data, eight clusters on a ring. Black points are generated. The map is the opinion of the
-# *discriminator*: purple where it says "real", orange where it says "generated". The grey net is
-# the *generator*, a square sheet that it bends; blue arrows show where the discriminator's opinion
-# pushes its points. (The code of this picture comes at the end of the notebook, piece by piece.)
+# *discriminator*: purple or pale where it says "real", orange where it says "generated". The grey
+# net is the *generator*, a square sheet that it bends; blue arrows show where the discriminator's
+# opinion pushes its points. (The code of this picture comes at the end of the notebook, piece by
+# piece.)
 
 # %% tags=["nbval-ignore-output"]
 from course_utils.lessons import nb01_gan_theory as lesson
@@ -466,7 +467,7 @@ checks.jensen_shannon(jensen_shannon, solution=True)
 # Now the identity, tested with two unrelated computations. On the left $V(D^\ast, G)$, integrated
 # by the trapezoid rule. On the right the JSD from *entropies*,
 # $\mathrm{JSD} = H(m) - \tfrac12 H(p) - \tfrac12 H(q)$ with $H(a) = -\int a \log a$: by
-# Gauss-Legendre quadrature, and for the Gaussian $q$ in closed form.
+# Gauss-Legendre quadrature, an accurate numerical integral; for the Gaussian $q$ in closed form.
 
 # %% tags=["exact"]
 from numpy.polynomial.legendre import leggauss
@@ -560,11 +561,11 @@ claim("The smallest value of V(D*, G) is -log 4", values.min(), equal=-math.log(
 # $$\frac{d}{du} \log(1 - D) = -D, \qquad\text{and for } -\log D: \qquad \frac{d}{du} (-\log D) =
 # -(1 - D) .$$
 #
-# By the chain rule this number multiplies everything that reaches the generator. Early on $D$
-# easily sees what is generated, so $D(G(z)) \approx 0$, and the first slope is almost nothing, just
-# when the generator is at its worst. This is **saturation**. The second loss, *non-saturating*, has
-# slope $-1$ there. Both push each single sample the same way, towards a larger $D(G(z))$, and
-# differ in strength. (Goodfellow et al. 2014, section 3.)
+# By the chain rule this number multiplies everything that reaches the generator. Where $D$ is far
+# ahead it easily sees what is generated, so $D(G(z)) \approx 0$, and the first slope is almost
+# nothing, just when the generator is at its worst. This is **saturation**. The second loss,
+# *non-saturating*, has slope $-1$ there. Both push each single sample the same way, towards a
+# larger $D(G(z))$, and differ in strength. (Goodfellow et al. 2014, section 3.)
 
 
 # %% tags=["export"]
@@ -688,7 +689,7 @@ claim(
 # @title Code of the figure
 away = torch.linspace(0.05, 3, 60).tolist()
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 2.9), sharex=True)
-titles = ("Saturating: between the dots, away from home", "Non-saturating: home from everywhere")
+titles = ("Saturating: between the dots s moves away from 0", "Non-saturating: always towards 0")
 for axis, loss, colour, title in zip(
     axes, SAMPLE_LOSSES.values(), (plots.VERMILION, plots.BLUE), titles
 ):
@@ -700,7 +701,11 @@ signs = torch.tensor([shift_gradient(SAMPLE_LOSSES["saturating"], s) for s in aw
 crossings = [(away[i] + away[i + 1]) / 2 for i in signs.diff().nonzero().flatten()]
 axes[0].plot(crossings, [0] * len(crossings), "o", color=plots.BLACK)
 axes[0].annotate(
-    "uphill: s grows", (1.98, -0.43), (0.35, -0.38), fontsize=8, arrowprops={"arrowstyle": "->"}
+    "the loss falls as s grows",
+    (1.98, -0.43),
+    (0.35, -0.38),
+    fontsize=8,
+    arrowprops={"arrowstyle": "->"},
 )
 plots.show(
     figure,
@@ -913,7 +918,8 @@ claim("W1 equals the shift at every distance", (w1s - shifts).abs().max(), at_mo
 #
 # The only equilibrium is $\theta = \psi = 0$: the generator is right, the discriminator is
 # undecided. (The paper gives the discriminator the opposite sign, so that its $\psi$ is our
-# $-\psi$. With $f(t) = \log\sigma(t)$ two numbers will matter: $f'(0) = 1/2$ and $f''(0) = -1/4$.)
+# $-\psi$. With $f = \log\sigma$ the value is $V = f(0) + f(-\psi\theta)$. We shall need
+# $f'(0) = 1/2$ and $f''(0) = -1/4$.)
 #
 # Each player follows its own slope: $\dot\theta = -\partial V / \partial \theta$ and
 # $\dot\psi = +\partial V / \partial\psi$, which is
@@ -1108,7 +1114,14 @@ claim(
 # $\lambda$ of $J$. If both have $|\lambda| < 1$, the distance shrinks, in the long run by the
 # larger one each round. If one has $|\lambda| > 1$, it grows. At exactly 1 terms of higher order
 # decide. Complex eigenvalues mean rotation, by the angle of $\lambda$ each round. With $a = f'(0)$
-# one finds, from the field's matrix $\begin{pmatrix} 0 & a \\ -a & 0 \end{pmatrix}$,
+# the field's matrix is $\begin{pmatrix} 0 & a \\ -a & 0 \end{pmatrix}$. Simultaneous steps of size
+# $h$ multiply by one matrix, alternating ones by two, one for each player:
+#
+# $$J_{\text{sim}} = \begin{pmatrix} 1 & ha \\ -ha & 1 \end{pmatrix}, \qquad
+# J_{\text{alt}} = \begin{pmatrix} 1 & ha \\ 0 & 1 \end{pmatrix}
+# \begin{pmatrix} 1 & 0 \\ -ha & 1 \end{pmatrix} .$$
+#
+# Their eigenvalues are
 #
 # $$\lambda_{\text{sim}} = 1 \pm i h a, \quad |\lambda| = \sqrt{1 + h^2 a^2} > 1, \qquad
 # \lambda_{\text{alt}} = 1 - \tfrac{\alpha^2}{2} \pm \sqrt{\big(1 - \tfrac{\alpha^2}{2}\big)^2 - 1},
@@ -1136,6 +1149,8 @@ claim(
 # **Exercise 1.6** · find the bug · difficulty 3/5 · 10 minutes
 #
 # Return both eigenvalues of this matrix, as complex numbers, for given $\gamma$ and $a = f'(0)$.
+# (They belong to the *field*: to come to rest their real parts must be negative. A *step* comes to
+# rest if its $|\lambda| < 1$. For small $h$ a step's eigenvalue is 1 plus $h$ times the field's.)
 # From memory one easily writes $-\frac\gamma2 \pm \sqrt{\frac{\gamma^2}{4} - f'(0)}$. Its real part
 # is still negative, so that the conclusion survives; the formula does not. (`cmath.sqrt` takes
 # roots of negative numbers.)
@@ -1273,8 +1288,8 @@ claim(
 # %% [markdown]
 # So R1 helps only if its strength fits the step. How must it fit? Both solutions of
 # $\lambda^2 - T\lambda + \Delta = 0$ lie inside the unit circle if and only if $|\Delta| < 1$ and
-# $|T| < 1 + \Delta$ (Jury's criterion). Put in the traces and determinants from above, and there
-# remains:
+# $|T| < 1 + \Delta$ (Jury's criterion, a known test for quadratics). Put in the traces and
+# determinants from above, and there remains:
 #
 # - **simultaneous** steps converge if and only if $h a^2 < \gamma$ and
 #   $h\gamma < 2 + h^2a^2/2$;
@@ -1335,7 +1350,7 @@ left.set(
     ylabel="imaginary part",
     aspect="equal",
     xlim=(-0.85, 1.15),
-    title="Only R1 keeps λ inside (h ≤ 1.6)",
+    title="Of these, only R1 keeps λ inside (h ≤ 1.6)",
 )
 left.legend(fontsize=8, loc="center left", handlelength=1)
 gammas = np.linspace(0, 3, 121)
@@ -1428,8 +1443,7 @@ claim(
 # Without friction $\Delta = 1$, so the two $|\lambda|$ multiply to 1, whatever the rates: **two
 # rates alone do not bring the Dirac-GAN to rest.** With friction they matter. The turning depends
 # on the product $h_D h_G$, the damping on $h_D$ alone. At the same product a faster discriminator
-# is damped more, up to the critical damping; one that is far faster still comes to rest more slowly
-# again.
+# is damped more, up to the critical damping.
 
 
 # %%
@@ -1652,7 +1666,7 @@ checks.r1_penalty(r1_penalty, solution=True)
 # e^{-i\omega}}\; x_k .$$
 #
 # So the average circles too, at a distance smaller by the factor
-# $(1-\beta)/|1 - \beta e^{-i\omega}|$. It is an electrician's low-pass filter. Once the memory
+# $(1-\beta)/|1 - \beta e^{-i\omega}|$. Once the memory
 # $1/(1-\beta)$ is much longer than a turn and $\omega$ is small, the factor is about
 # $(1-\beta)/\omega$.
 
@@ -2079,8 +2093,8 @@ for name, number in rows.items():
 #   for four times the work.
 # - **The circle in the plane.** We hoped to show the orbit of the Dirac-GAN with real networks, a
 #   single cluster as data and the generated mean going round it. With Adam it does not go round for
-#   long: whatever the loss, it settles within a few hundred steps to a tremble, with R1 hardly less
-#   than without. The two-number game shows a mechanism at work near an equilibrium; how much of a
+#   long: whatever the loss, after a few hundred steps it only trembles, and R1 hardly reduces that.
+#   The two-number game shows a mechanism at work near an equilibrium; how much of a
 #   real network's trouble comes from it is a question for measurements.
 # - **On this ring R1 is no miracle.** Over three seeds the JSD after 2,000 steps was the same with
 #   R1 as without, on average. The clusters of this ring are wide enough for the networks to

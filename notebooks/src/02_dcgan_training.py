@@ -276,7 +276,8 @@ claim(
 #
 # **Exercise 2.2** · find the bug · difficulty 2/5 · 10 minutes
 #
-# Return a generator and a discriminator that fit each other and 28 x 28 pictures, with latents of
+# Return a generator and a discriminator that fit each other and 28 x 28 pictures, with latents (the
+# random inputs z) of
 # shape (N, 100, 1, 1). Change as few numbers of the lesson's generator as you can.
 
 
@@ -858,10 +859,10 @@ claim(
 #
 # - **healthy**: the rates of the long run;
 # - **discriminator too strong**: the generator learns 200 times more slowly, and does not keep up;
-# - **generator collapsed**: a healthy run goes on, while the discriminator is held still. Against a
-#   discriminator that does not answer, the generator moves to what this discriminator likes best.
-#   The end of that road is a single kind of picture (notebook 03 shows why); three hundred steps
-#   lead part of the way;
+# - **generator collapsed** (or on its way there): a healthy run goes on, while the discriminator is
+#   held still. Against a discriminator that does not answer, the generator moves to what this
+#   discriminator likes best. The end of that road is a single kind of picture (notebook 03 shows
+#   why); three hundred steps lead part of the way;
 # - **dead**: the generator's rate is 0.1. The first steps blow its weights up, and the
 #   discriminator is too slow to object.
 
@@ -898,7 +899,7 @@ for row, (name, result) in zip(axes, runs.items()):
 for top, bottom in zip(axes[0], axes[3]):
     top.legend(fontsize=8)
     bottom.set_xlabel("step")
-plots.heading(figure, "Collapse: D(G(z)) rises above D(x) and the generator's loss falls")
+plots.heading(figure, "The curves tell three failures from a healthy run")
 plots.show(
     figure,
     (
@@ -1026,8 +1027,8 @@ claim(
 #
 # ### A function that reads curves
 #
-# `diagnose` looks at the last fifth of the curves, and asks in this order. Are there enough steps
-# to tell? Are all numbers finite? Are $D(x)$ and $D(G(z))$ far apart? Is the batch without spread?
+# `diagnose` looks at the last fifth of the curves, and asks in this order. Are all numbers finite?
+# Are there enough steps to tell? Are $D(x)$ and $D(G(z))$ far apart? Is the batch without spread?
 # Is $D(G(z))$ the larger one?
 
 
@@ -1114,7 +1115,7 @@ claim(
 
 # %%
 real_sample = train_set.x[torch.randperm(len(train_set))[:N_MEASURED]]
-z = latents(N_MEASURED)  # the same latents for every generator
+z = latents(N_MEASURED)  # the same latents for both versions of our generator
 reports = {
     "real (the floor)": metrics.evaluate(real_sample, DATASET),
     "DCGAN, averaged": metrics.evaluate(sample(ema, z=z), DATASET),
@@ -1136,7 +1137,7 @@ metrics.show_reports(reports)
 # Read the table by columns. The averaged generator has a lower FD and a higher precision than the
 # last one, at no cost in training. Two reasons are likely, and this notebook does not tell them
 # apart: an average takes out the noise of the gradients, and what circling there is (notebook 01).
-# Recall may go the other way, since an average also smooths rare things away. What is left between
+# An average could also smooth rare things away, but recall does not fall here. What is left between
 # the model and the floor is partly quality (precision) and more of it variety (recall).
 
 # %% [markdown]
@@ -1475,8 +1476,8 @@ metrics.show_reports(by_path)
 
 # %% [markdown]
 # Compare recall and precision in the two rows: the middle of the straight line costs variety,
-# hardly quality. A shorter latent is a more ordinary one. (Some models shrink latents on purpose,
-# to trade variety for quality: the truncation trick.)
+# hardly quality. A shorter latent gives a more ordinary picture. KID does not see the difference.
+# (Some models shrink latents on purpose, to trade variety for quality: the truncation trick.)
 #
 # Now walk yourself. Two latents of the fixed batch, a fraction, and the kind of path; the length of
 # the latent stands in the title.
@@ -1536,10 +1537,10 @@ claim("The averaged generator's recall is above 0.4", model.recall, at_least=0.4
 # The recipe above is the end of a search, with one run on seed 0 for each trial, of 1,500 steps, by
 # the FD of the averaged generator.
 #
-# - Trials of November 2026: two strided layers and a linear map in the discriminator, 34.2 to 36.1
-#   whatever the optimiser did; also 2026: a third strided layer, 27.8; plus a dense layer, 20.7.
-# - **Tuning the optimiser moved nothing.** Depth and a dense layer in the discriminator did, about
-#   half each. Three times the steps brought as much as depth. The whole table is in
+# - In trials of 2026, two strided layers and a linear map in the discriminator gave 34.2 to 36.1,
+#   whatever the optimiser did. In 2026, too: a third strided layer, 27.8; plus a dense layer, 20.7.
+# - **Tuning the optimiser moved little** between the rates that we tried then. Depth and a dense
+#   layer in the discriminator did more, about half each. The whole table is in
 #   `authoring/trials/nb02.md` of the repository.
 # - **Rates ten times (generator) and five times (discriminator) the paper's 2e-4.** With so few
 #   steps, small learning rates do not get anywhere; larger ones stay stable here, since the

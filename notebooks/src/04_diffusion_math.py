@@ -79,8 +79,7 @@ plots.use_style()
 
 # %% [markdown]
 # Everything runs on the CPU in float64, since formulas are compared to many digits, and on one
-# thread. The next cell prints the course's default precision and threads, which this notebook does
-# not use.
+# thread, whatever the next cell prints: that is the course's default.
 
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
@@ -110,8 +109,9 @@ from course_utils.data import GaussianMixture
 #
 # (Ho, Jain and Abbeel 2020, equation 2). In this notebook $t$ counts as in every library, from 0 to
 # $T - 1$, in the text and in the code: timestep 0 is the first noisy one, $T - 1$ the last, and
-# $-1$ stands for clean data. (The paper counts from 1 to $T$. And $x_0$ is everybody's name for the
-# clean point: here it is a name, not "$x$ at timestep 0".)
+# $-1$ stands for clean data. (The paper counts from 1 to $T$.) The clean point is called $x_0$ all
+# the same, as everywhere. So for $t = 0$ the $x_{t-1}$ on the right is the clean point $x_0$. And
+# $x_T$, in text and code, is the noise from which a sampler starts.
 #
 # Why shrink? If the variance of $x_{t-1}$ is 1, that of
 # $x_t$ is $(1 - \beta_t) + \beta_t = 1$ again: the signal fades and the size stays. The numbers
@@ -516,9 +516,9 @@ right.plot(
     label="N(0, 1)",
 )
 right.set(
-    xlabel="$x_T$",
+    xlabel="the last $x$",
     ylabel="density",
-    title="Kept betas: $x_T$ still knows its $x_0$",
+    title="Kept betas: the last $x$ still knows its $x_0$",
     ylim=(0, 0.82),
 )
 right.legend(fontsize=8, loc="upper right")
@@ -534,8 +534,8 @@ plots.show(
 
 # %% [markdown]
 # The line at SNR 0.01 is ours, and it is not strict: the scaled linear schedule, used by Stable
-# Diffusion, passes it and still leaves a visible trace of the picture's mean in $x_T$, which is why
-# such models have trouble making very dark or very bright pictures (Lin et al. 2024).
+# Diffusion, passes it and still leaves a visible trace of the picture's mean in the last $x$, which
+# is why such models have trouble making very dark or very bright pictures (Lin et al. 2024).
 #
 # ## Data for which everything is known
 #
@@ -741,7 +741,7 @@ plots.render(
 # x_\text{then})\, p(x_\text{then})$, and for our bumps both factors are known. Next to it we draw
 # the best single Gaussian, the one with the same mean and variance, and measure how many *nats* it
 # loses: the Kullback-Leibler divergence $\mathrm{KL}(p \,\|\, q) = \mathbb E_p \log(p/q)$ is 0 for
-# equal densities and positive otherwise.
+# equal densities and positive otherwise. (A nat is a bit with the natural logarithm.)
 
 
 # %%
@@ -768,7 +768,7 @@ here, now = 0.2, schedule.level(300)
 ways = {t: way_back(line, here, now, schedule.level(t), backwards) for t in (299, 250, 100)}
 lost = {t: lost_nats(*way, backwards) for t, way in ways.items()}
 for t, nats in lost.items():
-    print(f"from t = 300 back to {t}: the best Gaussian loses {nats:.4f} nats")
+    print(f"from t = 300 back to {t}: the best Gaussian loses {nats:.1e} nats")
 claim(
     "One step back, from t = 300 to 299, is a Gaussian to within a millionth of a nat",
     lost[299],
@@ -804,16 +804,18 @@ plots.show(
     (
         "Three panels of the density of an earlier point, given that x = 0.2 at t = 300. One step "
         "back: a narrow bell, on which the best Gaussian lies exactly. Fifty steps back: still "
-        "a bell. Two hundred steps back: three bumps, which the best Gaussian misses."
+        "a bell. Two hundred steps back: two bumps and a shoulder, which the best Gaussian misses."
     ),
 )
 
 # %% [markdown]
-# So a chain of Gaussians can go back, if its steps are small. That is why there are a thousand of
-# them, and why a sampler that takes ten has to be cleverer.
+# So a chain of Gaussians can go back, if its steps are small. A Gaussian of the *right* mean and
+# variance could jump fifty steps here. A sampler has to guess both from one prediction, and the
+# guess is worse the longer the step. That is why there are a thousand, and why a sampler that takes
+# ten has to be cleverer.
 
 # %% [markdown]
-# ## Five names for one arrow
+# ## Five things that a network may predict
 #
 # A network may be asked for the clean point $x_0$, for the noise $\epsilon$, or for something
 # between. At a given $x$ and level all of them carry the same information: one linear equation,
@@ -824,7 +826,7 @@ plots.show(
 # | `x0` | the clean point | easy when there is little noise, and then says little |
 # | `epsilon` | the noise (Ho et al. 2020) | hard with little noise; says little near $T$ |
 # | `v` | $\alpha\epsilon - \sigma x_0$ (Salimans and Ho 2022) | useful at both ends |
-# | `score` | $\nabla \log p_t = -\mathbb E[\epsilon \mid x]/\sigma$ | Tweedie: a denoiser |
+# | `score` | $\nabla \log p_t = -\mathbb E[\epsilon \mid x]/\sigma$ | points to denser data |
 # | `velocity` | $\epsilon - x_0$ (Lipman 2023, Liu 2023) | flow matching; $\alpha + \sigma = 1$ |
 #
 # A network trained with squared error gives a conditional mean, $\mathbb E[x_0 \mid x]$. At a given
@@ -1049,7 +1051,7 @@ for axis, moment in zip(axes, (60, 200, 600)):
     axis.set(xlabel="x", title=f"t = {moment}", ylim=(-3.4, 3.4))
 axes[0].set(ylabel="predicted noise")
 axes[0].legend(fontsize=8, loc="upper left")
-plots.heading(figure, "The network finds the exact curve wherever there are points")
+plots.heading(figure, "The network finds the exact curve where points are common")
 plots.show(
     figure,
     (
@@ -1145,8 +1147,8 @@ claim(
 # **Exercise 4.4** · difficulty 3/5 · 12 minutes
 #
 # Return mean and variance of $q(x_\text{then} \mid x_\text{now}, x_0)$, for levels with floats.
-# Levels unpack: `alpha, sigma = now`. Multiply the two Gaussians; as a check, the result for
-# neighbours is printed as equations 6 and 7 of Ho et al. 2020.
+# Levels unpack: `alpha, sigma = now`. Multiply the two Gaussians. (For neighbours the result is
+# equations 6 and 7 of Ho et al. 2020.)
 
 
 # %% tags=["exercise"]
@@ -1361,7 +1363,8 @@ claim(
 #
 # - The *prior* term asks whether the chain ends in noise. Nothing in it can be trained.
 # - The *middle* terms compare two Gaussians with the same variance.
-# - The *last* step needs a variance above 0. We take the large one.
+# - The *last* step goes to the clean level, where the posterior's variance is 0. A density needs
+#   more, so we take the large variance there.
 
 # %% [markdown]
 # **Do the algebra of one middle term.** For two Gaussians with means $m_1$, $m_2$ and one variance
@@ -1399,7 +1402,9 @@ def middle_term(x0: Tensor, x0_pred: Tensor, now: Level, then: Level) -> Tensor:
 checks.middle_term(middle_term, solution=True)
 
 # %% [markdown]
-# By hand: the means differ by
+# By hand: the posterior's mean is $\frac{a\, \sigma_\text{then}^2\, x + \alpha_\text{then}\, b\,
+# x_0}{\sigma_\text{now}^2}$ and its variance $V = b\, \sigma_\text{then}^2 / \sigma_\text{now}^2$,
+# with $a$ and $b$ as in exercise 4.4. Once with $x_0$ and once with $\hat x_0$, the means differ by
 # $\frac{\alpha_\text{then}\, b}{\sigma_\text{now}^2} (x_0 - \hat x_0)$. Square that, and divide by
 # $2V = 2 b\, \sigma_\text{then}^2 / \sigma_\text{now}^2$. That leaves
 # $\frac{\alpha_\text{then}^2\, b}{2\, \sigma_\text{then}^2 \sigma_\text{now}^2} \|x_0 - \hat
@@ -1626,11 +1631,12 @@ claim(
 )
 
 # %% [markdown]
-# The bound is one. Its gap has three causes. A *worse denoiser* costs something that no number of
-# steps brings back. *Too few steps* cost something because the true step back is no Gaussian. And
-# the *variance*: near the data $x_0$ is less certain than the small variance pretends. With levels
-# even in log SNR the third cause disappears as steps get many. On the cosine schedule it stays; how
-# much, and why, is told in an aside at the end of this notebook.
+# So it is a bound: it lies below the data's own likelihood each time. Its gap has two causes. A
+# *worse denoiser* costs something that no number of steps brings back. And the true *step back* is
+# not the Gaussian that we take. Its variance is another one: near the data $x_0$ is less certain
+# than the small variance pretends. And if the step is long, its shape is another one, too. With
+# levels even in log SNR this second cause disappears as steps get many. On the cosine schedule a
+# part of it stays; how much, and why, is told in an aside at the end of this notebook.
 #
 # ### The simple loss
 #
@@ -1801,8 +1807,8 @@ claim(
 # two together again at the next level:
 #
 # $$x_\text{then} = \alpha_\text{then}\, \hat x_0 +
-# \sqrt{\sigma_\text{then}^2 - s^2}\; \hat\epsilon + s\, \epsilon', \qquad
-#   s^2 = \eta^2 \cdot \text{(the small variance)} .$$
+# \sqrt{\sigma_\text{then}^2 - \sigma_\text{new}^2}\; \hat\epsilon + \sigma_\text{new}\, \epsilon',
+# \qquad \sigma_\text{new}^2 = \eta^2 \cdot \text{(the small variance)} .$$
 #
 # With $\eta = 0$ nothing is random: the same noise always gives the same sample. With $\eta = 1$ it
 # is ancestral sampling. In between, part of the old noise is replaced by new, and the total stays
@@ -2127,8 +2133,8 @@ claim("DDIM with eta = 1 is ancestral sampling, step by step", same, at_most=1e-
 
 # %% [markdown]
 # All five are near the floor, within a few times what 100,000 points drawn from the data are away.
-# Bounds as narrow as these are of use. A denoiser that is told the noisier neighbour's level, or
-# noise that is 3 % too small, breaks them with the same 200 steps:
+# Limits as narrow as these catch mistakes. A denoiser that is told the noisier neighbour's level,
+# or noise that is 3 % too small, breaks them with the same 200 steps:
 
 
 # %% tags=["nbval-ignore-output"]
@@ -2576,7 +2582,7 @@ claim(
 
 # %% [markdown]
 # Read the orders as what they are: a promise for *many* steps, on steps that are even in $\lambda$
-# between -3 and 3, the kindest grid there is. With eight calls the best, Euler, is three to four
+# between -3 and 3, the kindest grid there is. With eight calls the best, Euler, is about four
 # times better than DDIM; with 2048 the best is hundreds of times better. For the same number of
 # calls the two methods of order 2 are level here. And a network's own error adds a floor below
 # which no solver helps. Notebook 05 measures that for pictures.
@@ -2868,7 +2874,7 @@ plots.show(
     figure,
     (
         "Left and middle: twenty paths from noise to the ring's clusters, as diffusion and "
-        "as flow matching, the left ones run around the middle, the right ones dip towards "
+        "as flow matching: those on the left run around the middle, those beside them dip towards "
         "it first. Right: the noise levels of both fall from 1 to 0, and their ratio of "
         "sizes rises from 1 to 1.4 and returns to 1."
     ),
@@ -2960,8 +2966,9 @@ explorer = widgets.explore(
 # %% [markdown]
 # ## An aside: what the bound cannot win back on a schedule in $t$
 #
-# (You can skip this: nothing later needs it.) Near the data the true step back is nearly a Gaussian
-# with the *large* variance. It is larger than the small one by the factor $r = \mathrm{SNR}_{t-1} /
+# (You can skip this: nothing later needs it.) Near the data the noise is so small that the data's
+# density looks flat. There the true step back is nearly a Gaussian with the *large* variance. It is
+# larger than the small one by the factor $r = \mathrm{SNR}_{t-1} /
 # \mathrm{SNR}_t$. Taking a Gaussian of variance 1 for one of variance $r$ costs $\tfrac12 (r - 1 -
 # \log r)$ nats, by the formula for the divergence of two Gaussians with one mean. Levels even in
 # log SNR bring $r$ to 1 as steps get many. On a schedule in $t$ the variance of the noise begins as
@@ -3018,12 +3025,12 @@ claim(
 )
 
 # %% [markdown]
-# The sum is half of Euler's constant, 0.2886 nats for each dimension of the data. It is a *limit*
-# for many steps, not a floor: the cosine schedule reaches it from above, the scaled linear one from
-# below. On these schedules, with small variances, the bound loses about that much of this data,
-# however many steps there are. The chain itself loses far less, but a bound adds up what every step
-# loses. That is why likelihoods improved when the variance was learned (Nichol and Dhariwal 2021,
-# section 3.1), or the levels (Kingma et al. 2021).
+# The sum is half of Euler's constant, 0.2886 nats, here for data of one dimension. It is a *limit*
+# for many steps, not a floor: the cosine schedule comes nearer to it from above, the scaled linear
+# one from below. On these schedules, with small variances, the bound loses about that much of this
+# data, however many steps there are. The chain itself loses far less, but a bound adds up what
+# every step loses. That is why likelihoods improved when the variance was learned (Nichol and
+# Dhariwal 2021, section 3.1), or the levels (Kingma et al. 2021).
 
 # %% [markdown]
 # ## What was measured

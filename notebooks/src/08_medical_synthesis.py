@@ -122,7 +122,9 @@ plots.table(
 )
 
 # %% [markdown]
-# The angle is anticlockwise from the right of the picture, as on a dial that runs backwards. The
+# An angle of 0 points to the right of the picture, and angles grow anticlockwise. (In radiology the
+# picture's right is the patient's left.) *Dose* counts the photons of a ray before the head, as a
+# power of ten; a real dose is in mGy and grows with it. The
 # distance is from the middle of the head to the middle of the lesion. *Head* is half of the head's
 # width; small heads are rare on purpose, four in a hundred. The rest (tilt, length, skull,
 # ventricles, the brain's own HU) is drawn at random and nobody asks for it.
@@ -131,7 +133,8 @@ plots.table(
 # detectors count photons. Counts follow Poisson's law: fewer photons, more noise. *Filtered
 # back-projection* makes a picture of the counts. All of it is one matrix, its transpose and a
 # filter (`course_utils.phantoms`); the course's tests compare it with scikit-image's `radon` and
-# `iradon`.
+# `iradon`. A real scanner has more: rays of many energies, which harden in bone, scatter, fans of
+# rays, and pixels of half a millimetre, not of four. And a real lesion may be dark.
 
 # %%
 rng = runtime.rng(1)
@@ -218,7 +221,7 @@ plots.film_strip(
         "skull is seen. Each its own: brain and lesion have nearly one grey. Intercept forgotten: "
         "all but the air is white. Centre as the low end: the brain is black."
     ),
-    "The same three scans: a wrong window hides the lesion",
+    "The same three scans: a wrong window hides the lesion or the brain",
 )
 
 
@@ -363,7 +366,7 @@ checks.projected(my_projected)
 # @title Solution 8.3
 def projected(features: Tensor, embedded: Tensor, score: Tensor) -> Tensor:
     """score + <features, embedded> / sqrt(F), (N,), from (N, F), (N, F) and (N,) (Miyato and
-    Koyama 2018, equation 3; the root is ours).
+    Koyama 2018, figure 1d; the root is ours).
     """
     return score + (features * embedded).sum(dim=1) / features.shape[1] ** 0.5
 
@@ -409,7 +412,7 @@ class ClinicalDiscriminator(nn.Module):
     own numbers seem to be, (N, 7).
 
     The score is a linear function of the features, plus their inner product with the embedded
-    request: projection (Miyato and Koyama 2018, equation 3).
+    request: projection (Miyato and Koyama 2018, figure 1d).
     """
 
     def __init__(self, width: int = 32) -> None:
@@ -539,8 +542,8 @@ print(f"{cfg['num_steps']} steps, {gan_seconds:.0f} s")
 # Notebook 05's U-Net takes extra planes as it is. The preconditioning, the weights of timesteps and
 # the sampler are its own, too. Training it takes longer than this notebook has, so that its weights
 # are shipped, and beside them those of the GAN after 1,800 steps of 32. Both
-# learnt from the same 4,000 people. Guidance stays at 1: all four numbers of the lesion are missing
-# at once in one training picture of 10,000, so what guidance leans on is hardly learnt.
+# learnt from the same 4,000 people. Guidance stays at 1. It would need the network's answer without
+# a request, and training showed all four numbers of the lesion missing once in 10,000 pictures.
 
 
 # %% tags=["export", "long"]
@@ -680,7 +683,7 @@ plots.film_strip(
         "no clear lesion; the shipped GAN and the diffusion model, heads like the real ones with a "
         "lesion at the same places as in the first row, mostly."
     ),
-    "One request a column: the shipped networks put the lesion where it was asked for",
+    "One request a column: the shipped networks put most lesions where they were asked for",
 )
 
 # %% [markdown]
@@ -691,7 +694,7 @@ plots.film_strip(
 # ## Does it obey?
 #
 # Looking does not answer that. The judge must know nothing of the networks; a network that reads
-# parameters would be fooled by what fools its kind. So the judge is a formula with a history.
+# parameters would be fooled by what fools its kind. So the judge is three classical steps.
 #
 # 1. *Threshold*: the skull is what is above 150 HU; the brain is what skull encloses.
 # 2. *Matched filter*: disks of sixteen radii are compared with every place in the brain; the best
@@ -804,21 +807,17 @@ def errors(found: Tensor, wanted: Tensor) -> dict[str, float]:
 
 # %% [markdown]
 # The judge has an error of its own, on real scans of phantoms. It stands in the first row, and no
-# network can be seen to be better than it. Two more rows keep us honest: real scans of *other*
-# requests, and noise.
+# network can be seen to be better than it. Three more rows keep us honest: real scans of *other*
+# requests, noise, and somebody who does not listen: at the right place, but always 12 mm and 50 HU.
 
 # %% tags=["nbval-ignore-output"]
 pictures["real, other requests"] = pictures["real"].roll(1, dims=0)
 pictures["noise"] = torch.randn(len(wanted), 1, 48, 48, generator=rng).clamp(-1, 1)
 found = {name: measure(x) for name, x in pictures.items()}
+DEAF = "always 12 mm, 50 HU"
+found[DEAF] = found["real"].clone()
+found[DEAF][:, 2:4] = torch.tensor([12.0, 50.0])
 obeyed = {name: errors(readings, wanted) for name, readings in found.items()}
-
-
-def excess(name, what):
-    """An error beyond the judge's own: independent errors add as squares, so they subtract so."""
-    return max(obeyed[name][what] ** 2 - obeyed["real"][what] ** 2, 0) ** 0.5
-
-
 plots.table(
     ["pictures", "place (pixels)", "radius", "contrast", "lost"],
     [
@@ -832,11 +831,6 @@ plots.table(
         for name, e in obeyed.items()
     ],
 )
-for name in ("GAN, shipped", "diffusion, shipped"):
-    beyond = ", ".join(
-        f"{what} {excess(name, what):.3f}" for what in ("place", "radius", "contrast")
-    )
-    print(f"{name}, beyond the judge's own error: {beyond}")
 
 # %%
 claim("On real scans the judge is off by at most 0.4 pixels", obeyed["real"]["place"], at_most=0.4)
@@ -869,15 +863,15 @@ def middle(name):
 
 
 claim(
-    "In the median the shipped GAN's radius and contrast are within 15 in 100 of what was asked",
+    "In the median the shipped GAN's radius and contrast are within 12 in 100 of what was asked",
     [abs(gap) for gap in middle("GAN, shipped")],
-    at_most=0.15,
+    at_most=0.12,
 )
 
 # %% [markdown]
-# A mean can hide a slope. So here is every request against what was found, over the whole range. A
-# network that always made a lesion of 12 mm would have a small mean error of radius, and a flat
-# cloud in this picture.
+# A mean hides a slope, and a median more so. Look at the last row of the table: who always makes 12
+# mm has no larger mean error of radius than the diffusion model. So here is every request against
+# what was found, over the whole range. Who does not listen makes a flat cloud in this picture.
 
 # %% tags=["figure"]
 # @title Calibration
@@ -912,7 +906,7 @@ def slope_of(name, column, at):
     return torch.cov(torch.stack([asked, read]))[0, 1].item() / asked.var().item()
 
 
-slopes = {name: [slope_of(name, 0, 2), slope_of(name, 3, 3)] for name in ("real", "GAN, shipped")}
+slopes = {name: [slope_of(name, 0, 2), slope_of(name, 3, 3)] for name in (*shown, DEAF)}
 claim(
     "The slope of the judge on real scans is within 0.15 of 1", slopes["real"], between=(0.85, 1.15)
 )
@@ -929,11 +923,12 @@ claim(
 )
 
 # %% [markdown]
-# That is the answer of a measurement. The *place* of each lesion is obeyed. In the median the GAN's
-# radius and contrast are within 15 in 100. But single lesions are off by more, a sixth of the
-# radius and a quarter of the contrast in the mean, and small or weak ones come out too large and
-# too strong, large or strong ones too small and too weak. Whether a longer training mends the slope
-# was not measured.
+# That is the answer of a measurement. The GAN obeys the *place*. The diffusion model is further off
+# and loses one or two lesions in a hundred. *Radius* and *contrast* are half heard: small or weak
+# lesions come out too large and too strong, large or strong ones too small and too weak. In the
+# mean the GAN's are off by a sixth of the radius and a quarter of the contrast, hardly less than
+# those of somebody who does not listen to the radius at all; only the slope tells them apart.
+# Whether a longer training mends it was not measured.
 #
 # ### Beyond the range
 #
@@ -979,9 +974,7 @@ for axis, (what, unit) in zip(axes, (("radius", "mm"), ("contrast", "HU"))):
     axis.axvspan(low, high, color=plots.GREEN, alpha=0.12, label="range of training")
     axis.set(xlabel=f"{what} asked ({unit})", ylabel=f"{what} found ({unit})")
 axes[0].legend()
-plots.heading(
-    figure, "Outside the range of training, radius and contrast are not what was asked for"
-)
+plots.heading(figure, "Beyond 80 HU, where training ended, the networks' contrast stays behind")
 plots.show(
     figure,
     (
@@ -1215,10 +1208,10 @@ stored(
 )
 
 # %% [markdown]
-# With ten real pictures those of a generator pay, in all three draws; with 40 and 160 three draws
-# show no difference. Turning and mirroring the ten, the cheaper remedy, was not tried. This task is
-# an easy one: a bright disk on grey. It says nothing of a task in which a generator misses what
-# matters.
+# With ten real pictures those of a generator pay, in all three draws. With 40 and 160 the
+# differences are no larger than those between draws. Turning and mirroring the ten, the cheaper
+# remedy, was not tried. This task is an easy one: a bright disk on grey. It says nothing of a task
+# in which a generator misses what matters.
 
 # %% [markdown]
 # ## Is it safe?
@@ -1294,6 +1287,8 @@ def denoising_marks(
 # %% [markdown]
 # An attack that finds nothing may be a bad attack. So there is a *positive control*: a small
 # diffusion model that went through 64 people three hundred times. There, the attack must succeed.
+# Beside the AUC we count the members that are caught at 1 % of false alarms, since an attacker who
+# is right about a few people does harm enough (Carlini et al. 2022).
 
 # %% tags=["nbval-ignore-output"]
 x_test, asked_test = phantoms.cohort("test")
@@ -1317,6 +1312,15 @@ low, high = auc_interval(published_auc, PUBLISHED_N, PUBLISHED_N)
 print(
     f"control: AUC {control_auc:.3f}; published: AUC {published_auc:.3f}, {low:.3f} to {high:.3f}"
 )
+
+
+def caught(members, others, false_alarms=0.01):
+    """The share of members above all but this share of the others."""
+    return (members > others.quantile(1 - false_alarms)).double().mean().item()
+
+
+for name, marks in {"control": control_marks, "published": published_marks}.items():
+    print(f"{name}: {caught(*marks):.1%} of the members are caught at 1 % of false alarms")
 
 # %% tags=["nbval-ignore-output"]
 rng = runtime.rng(4)
@@ -1350,10 +1354,11 @@ for axis, (name, (members, others)) in zip(axes, pairs.items()):
     axis.set(xlabel="denoising loss", ylabel="density")
     axis.set_title(name)
     axis.legend()
+plots.heading(figure, "A model trained too long knows its members; the published one hardly does")
 plots.show(
     figure,
     (
-        "Two histograms of the denoising loss. Left, the control: members lie far below strangers. "
+        "Two histograms of the denoising loss. Left, the control: members lie lower, with overlap. "
         "Right, the published model: both lie on each other."
     ),
 )
@@ -1376,7 +1381,8 @@ claim(
 )
 
 # %% [markdown]
-# One attack that fails is no proof of safety. A stronger one may succeed, above all on unusual
+# One attack that fails is no proof of safety, and the one on the GAN has no positive control: its
+# number says little. A stronger one may succeed, above all on unusual
 # people, and only differential privacy gives a bound that holds for every attack; none is given
 # here.
 #
@@ -1423,22 +1429,23 @@ plots.table(["who", "place (pixels)", "radius", "contrast", "head, found - asked
 # %%
 place_by_group = {row[0]: float(row[1]) for row in rows}
 claim(
-    "The shipped GAN puts lesions of small heads at most 1 pixel from where they were asked for",
+    "The shipped GAN puts lesions of small heads at most 0.7 pixels from where they were asked for",
     place_by_group["small heads (4 in 100): GAN, shipped"],
-    at_most=1,
+    at_most=0.7,
 )
 claim(
-    "Both shipped networks make small heads as small as asked, within 2.5 mm in the mean",
+    "Both shipped networks make small heads as small as asked, within 1.5 mm in the mean",
     [
         abs(head_bias["small heads (4 in 100)", name])
         for name in ("GAN, shipped", "diffusion, shipped")
     ],
-    at_most=2.5,
+    at_most=1.5,
 )
 
 # %% [markdown]
-# In this measurement the rare group is served nearly as well. Its lesions are a little further off
-# with both networks, and eighty people a group are too few to call small differences.
+# Lesions of the rare group lie further off than the others with both networks, and eighty people a
+# group do not show whether that is more than chance. (The small heads asked for have 58 to 62 mm,
+# all others more than 62.)
 #
 # ## Files
 #
@@ -1446,8 +1453,8 @@ claim(
 # synthetic picture that is taken for a patient's is dangerous. Here each file says it five times:
 # by the attribute that is made for it, *Synthetic Data* (0008,001C), in the name, the series and
 # the derivation in words, and by letters burned into a corner that no head reaches. (*Image Type*
-# begins with DERIVED, PS3.3, C.7.6.1.1.2, which says only that these are not a scanner's own
-# values.) The request goes along in a private block.
+# begins with DERIVED. In PS3.3, C.7.6.1.1.2, that means computed from other images: the nearer one
+# of two values, and it does not say synthetic.) The request goes along in a private block.
 
 
 # %% tags=["export"]
@@ -1537,54 +1544,99 @@ claim(
 # The course's tests let another program, dcmtk's `dcmdump`, read such a file where it is installed.
 #
 # **De-identification** is the way back: a real header, and all that names a person must go. DICOM
-# PS3.15, annex E, lists hundreds of attributes; here are the common ones. Three things are easily
-# forgotten. *Private* attributes may hold anything. *UIDs* lead back to the archive, and they must
-# be replaced by the same new one everywhere, or a series falls apart. And *pixels* may carry a
-# name; no header tells where, and a head's surface alone can be recognised.
+# PS3.15, annex E, lists hundreds of attributes, and a list of what to remove is never complete:
+# *OtherPatientNames*, *Occupation*, an overlay with a name in it, a sequence within a sequence. So
+# turn the list around: what is not known to be harmless goes. Three things are easily forgotten.
+# *Private* attributes may hold anything. *UIDs* lead back to the archive, and they must be replaced
+# by the same new one everywhere, or a series falls apart. And *pixels* may carry a name; no header
+# tells where, and a head's surface alone can be recognised.
 
 
 # %% tags=["export"]
-NAMES_SOMEBODY = """
-PatientName PatientID PatientBirthDate PatientBirthTime PatientAddress OtherPatientIDs
-PatientTelephoneNumbers AccessionNumber InstitutionName InstitutionAddress
-ReferringPhysicianName PerformingPhysicianName OperatorsName StudyID StationName StudyDate
-SeriesDate AcquisitionDate ContentDate StudyTime SeriesTime AcquisitionTime ContentTime
-DeviceSerialNumber PatientComments ImageComments StudyDescription SeriesDescription ProtocolName
-RequestingPhysician
+KEPT = set(
+    """
+SpecificCharacterSet ImageType SOPClassUID Modality SamplesPerPixel PhotometricInterpretation Rows
+Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelSpacing SliceThickness
+SpacingBetweenSlices ImagePositionPatient ImageOrientationPatient PatientPosition InstanceNumber
+SeriesNumber RescaleSlope RescaleIntercept RescaleType WindowCenter WindowWidth KVP SyntheticData
+BurnedInAnnotation LossyImageCompression PixelData
 """.split()
-REPLACED = ("InstanceUID", "FrameOfReferenceUID")
+)
+EMPTIED = set(  # the standard wants them to be there
+    """
+PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber
+ReferringPhysicianName Manufacturer PositionReferenceIndicator AcquisitionNumber
+""".split()
+)
+NEW_UIDS = {"SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"}
 
 
 def deidentified(file, uids: dict[str, str]):
-    """A copy of a data set without what names a person, at any depth; `uids` keeps the new UID of
-    each old one and is shared by all files of a study. Pixels are left as they are.
+    """A copy of a data set with nothing in it but what is listed above: KEPT, EMPTIED and new UIDs.
+
+    `uids` keeps the new UID of each old one and is shared by all files of a study. Sequences,
+    overlays and private attributes go. Pixels are left as they are: look at them.
     """
     found = copy.deepcopy(file)
-    found.remove_private_tags()
-    for part in [found, *(item for item in found.iterall() if item.VR == "SQ")]:
-        for level in [part] if part is found else part.value:
-            for element in list(level):
-                if element.VR == "UI" and element.keyword.endswith(REPLACED):
-                    new = uids.setdefault(str(element.value), pydicom.uid.generate_uid())
-                    element.value = new
-                elif element.keyword in NAMES_SOMEBODY:
-                    element.value = None  # empty, since the standard wants some to be there
+    for element in list(found):
+        if element.keyword in NEW_UIDS:
+            element.value = uids.setdefault(str(element.value), pydicom.uid.generate_uid())
+        elif element.keyword in EMPTIED:
+            element.value = None
+        elif element.keyword not in KEPT:
+            del found[element.tag]
     found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
-    found.PatientName, found.PatientID = "ANONYMOUS", "ANONYMOUS"
     found.PatientIdentityRemoved = "YES"
-    found.DeidentificationMethod = "Attributes of notebook 08's list removed, UIDs replaced"
+    found.DeidentificationMethod = "All but the attributes of a list removed, UIDs replaced"
     return found
 
+
+# %% tags=["exact"]
+header = copy.deepcopy(again)
+header.PatientName, header.OtherPatientNames, header.Occupation = "Doe^Jane", "Roe^Jane", "Pilot"
+header.StudyDate, header.InstitutionName = "20260301", "A hospital"
+header.IrradiationEventUID = pydicom.uid.generate_uid()
+step = pydicom.Dataset()
+step.RequestedProcedureDescription = "Jane Doe's head"
+header.RequestAttributesSequence = [step]
+clean = deidentified(header, {})
+for name in ("PatientName", "OtherPatientNames", "Occupation", "RequestAttributesSequence"):
+    print(f"{name}: was {str(header[name].value)[:24]!r}, is {str(clean.get(name, 'not there'))!r}")
+claim(
+    "After de-identification none of six telling texts and none of five old UIDs is in the file",
+    sum(
+        telling in str(clean)
+        for telling in (
+            *("Jane", "Roe", "Pilot", "20260301", "hospital", "GANS TO DIFFUSION"),
+            *(str(header[uid].value) for uid in (*sorted(NEW_UIDS), "IrradiationEventUID")),
+        )
+    ),
+    equal=0,
+)
+claim("Its pixels are as they were", bool((from_dicom(clean) == read_back).all()))
+
+# %% [markdown]
+# The header alone is clean now. Whether a *person* can still be found is another question: by the
+# pixels, by a rare disease, by what else somebody knows.
 
 # %% [markdown]
 # ## What the law asks
 #
-# In plain words, and no legal advice. In the European Union, software that is meant for diagnosis
-# is a medical device (Regulation 2017/745, article 2). Who offers a system that makes pictures
-# must have them marked as made by AI in a way that a machine can read (Regulation 2024/1689,
-# article 50). And synthetic data are not anonymous by being synthetic: whether a person can be
-# identified by means reasonably likely to be used decides (Regulation 2016/679, recital 26). That
-# is what the attack above asks, in part.
+# In plain words, no legal advice, and as of November 2026: look up the dates in force.
+#
+# - In the European Union, software that is meant for diagnosis is a medical device (Regulation
+#   2017/745, article 2; rule 11 of its annex VIII says of which class).
+# - Who offers a system that makes pictures must have them marked as made by AI in a way that a
+#   machine can read (Regulation 2024/1689, article 50, paragraph 2, from August 2026 on; it has
+#   exceptions, and systems that were there before may have been given longer).
+# - Data about health are a special category (Regulation 2016/679, article 9). Synthetic data are
+#   not anonymous by being synthetic: personal data are defined in article 4(1), and whether
+#   somebody can be identified by means reasonably likely to be used decides (recital 26). The
+#   European Data Protection Board applies that to models (Opinion 28/2024). The attack above asks
+#   it, in part.
+# - In the United States, HIPAA's "safe harbor" lists eighteen kinds of identifiers that must go (45
+#   CFR 164.514(b)(2)), full-face pictures among them; and the FDA regulates software that is meant
+#   for diagnosis as a device.
 #
 # ## Ask for a lesion
 #
@@ -1660,7 +1712,7 @@ print(run.report())
 #
 # - Shepp, Logan 1974, *The Fourier Reconstruction of a Head Section*.
 # - Kak, Slaney 1988, *Principles of Computerized Tomographic Imaging*: chapter 3.
-# - Miyato, Koyama 2018, *cGANs with Projection Discriminator*: section 3.
+# - Miyato, Koyama 2018, *cGANs with Projection Discriminator*: sections 2 and 3.
 # - Odena, Olah, Shlens 2017, *Conditional Image Synthesis with Auxiliary Classifier GANs*.
 # - Liu, Lehman, Molino et al. 2018, *An Intriguing Failing of Convolutional Neural Networks and the
 #   CoordConv Solution*.

@@ -149,6 +149,19 @@ def step_of_both(generator, discriminator, optimiser, x_real, z):
     return loss
 
 
+def zero_grad_before_the_step(generator, discriminator, optimiser, x_real, z):
+    loss = F.softplus(-discriminator(x_real)).mean() + F.softplus(discriminator(generator(z).detach())).mean()
+    loss.backward()
+    optimiser.zero_grad()
+    optimiser.step()
+    return loss
+
+
+def in_eval_mode(generator, discriminator, optimiser, x_real, z):
+    generator.eval()
+    return step_of_d(generator, discriminator, optimiser, x_real, z)
+
+
 # --- 2.5 ------------------------------------------------------------------------------------------
 
 
@@ -269,7 +282,7 @@ def guarded_for_equal_only(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 def acos_of_the_product(a: Tensor, b: Tensor, t: float) -> Tensor:
     angle = torch.acos(a @ b)
-    return torch.sin((1 - t) * angle) / torch.sin(angle) * a
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
 
 
 CASES = [
@@ -373,6 +386,8 @@ CASES = [
             (step(zero=False), "gradients of an earlier step"),
             (step(swapped=True), "the labels are exchanged"),
             (step(move=False), r"optimiser.step\(\) missing"),
+            (zero_grad_before_the_step, "zero_grad stand between"),
+            (in_eval_mode, "left in eval mode"),
             (step(detach=False, zero=False, swapped=True), "the generator got gradients"),
             (step_of_both, "the generator's weights changed"),
             (step(value=lambda loss: 2 * loss), "the loss of this step is"),
@@ -407,13 +422,13 @@ CASES = [
         wrong=[
             (
                 acos_of_the_product,
-                "NaN: divide a.b|the second point",
+                "NaN: divide a.b|the second point|acos of a.b itself",
             ),
             (lambda a, b, t: (1 - t) * a + t * b, "length should be the same.*straight line cuts through"),
             (lambda a, b, t: F.normalize((1 - t) * a + t * b, dim=0) * a.norm(), "should grow evenly with t"),
             (lambda a, b, t: slerp(b, a, t), "at t = 0 the path should be at the first point"),
-            (unguarded, "equal vectors.*guard the division|NaN"),
-            (guarded_for_equal_only, "nearly equal vectors|NaN"),
+            (unguarded, "equal vectors.*guard the division"),
+            (guarded_for_equal_only, "nearly equal vectors"),
             (slerp_over_a_squared, r"divides by \|a\| twice"),
             (slerp_of_unit_vectors, "differs from the formula|do not normalise"),
             (lambda a, b, t: a, "at t = 1 the path should be at the second point"),

@@ -94,6 +94,12 @@ def penalty_with_vmap(critic, real, fake):
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
+def penalty_by_lerp(critic, real, fake):
+    x = torch.lerp(real, fake, torch.rand(len(real), 1, 1, 1)).requires_grad_()  # float32 alone
+    (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+
+
 def mean_of_norms(critic, real, fake):
     n = len(real)
     epsilon = torch.rand(n, *[1] * (real.ndim - 1))
@@ -227,6 +233,7 @@ CASES = [
             penalty_by_a_loop,
             penalty_with_vmap,
             lambda c, r, f: penalty(c, f, r),
+            penalty_by_lerp,
         ],
         wrong=[
             # ERRATA 22: epsilon = 1, the norm over one axis

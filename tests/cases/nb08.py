@@ -38,6 +38,12 @@ WINDOW = Case(
     checks.window,
     right=[nb08.window, by_ends, by_numpy],
     wrong=[
+        (
+            lambda x, slope, intercept, centre, width: (
+                (slope * x + intercept - centre + 0.5) / (width - 1) + 0.5
+            ).clamp(0, 1),
+            "LINEAR_EXACT",
+        ),
         (published, "of the picture's own"),
         (unclipped, "not clipped"),
         (lambda v, s, i, c, w: nb08.window(v, s, i, c + w / 2, w), "not at its lower end"),
@@ -98,6 +104,7 @@ ENCODE = Case(
     checks.encode,
     right=[nb08.encode, by_columns, by_rows],
     wrong=[
+        (lambda p: nb08.encode(p) * torch.tensor([0.5] * 5 + [1.0] * 8), r"\[-1/2, 1/2\]"),
         (zeros_first, "like a value of 0"),
         (without_radians, "radians"),
         (in_place, "changes the requests"),
@@ -222,6 +229,7 @@ AUC = Case(
     checks.auc,
     right=[nb08.auc, by_ranks, by_loops, by_sign],
     wrong=[
+        (lambda m, o: max(a := nb08.auc(m, o), 1 - a), "below one half is told as it is"),
         (lambda m, o: 1 - nb08.auc(m, o), "exchanged"),
         (lambda m, o: (m[:, None] > o).double().mean(), "yours counts 0"),
         (lambda m, o: (m[:, None] >= o).double().mean(), "yours counts 1"),
