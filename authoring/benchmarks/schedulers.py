@@ -35,6 +35,7 @@ RUNS = [
         for spacing in ("Karras", "exponential", "leading", "linspace")
         for name in CROSSED
     ],
+    *[run_of(name, nb13.SAME_END, steps) for steps in (20, 10, 5) for name in CROSSED[2:]],
     *[run_of("HeunDiscrete", "trailing", 3)],
 ]
 
@@ -45,7 +46,7 @@ def main() -> None:
     unet.register_forward_hook(lambda *_: calls.append(1))
 
     def generate(run: dict[str, object], y: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-        scheduler = nb13.make_scheduler(run["scheduler"], run["spacing"])
+        scheduler = nb13.make_scheduler(run["scheduler"], run["spacing"], run["steps"])
         parts = (nb06.sample_with(scheduler, unet, part, run["steps"], generator=draw) for part in y.split(512))
         return torch.cat(list(parts))
 

@@ -239,7 +239,7 @@ def xyz(
 
 # maintained; runwayml's was deleted in August 2024
 STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-OLD = diffusers.__version__.startswith(("0.37", "0.38", "0.39"))
+OLD = tuple(map(int, diffusers.__version__.split(".")[:2])) < (0, 40)
 TYPE = "torch_dtype" if OLD else "dtype"  # the option that says in which type weights are loaded
 
 
@@ -281,7 +281,7 @@ def decode(pipe: StableDiffusionPipeline, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def encode(pipe: StableDiffusionPipeline, x: Tensor) -> Tensor:
     """Latents (N, 4, h, w) of pictures (N, C, H, W) in [-1, 1], scaled as the U-Net knows them."""
-    return pipe.vae.encode(x.to(pipe.device)).latent_dist.mean * pipe.vae.config.scaling_factor
+    return pipe.vae.encode(x.to(pipe.device)).latent_dist.mode() * pipe.vae.config.scaling_factor
 
 
 @torch.no_grad()
@@ -327,14 +327,18 @@ class KeepsAttention:
         self.maps = maps
 
     def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         of_picture, of_tokens = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)
         q, k, v = (
             attn.head_to_batch_dim(part)
             for part in (of_picture, of_tokens, attn.to_v(encoder_hidden_states))
         )
-        weights = attn.get_attention_scores(q, k)  # (N * heads, places, tokens), rows sum to 1
+        weights = attn.get_attention_scores(q, k, attention_mask)  # (N * heads, places, tokens)
         self.maps.append(weights.unflatten(0, (len(hidden_states), -1)).cpu())
         out = attn.batch_to_head_dim(weights @ v)
         return attn.to_out[1](attn.to_out[0](out))
@@ -446,7 +450,8 @@ def image_to_image(
     run = int(steps * strength)  # round down
     if run == 0:
         return latents
-    timesteps = scheduler.timesteps[len(scheduler.timesteps) - run :]
+    # a scheduler of order 2, such as Heun, lists its timesteps twice
+    timesteps = scheduler.timesteps[(steps - run) * scheduler.order :]
     t = timesteps[:1].repeat(len(latents))
     return denoise(scheduler.add_noise(latents, noise, t), timesteps)
 
@@ -490,7 +495,7 @@ def img2img(
     **options: Any,
 ) -> Tensor:
     """SDEdit: the course's pictures x (N, 1, 28, 28), changed towards N prompts; strength 1 leaves
-    nothing of them.
+    nothing of them on the course's levels (on Stable Diffusion's a trace: they end before noise).
     """
     return sample_prompts(
         sister(StableDiffusionImg2ImgPipeline, pipe),
@@ -587,7 +592,9 @@ def learn_style(
     )
     with torch.no_grad():
         latents = (
-            torch.cat([pipe.vae.encode(part.to(device)).latent_dist.mean for part in x.split(100)])
+            torch.cat(
+                [pipe.vae.encode(part.to(device)).latent_dist.mode() for part in x.split(100)]
+            )
             * pipe.vae.config.scaling_factor
         )
         words = torch.cat(

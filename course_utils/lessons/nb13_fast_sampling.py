@@ -27,7 +27,8 @@ def capped_betas(largest: float = 80.0) -> list[float]:
     return (1 - alphas_bar / torch.cat([torch.ones(1), alphas_bar[:-1]])).tolist()
 
 
-CAPPED = {"trained_betas": capped_betas()}
+CAPPED = {"trained_betas": capped_betas()}  # a list of betas, in the place of a named schedule
+SAME_END = "Karras, same end"
 SPACINGS = {
     "trailing": {},
     "trailing, capped": CAPPED,
@@ -35,12 +36,13 @@ SPACINGS = {
     "linspace": {"timestep_spacing": "linspace"},
     "Karras": CAPPED | {"use_karras_sigmas": True},
     "exponential": CAPPED | {"use_exponential_sigmas": True},
+    SAME_END: CAPPED | {"use_karras_sigmas": True},
 }
 
 
-def make_scheduler(name: str, spacing: str = "trailing") -> SchedulerMixin:
+def make_scheduler(name: str, spacing: str = "trailing", steps: int = 10) -> SchedulerMixin:
     """One of the library's schedulers on the course's levels, by the first part of its class's
-    name, with one of SPACINGS.
+    name, with one of SPACINGS; SAME_END asks for the number of steps.
     """
     if name not in NOISY + SOLVERS or spacing not in SPACINGS:
         raise ValueError(
@@ -49,6 +51,9 @@ def make_scheduler(name: str, spacing: str = "trailing") -> SchedulerMixin:
         )
     # PNDM without its Runge-Kutta warm-up, which takes 4 NFE for each of three steps
     settings = LEVELS | {"skip_prk_steps": True} | SPACINGS[spacing]
+    if spacing == SAME_END:  # the level at which the last of so many trailing steps begins
+        alpha_bar = DDPMScheduler(**LEVELS).alphas_cumprod[round(T / steps) - 1].item()
+        settings["sigma_min"] = (1 / alpha_bar - 1) ** 0.5
     return getattr(diffusers, f"{name}Scheduler").from_config(settings)
 
 
@@ -59,9 +64,9 @@ def karras(n: int, smallest: float, largest: float, power: float = 7) -> Tensor:
     return torch.linspace(largest ** (1 / power), smallest ** (1 / power), n) ** power
 
 
-def ratios(spacing: str, n: int) -> list[float]:
-    """sigma / alpha at which the n steps of one of SPACINGS begin, by the library's Euler."""
-    scheduler = make_scheduler("EulerDiscrete", spacing)
+def ratios(spacing: str, n: int, name: str = "EulerDiscrete") -> list[float]:
+    """sigma / alpha at which the n steps of one of SPACINGS begin, for one of the schedulers."""
+    scheduler = make_scheduler(name, spacing, n)
     scheduler.set_timesteps(n)
     return scheduler.sigmas[:n].tolist()
 

@@ -1718,7 +1718,9 @@ print(run.report())
 #   CoordConv Solution*.
 # - Yagis, Atnafu, García Seco de Herrera et al. 2021, *Effect of data leakage in brain MRI
 #   classification using 2D convolutional neural networks*.
-# - Hanley, McNeil 1982, *The Meaning and Use of the Area under a ROC Curve*.
+# - Hanley, McNeil 1982, *The Meaning and Use of the Area under a Receiver Operating Characteristic
+#   (ROC) Curve*.
+# - Carlini, Chien, Nasr et al. 2022, *Membership Inference Attacks From First Principles*.
 # - Matsumoto, Miura, Yanai 2023, *Membership Inference Attacks against Diffusion Models*.
 # - DICOM PS3.3 (C.7.6.1, C.8.2.1) and PS3.15, annex E.
 #

@@ -100,7 +100,7 @@ y_each = torch.arange(10)  # one of each class
 # The unit of cost is one *function evaluation* (NFE): one call of the network for each picture.
 # Most solvers need one a step. Heun needs two, and guidance doubles every count; this notebook
 # samples without it. All schedulers get the same trained network, the same noise levels and the
-# same starting noise. They share a signature, so the loop of notebook 06, `sample_with`, takes
+# same starting noise. They are called in one way, so the loop of notebook 06, `sample_with`, takes
 # any of them.
 
 # %% tags=["export", "long"]
@@ -116,7 +116,8 @@ def capped_betas(largest: float = 80.0) -> list[float]:
     return (1 - alphas_bar / torch.cat([torch.ones(1), alphas_bar[:-1]])).tolist()
 
 
-CAPPED = {"trained_betas": capped_betas()}
+CAPPED = {"trained_betas": capped_betas()}  # a list of betas, in the place of a named schedule
+SAME_END = "Karras, same end"
 SPACINGS = {
     "trailing": {},
     "trailing, capped": CAPPED,
@@ -124,12 +125,13 @@ SPACINGS = {
     "linspace": {"timestep_spacing": "linspace"},
     "Karras": CAPPED | {"use_karras_sigmas": True},
     "exponential": CAPPED | {"use_exponential_sigmas": True},
+    SAME_END: CAPPED | {"use_karras_sigmas": True},
 }
 
 
-def make_scheduler(name: str, spacing: str = "trailing") -> SchedulerMixin:
+def make_scheduler(name: str, spacing: str = "trailing", steps: int = 10) -> SchedulerMixin:
     """One of the library's schedulers on the course's levels, by the first part of its class's
-    name, with one of SPACINGS.
+    name, with one of SPACINGS; SAME_END asks for the number of steps.
     """
     if name not in NOISY + SOLVERS or spacing not in SPACINGS:
         raise ValueError(
@@ -138,6 +140,9 @@ def make_scheduler(name: str, spacing: str = "trailing") -> SchedulerMixin:
         )
     # PNDM without its Runge-Kutta warm-up, which takes 4 NFE for each of three steps
     settings = LEVELS | {"skip_prk_steps": True} | SPACINGS[spacing]
+    if spacing == SAME_END:  # the level at which the last of so many trailing steps begins
+        alpha_bar = DDPMScheduler(**LEVELS).alphas_cumprod[round(T / steps) - 1].item()
+        settings["sigma_min"] = (1 / alpha_bar - 1) ** 0.5
     return getattr(diffusers, f"{name}Scheduler").from_config(settings)
 
 
@@ -147,7 +152,8 @@ FEW, MORE, MANY = 10, 40, 200
 
 def ten(name, steps, spacing="trailing"):
     """Ten pictures, one of each class, from the same starting noise."""
-    return sample_with(make_scheduler(name, spacing), unet, y_each, steps, generator=rng())
+    scheduler = make_scheduler(name, spacing, steps)
+    return sample_with(scheduler, unet, y_each, steps, generator=rng())
 
 
 samples = {name: ten(name, FEW) for name in NOISY + SOLVERS}
@@ -188,11 +194,13 @@ print(
 clock = {
     name: runtime.seconds(lambda name=name: ten(name, FEW), repeats=2) for name in NOISY + SOLVERS
 }
+NFE_OF_TEN = {"HeunDiscrete": 19, "PNDM": 11}
 plots.table(
-    ["scheduler", "10 steps", "40 steps", "seconds for 10 steps"],
+    ["scheduler", "NFE of 10 steps", "10 steps", "40 steps", "seconds for 10 steps"],
     [
         [
             name,
+            NFE_OF_TEN.get(name, 10),
             f"{to_limit(samples[name]):.3f}" if name in SOLVERS else "",
             f"{to_limit(more[name]):.3f}" if name in SOLVERS else "",
             f"{clock[name]:.2f}",
@@ -217,10 +225,10 @@ claim(
     at_most=0.01,
 )
 claim(
-    "Every deterministic scheduler but Heun is closer to the limit after forty steps than "
-    "after ten",
+    "After forty steps every deterministic scheduler but Heun is at most half as far from the "
+    "limit as after ten",
     [to_limit(more[name]) / to_limit(samples[name]) for name in good],
-    at_most=1,
+    at_most=0.5,
 )
 claim(
     "After ten trailing steps HeunDiscrete is at least twice as far from the limit as any other",
@@ -321,19 +329,23 @@ checks.heun_step(heun_step, solution=True)
 # %% [markdown]
 # ## Where the steps lie
 #
-# Between the noisiest level and the clean one, the steps may lie anywhere. The library has these
-# spacings, each one keyword:
+# Between the noisiest level and the clean one, the steps may lie anywhere. Five of the library's
+# spacings, each one keyword (it has others, such as `use_beta_sigmas`, and some schedulers take a
+# list of your own):
 #
 # - `trailing`: even in the timestep, from the last one, $T - 1$, down;
-# - `leading`: even in the timestep, *ending* at the first one; it begins too low;
-# - `linspace`: even in the timestep, with both ends;
+# - `leading`: even in the timestep, from the low end up; it begins too low;
+# - `linspace`: even in the timestep, from the last one to the low end;
 # - *Karras* (`use_karras_sigmas`): even in $\rho^{1/7}$ (Karras et al. 2022, equation 5);
 # - *exponential* (`use_exponential_sigmas`): even in $\log \rho$.
 #
-# (The last two end where `trailing` ends.) They want a finite ratio to begin with. Karras et al.
-# begin at 80 (their table 1), so here the levels are *capped*: what is noisier than 80 counts as
-# 80. (On the levels as they are DPM-Solver++ and UniPC stop with an error, since several steps fall
-# onto one timestep.)
+# One word does not mean one thing for all schedulers. With *Karras* and *exponential*, Euler and
+# Heun end where `trailing` ends. DPM-Solver++ and UniPC go on to the table's very first timestep,
+# where next to no noise is left, and so have longer steps. (`leading` and `linspace`, too, end
+# elsewhere for these two.) The keyword `sigma_min` gives all four one end: the row *Karras, same
+# end* below. Both spacings want a finite ratio to begin with. Karras et al. begin at 80 (their
+# table 1), so here the levels are *capped*: what is noisier than 80 counts as 80. (On the levels as
+# they are DPM-Solver++ and UniPC stop with an error, since several steps fall onto one timestep.)
 #
 # **Exercise 13.2** · difficulty 2/5 · 8 minutes
 #
@@ -366,21 +378,25 @@ karras = checks.use(my_karras, karras)  # yours from here on, once it passes
 
 
 # %% tags=["export"]
-def ratios(spacing: str, n: int) -> list[float]:
-    """sigma / alpha at which the n steps of one of SPACINGS begin, by the library's Euler."""
-    scheduler = make_scheduler("EulerDiscrete", spacing)
+def ratios(spacing: str, n: int, name: str = "EulerDiscrete") -> list[float]:
+    """sigma / alpha at which the n steps of one of SPACINGS begin, for one of the schedulers."""
+    scheduler = make_scheduler(name, spacing, n)
     scheduler.set_timesteps(n)
     return scheduler.sigmas[:n].tolist()
 
 
 # %%
-figure, axis = plt.subplots(figsize=(8, 2.8))
-lines = ("Karras", "exponential", "trailing, capped", "trailing", "linspace", "leading")
-for row, spacing in enumerate(reversed(lines)):
-    axis.semilogx(ratios(spacing, FEW), [row] * FEW, "o", color=plots.BLUE)
+figure, axis = plt.subplots(figsize=(8, 3.1))
+lines = {
+    spacing: ratios(spacing, FEW)
+    for spacing in ("leading", "linspace", "trailing", "trailing, capped", "exponential", "Karras")
+}
+lines["Karras, DPM-Solver++"] = ratios("Karras", FEW, "DPMSolverMultistep")
+for row, places in enumerate(lines.values()):
+    axis.semilogx(places, [row] * FEW, "o", color=plots.BLUE)
 axis.set(
     yticks=range(len(lines)),
-    yticklabels=reversed(lines),
+    yticklabels=lines,
     xlabel="sigma / alpha at which a step begins",
     title="Ten steps: trailing jumps from 20,000 to 6, Karras and exponential walk",
 )
@@ -389,8 +405,9 @@ axis.grid(axis="y", visible=False)
 plots.show(
     figure,
     (
-        "Six rows of ten dots on a logarithmic axis of sigma / alpha, noisiest left. Karras and "
-        "exponential run evenly from 80 to a sixth; trailing begins at 20,000, jumps to about 6 "
+        "Seven rows of ten dots on a logarithmic axis of sigma / alpha, noisiest left. Karras and "
+        "exponential run evenly from 80 to a sixth, with DPM-Solver++ on to below a hundredth; "
+        "trailing begins at 20,000, jumps to about 6 "
         "and "
         "ends at a sixth; trailing, capped begins at 80 and is then the same; linspace begins at "
         "20,000 and ends below a hundredth; leading begins near 6 and ends below a hundredth."
@@ -403,6 +420,20 @@ claim(
     "The library's Karras levels are those of the formula, to a tenth of a per cent",
     (torch.tensor(ratios("Karras", FEW)) / own - 1).abs().max(),
     at_most=1e-3,
+)
+claim(
+    "The last of ten Karras steps begins at a 25th of Euler's level, or lower, for DPM-Solver++",
+    ratios("Karras", FEW, "DPMSolverMultistep")[-1] / ratios("Karras", FEW)[-1],
+    at_most=0.04,
+)
+claim(
+    "With one end given, ten Karras steps of DPM-Solver++ are those of Euler, to a hundredth",
+    (
+        torch.tensor(ratios(SAME_END, FEW, "DPMSolverMultistep"))
+        / torch.tensor(ratios("Karras", FEW))
+        - 1
+    ).abs(),
+    at_most=0.01,
 )
 claim(
     "Of ten steps leading begins the first at sigma / alpha below 7, where pure noise is not",
@@ -434,10 +465,11 @@ distance = {
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 2.9), layout="constrained")
 for axis, nfe in zip(axes, (10, 20)):
     values = [[distance[name, spacing, nfe] for spacing in SPACINGS] for name in CROSSED]
-    axis.imshow(torch.tensor(values).log().numpy(), cmap="Blues", aspect="auto")
+    shades = torch.tensor(values).log().numpy()
+    axis.imshow(shades, cmap="Blues", aspect="auto", vmin=math.log(0.03), vmax=math.log(1.0))
     for i, row in enumerate(values):
         for j, value in enumerate(row):
-            colour = "white" if value > 0.3 else "black"
+            colour = "white" if value > 0.15 else "black"
             axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(len(SPACINGS)), SPACINGS, rotation=40, ha="right", fontsize=8)
     axis.set_yticks(range(len(CROSSED)), [n.removesuffix("Discrete") for n in CROSSED], fontsize=8)
@@ -448,7 +480,8 @@ figure.suptitle("Distance to the limit: the spacing matters as much as the solve
 plots.show(
     figure,
     (
-        "Two tables in shades of blue, four solvers by six spacings. Heun is the darkest row with "
+        "Two tables in shades of blue, four solvers by seven spacings. Heun is the darkest row "
+        "with "
         "trailing and linspace and one of the light ones with Karras and exponential; "
         "leading is a dark column for all; at ten evaluations with Karras or exponential spacing "
         "every solver is nearer to the limit than with trailing."
@@ -486,8 +519,8 @@ claim(
 # Read the table by columns first. `leading` is bad for every solver, and no solver can help it: its
 # first step begins at a ratio of about 6, yet it is given pure noise, which the network takes for a
 # picture with that much noise. (Lin et al. 2024 describe this for Stable Diffusion, section 3.3.)
-# The default of many schedulers is `leading` or `linspace`. Then read by rows: a spacing that fits
-# cures Heun, and helps the others.
+# Of the schedulers that have the option, none has `trailing` as its default. Then read by rows: a
+# spacing that fits cures Heun, and helps the others.
 #
 # ## Near the limit is not the same as good
 #
@@ -541,18 +574,19 @@ STYLES = {
     "DPMSolverMultistep": ("o", plots.BLUE),
     "UniPCMultistep": ("D", plots.PURPLE),
 }
-SHOWN = ("leading", "linspace", "trailing", "exponential", "Karras")
+SHOWN = ("leading", "linspace", "trailing", "exponential", "Karras", SAME_END)
 for axis, count in zip(axes, COUNTS):
     for shift, (name, (marker, colour)) in enumerate(STYLES.items()):
         known = [(i, fd_of(name, spacing, count)) for i, spacing in enumerate(SHOWN)]
         places = [(i + 0.16 * (shift - 1.5), fd) for i, fd in known if fd]
         axis.semilogy(*zip(*places), marker, color=colour, markersize=5, label=name)
     axis.set_xticks(range(len(SHOWN)), SHOWN, rotation=45, ha="right", fontsize=8)
+    axis.set_xlim(-0.6, len(SHOWN) - 0.4)
     axis.set_title(f"{count} NFE", fontsize=10)
     axis.set_yticks((3, 5, 10, 30, 100), (3, 5, 10, 30, 100))
     axis.minorticks_off()
 axes[0].set_ylabel("FD")
-axes[2].legend(fontsize=7.5)
+axes[0].legend(fontsize=7, loc="upper right")
 figure.suptitle("With few steps the spacing decides", fontsize=10)
 plots.show(
     figure,
@@ -633,8 +667,9 @@ stored(
 #
 # DPM-Solver++ and UniPC remember the last prediction instead of paying for another. What do they do
 # with it? In the variable $\lambda = \log(\alpha/\sigma)$ a step of length $h$ would be exact if
-# the prediction did not change on the way. It does change. So they take the prediction for the
-# *middle* of the step, on the straight line through the last two (Lu et al. 2022, algorithm 2).
+# the prediction did not change on the way. It does change. So DPM-Solver++(2M) takes the prediction
+# for the *middle* of the step, on the straight line through the last two (Lu et al. 2022, algorithm
+# 2). UniPC uses each new prediction twice: it first corrects the step just taken, then goes on.
 #
 # **Exercise 13.3** · difficulty 2/5 · 8 minutes
 #
