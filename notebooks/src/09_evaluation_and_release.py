@@ -251,8 +251,8 @@ plots.show(
 # ```
 #
 # With real pictures instead of `fake` they find many copies. Write the share so that it is a half
-# for real pictures. The sets are in random order, so a part of a set stands for the set. Arguments
-# are features (N, D); return a number.
+# for real pictures. The sets are in random order, so the first rows of a set stand for the set.
+# Arguments are features (N, D); return a number.
 
 
 # %% tags=["exercise"]
