@@ -26,6 +26,7 @@ def run_of(name: str, spacing: str, steps: int) -> dict[str, object]:
 
 
 RUNS = [
+    *[run_of(name, nb13.SAME_END, steps) for steps in (20, 10, 5) for name in CROSSED[2:]],
     *[run_of(name, "trailing", steps) for steps in COUNTS for name in nb13.NOISY + nb13.SOLVERS],
     *[run_of("HeunDiscrete", "trailing, capped", steps) for steps in COUNTS],
     *[run_of(name, "trailing", 50) for name in nb13.NOISY],  # which need more steps
@@ -35,7 +36,6 @@ RUNS = [
         for spacing in ("Karras", "exponential", "leading", "linspace")
         for name in CROSSED
     ],
-    *[run_of(name, nb13.SAME_END, steps) for steps in (20, 10, 5) for name in CROSSED[2:]],
     *[run_of("HeunDiscrete", "trailing", 3)],
 ]
 

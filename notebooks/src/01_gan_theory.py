@@ -1076,7 +1076,7 @@ unregularised = {
     "Alternating: round and round": {},
     "Non-saturating: slowly in": {"loss": "non-saturating"},
 }
-figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.7))
+figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.2))
 paths = {}
 for axis, (title, game) in zip(axes, unregularised.items()):
     paths[title] = orbit(400, **game)
@@ -1394,7 +1394,7 @@ treatments = {
     "WGAN, |ψ| ≤ 0.5": {"loss": "Wasserstein", "clip": 0.5},
     "WGAN-GP": {"loss": "Wasserstein", "gamma": 1.0, "target": 1.0},
 }
-figure, axes = plt.subplots(1, 4, figsize=(8.3, 3.3))
+figure, axes = plt.subplots(1, 4, figsize=(8.3, 2.6))
 figure.suptitle(
     "R1 and instance noise bring it to rest, the bounds of WGAN do not",
     x=0.01,
@@ -1542,7 +1542,7 @@ ahead = {
 
 # %% tags=["figure"]
 # @title Code of the figure
-figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.4))
+figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.1))
 for axis, (title, path) in zip(axes, ahead.items()):
     draw_orbit(axis, path, title)
 axes[0].set_ylabel("discriminator ψ")
