@@ -135,8 +135,9 @@ def make_emoji(size: int = 32, target: Path = emoji.FOLDER) -> None:
 def make_emoji_ddpm(steps: int = STEPS) -> None:
     """Notebook 05's network on all training emoji, by group and hand; goes on where a killed run was.
 
-    About 75 minutes on one core of a server. What is shipped was trained in four goes, in bfloat16: for the first of
-    7,000 steps the rate fell to 0, then it rose again, and fell to 0 at the end. The folder of the checkpoint is COURSE_CHECKPOINTS, else build/.
+    About 75 minutes on one core of a server. What is shipped was trained in four goes, in bfloat16: over the first
+    7,000 steps the rate fell to 0, then it rose again, and it fell to 0 at the end. The folder of the checkpoint is
+    COURSE_CHECKPOINTS, else build/.
     """
     from course_utils.lessons import nb04_diffusion_math as nb04
     from course_utils.lessons import nb05_ddpm_from_scratch as nb05

@@ -456,7 +456,8 @@ def model_card(name: str, measured: Mapping[str, float], n: int, weaknesses: Seq
     limits = "\n".join(f"- {line}" for line in weaknesses)
     text = (
         f"---\n{about.to_yaml()}\n---\n\n# {name}\n\n## Intended use\n\nTeaching, on pictures of "
-        "28 x 28 pixels. Not for decisions about people or goods.\n\n## Training data\n\n"
+        "28 x 28 pixels, one class at a time. Not for decisions about people or goods.\n\n"
+        "## Training data\n\n"
         "Fashion-MNIST (Xiao, Rasul and Vollgraf 2017), MIT: 60,000 grey pictures of one shop's "
         "articles, ten classes, equal shares.\n\n## Evaluation\n\n"
         f"| metric | value |\n|---|---|\n{lines}\n\n## Limits\n\n{limits}\n"
@@ -476,10 +477,11 @@ def checklist(items: Mapping[str, Callable[[], object]]) -> dict[str, str]:
 
 
 def assets_intact() -> bool:
-    """Every file of the course's assets has the size and hash that the manifest says."""
+    """Every file that the manifest names is there, with its size and hash."""
     manifest = json.loads((data.ASSETS / "MANIFEST.json").read_text("utf-8"))
-    there = {name: data.ASSETS / name for name in manifest if (data.ASSETS / name).is_file()}
-    return bool(there) and all(
-        hashlib.sha256(path.read_bytes()).hexdigest() == manifest[name]["sha256"]
-        for name, path in there.items()
+    return bool(manifest) and all(
+        (data.ASSETS / name).is_file()
+        and len(content := (data.ASSETS / name).read_bytes()) == about["bytes"]
+        and hashlib.sha256(content).hexdigest() == about["sha256"]
+        for name, about in manifest.items()
     )
