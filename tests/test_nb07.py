@@ -200,9 +200,9 @@ def test_the_looking_net_has_five_stages_and_halves_as_tensorflow_does() -> None
 # --- training -----------------------------------------------------------------------------------------------
 
 
-def test_before_training_the_model_is_bicubic_and_mixing_ends_at_both_networks() -> None:
+def test_before_training_the_model_is_nearly_bicubic_and_mixing_ends_at_both_networks() -> None:
     model, x = nb07.OnBicubic(nb07.RRDBNet(num_feat=4, num_block=1, num_grow_ch=4)), torch.rand(1, 3, 8, 8)
-    assert torch.equal(model(x), nb07.enlarge(x, "bicubic"))
+    assert (model(x) - nb07.enlarge(x, "bicubic")).abs().max() < 0.01
     other = rescaled(nb07.OnBicubic(nb07.RRDBNet(num_feat=4, num_block=1, num_grow_ch=4)))
     for alpha, end in ((0.0, model), (1.0, other)):
         found = nb07.mixed(model, other, alpha)

@@ -261,12 +261,12 @@ def upscale(
 
 
 class OnBicubic(nn.Module):
-    """A network whose output is added to bicubic enlargement; before training it is bicubic."""
+    """A network whose output is added to bicubic enlargement; before training it is nearly that."""
 
     def __init__(self, net: RRDBNet, factor: int = SCALE) -> None:
         super().__init__()
         self.net, self.factor = net, factor
-        nn.init.zeros_(net.conv_last.weight)
+        nn.init.normal_(net.conv_last.weight, std=1e-3)
         nn.init.zeros_(net.conv_last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
