@@ -1292,7 +1292,7 @@ STYLES = {
 }
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 4.6), sharex=True, layout="constrained")
 for axis, column, title in zip(
-    axes, (3, 2), ("By statistics the GANs come nearest", "Place by place a mixture does")
+    axes, (3, 2), ("By statistics the long GAN comes nearest", "Place by place a mixture does")
 ):
     curve = [scores[f"mixed, alpha = {alpha:g}"] for alpha in ALPHAS]
     axis.plot(
