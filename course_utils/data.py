@@ -138,8 +138,9 @@ def _nothing(_: str) -> None:
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
-    """Bytes (N, 28, 28) in 0..255 to float32 (N, 1, 28, 28) in [-1, 1], the range of tanh."""
-    return pixels.unsqueeze(1).float().div_(127.5).sub_(1.0)
+    """Bytes in 0..255, (N, H, W) or (N, C, H, W), to float32 (N, C, H, W) in [-1, 1], the range of tanh."""
+    pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels
+    return pixels.float().div_(127.5).sub_(1.0)
 
 
 def pixel_fault(x: Tensor, *, strict: bool = True) -> str:
@@ -203,15 +204,17 @@ def weights(name: str) -> dict[str, Tensor]:
 # --- the embedded subset ------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2)
-def _embedded_file(name: str) -> dict[str, Tensor]:
-    path = ASSETS / f"{name}.safetensors.xz"
+def unpacked(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file `.safetensors.xz` that ships with the course. DataError if it is damaged or missing."""
     try:
         return safetensors.torch.load(lzma.decompress(path.read_bytes()))
     except (OSError, lzma.LZMAError, EOFError, safetensors.SafetensorError) as error:
-        raise DataError(
-            f"The embedded pictures {path.name} cannot be read ({error}): install the course again."
-        ) from error
+        raise DataError(f"The course's file {path.name} cannot be read ({error}): install the course again.") from error
+
+
+@lru_cache(maxsize=2)
+def _embedded_file(name: str) -> dict[str, Tensor]:
+    return unpacked(ASSETS / f"{name}.safetensors.xz")
 
 
 def embedded(name: str, split: str) -> tuple[Tensor, Tensor]:
@@ -232,7 +235,7 @@ def samples(name: str) -> dict[str, Tensor]:
     Raises:
         DataError: the file is damaged.
     """
-    return {model: to_unit_range(pixels[:, 0]) for model, pixels in _embedded_file(name).items()}
+    return {model: to_unit_range(pixels) for model, pixels in _embedded_file(name).items()}
 
 
 # --- the full set -------------------------------------------------------------------------------------------

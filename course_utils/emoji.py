@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from .data import ASSETS, SPLITS, DataError
+from .data import ASSETS, SPLITS, DataError, to_unit_range
 
 FOLDER = ASSETS / "emoji"
 COLUMNS = 34  # of a sheet of pictures
@@ -86,7 +86,7 @@ def emoji(split: str = "train", *, folder: str | Path = FOLDER) -> Emoji:
     group = torch.tensor([group for _, _, group in chosen]).repeat_interleave(len(hands))
     hand = torch.arange(len(hands)).repeat(len(chosen))
     return Emoji(
-        x=cut.flatten(0, 1).float().div_(127.5).sub_(1.0),
+        x=to_unit_range(cut.flatten(0, 1)),
         y=group * len(hands) + hand,
         classes=tuple(f"{group}, {hand}" for group in groups for hand in hands),
         names=tuple(name for _, name, _ in chosen for _ in hands),

@@ -6,10 +6,8 @@ in 8 bits; the first five stages are `photographs.LookingNet`.
 
 from __future__ import annotations
 
-import lzma
 from functools import lru_cache
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,12 +58,7 @@ def network() -> EfficientNetLite0:
     """
     with torch.inference_mode(False):  # it is kept, and may be asked for gradients later
         net = EfficientNetLite0().float()
-        try:
-            state = from_8_bits(safetensors.torch.load(lzma.decompress(PACKED.read_bytes())))
-        except (OSError, lzma.LZMAError, EOFError, safetensors.SafetensorError) as error:
-            raise data.DataError(
-                f"The weights {PACKED.name} cannot be read ({error}): install the course again."
-            ) from error
+        state = from_8_bits(data.unpacked(PACKED))
         state["classify.weight"] = state["classify.weight"].flatten(1)
         first = {f"looking.{key}": value for key, value in looking_net().state_dict().items()}
         net.load_state_dict(state | first)

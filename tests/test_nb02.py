@@ -177,3 +177,29 @@ def test_with_digits_the_notebook_runs_and_speaks_of_digits(tmp_path) -> None:
     said = re.findall(r"\[picture\] (.*)", done.stdout)
     assert len(said) > 8 and any("digits" in words for words in said)
     assert not re.search(r"cloth|shirt|trouser|sleeve", " ".join(said), re.I)
+
+
+@pytest.mark.parametrize(("channels", "classes", "size"), [(1, 0, 28), (3, 0, 32), (3, 5, 32), (1, 10, 28), (3, 2, 64)])
+def test_the_networks_take_other_channels_sizes_and_classes(channels: int, classes: int, size: int) -> None:
+    settings = {"channels": channels, "classes": classes, "size": size}
+    generator, discriminator = nb02.Generator(8, 4, **settings), nb02.Discriminator((4, 4, 4), 8, **settings)
+    y = torch.arange(3) % classes if classes else None
+    x = generator.eval()(torch.randn(3, 8, 1, 1), y)
+    assert x.shape == (3, channels, size, size)
+    assert discriminator(x, y).shape == (3,)
+    if classes:
+        with torch.no_grad():
+            assert not torch.equal(discriminator.eval()(x, y), discriminator(x, (y + 1) % classes))
+        with pytest.raises(ValueError, match="one label for each of its 3 inputs"):
+            discriminator(x)
+        with pytest.raises(ValueError, match=f"from 0 to {classes - 1}, not 0 to {classes}"):
+            generator(torch.randn(3, 8, 1, 1), torch.tensor([0, 0, classes]))
+    with pytest.raises(ValueError, match="Pictures of shape"):
+        discriminator(x[..., :-4], y)
+
+
+@pytest.mark.parametrize("size", [30, 4, 0])
+def test_a_size_that_cannot_be_halved_twice_is_refused(size: int) -> None:
+    for network in (nb02.Generator, nb02.Discriminator):
+        with pytest.raises(ValueError, match=f"multiple of 4 is wanted, not {size}"):
+            network(size=size)

@@ -15,7 +15,6 @@ import math
 import time
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from authoring.assets import without_batch_norm
@@ -29,22 +28,12 @@ FILE = data.ASSETS / f"{DATASET}_race.json"
 MODELS = ("DCGAN", "WGAN-GP")
 
 
-def with_class(x: Tensor, y: Tensor | None) -> Tensor:
-    """x (N, C, H, W) with ten channels more, of which the one of the class y (N,) is 1; or x where y is None."""
-    if y is None:
-        return x
-    planes = F.one_hot(y, N_CLASSES).float()[:, :, None, None].expand(-1, -1, *x.shape[2:])
-    return torch.cat([x, planes], dim=1)
-
-
 class Critic(nn.Module):
     """Notebook 02's discriminator of pictures (N, 1 + classes, 28, 28), or as a WGAN's critic, without BatchNorm."""
 
     def __init__(self, classes: int, wgan: bool) -> None:
         super().__init__()
-        self.net = nb02.Discriminator().net
-        if classes:
-            self.net[0] = nn.Conv2d(1 + classes, self.net[0].out_channels, 4, 2, 1)
+        self.net = nb02.Discriminator(channels=1 + classes).net
         if wgan:
             without_batch_norm(self.net)
         else:
@@ -57,6 +46,11 @@ class Critic(nn.Module):
 def latents(y: Tensor | None, n: int) -> Tensor:
     """Noise (n, 64, 1, 1), and the classes y behind it where there are some."""
     return with_class(torch.randn(n, LATENT, 1, 1), y)
+
+
+def with_class(x: Tensor, y: Tensor | None) -> Tensor:
+    """x with ten channels more for the classes y, or x where y is None."""
+    return nb02.with_class(x, y, 0 if y is None else N_CLASSES)
 
 
 def train(model: str, classes: int, seconds: float, pictures: data.Images) -> tuple[nn.Module, int]:

@@ -27,47 +27,67 @@ def conv_transpose_size(size: int, kernel: int, stride: int = 1, padding: int = 
 
 
 class Generator(nn.Module):
-    """Latents (N, latent_dim, 1, 1) to pictures (N, 1, 28, 28) in [-1, 1] (Radford et al. 2016,
-    section 3).
+    """Latents (N, latent_dim, 1, 1), and labels (N,) where there are classes, to pictures (N,
+    channels, size, size) in [-1, 1] (Radford et al. 2016, section 3). The size is a multiple of 4.
     """
 
-    def __init__(self, latent_dim: int = 64, width: int = 16) -> None:
+    def __init__(
+        self,
+        latent_dim: int = 64,
+        width: int = 16,
+        *,
+        channels: int = 1,
+        classes: int = 0,
+        size: int = 28,
+    ) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        check_size(size)
+        self.latent_dim, self.classes = latent_dim, classes
         self.net = nn.Sequential(
-            nn.ConvTranspose2d(latent_dim, 4 * width, 7, bias=False),  # 1 -> 7
+            nn.ConvTranspose2d(latent_dim + classes, 4 * width, size // 4, bias=False),  # 1 -> 7
             nn.BatchNorm2d(4 * width),
             nn.ReLU(),
             nn.ConvTranspose2d(4 * width, 2 * width, 4, 2, 1, bias=False),  # 7 -> 14
             nn.BatchNorm2d(2 * width),
             nn.ReLU(),
-            nn.ConvTranspose2d(2 * width, 1, 4, 2, 1),  # 14 -> 28
+            nn.ConvTranspose2d(2 * width, channels, 4, 2, 1),  # 14 -> 28
             nn.Tanh(),
         )
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         if z.ndim != 4 or z.shape[1:] != (self.latent_dim, 1, 1):
             raise ValueError(
                 f"Latents of shape (N, {self.latent_dim}, 1, 1) are wanted, not {tuple(z.shape)}."
             )
-        return self.net(z)
+        return self.net(with_class(z, y, self.classes))
 
 
 class Discriminator(nn.Module):
-    """Pictures (N, 1, 28, 28) to one logit each, (N,): positive means "real" (after Radford et al.
-    2016).
+    """Pictures (N, channels, size, size), and labels (N,) where there are classes, to one logit
+    each, (N,): positive means "real" (after Radford et al. 2016). The size is a multiple of 4.
     """
 
-    def __init__(self, channels: tuple[int, int, int] = (24, 48, 128), hidden: int = 256) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, int, int] = (24, 48, 128),
+        hidden: int = 256,
+        *,
+        channels: int = 1,
+        classes: int = 0,
+        size: int = 28,
+    ) -> None:
         super().__init__()
-        first, second, third = channels
+        check_size(size)
+        self.shape, self.classes = (channels, size, size), classes
+        first, second, third = widths
+        side = (size // 4 + 1) // 2  # 4
         self.net = nn.Sequential(
-            nn.Conv2d(1, first, 4, 2, 1),  # 28 -> 14, no BatchNorm at the input
+            nn.Conv2d(channels + classes, first, 4, 2, 1),  # 28 -> 14, no BatchNorm at the input
             nn.LeakyReLU(0.2),
             *self.block(first, second, 4, 2, 1),  # 14 -> 7
             *self.block(second, third, 3, 2, 1),  # 7 -> 4
             nn.Flatten(),  # (N, third * 4 * 4)
-            nn.Linear(third * 4 * 4, hidden, bias=False),  # each output sees the whole picture
+            nn.Linear(third * side * side, hidden, bias=False),  # each output sees all of it
             nn.BatchNorm1d(hidden),
             nn.LeakyReLU(0.2),
             nn.Linear(hidden, 1),
@@ -79,10 +99,34 @@ class Discriminator(nn.Module):
         convolution = nn.Conv2d(before, after, kernel, stride, padding, bias=False)
         return [convolution, nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1:] != (1, 28, 28):
-            raise ValueError(f"Pictures of shape (N, 1, 28, 28) are wanted, not {tuple(x.shape)}.")
-        return self.net(x)
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if x.shape[1:] != self.shape:
+            wanted = ", ".join(map(str, self.shape))
+            raise ValueError(f"Pictures of shape (N, {wanted}) are wanted, not {tuple(x.shape)}.")
+        return self.net(with_class(x, y, self.classes))
+
+
+def with_class(x: Tensor, y: Tensor | None, classes: int) -> Tensor:
+    """Behind the channels of x (N, C, H, W) one more for each class: 1 for that of the label, else
+    0 (Mirza and Osindero 2014, section 3.2). Labels y (N,) run from 0 to classes - 1; without
+    classes x stays as it is. ValueError for labels that do not fit.
+    """
+    if not classes:
+        return x
+    if y is None or y.shape != x.shape[:1]:
+        raise ValueError(f"This network wants one label for each of its {len(x)} inputs.")
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise ValueError(
+            f"Labels run from 0 to {classes - 1}, not {int(y.min())} to {int(y.max())}."
+        )
+    planes = F.one_hot(y, classes).to(x.dtype)[:, :, None, None]  # (N, classes, 1, 1)
+    return torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], dim=1)
+
+
+def check_size(size: int) -> None:
+    """ValueError for a size that cannot be halved twice."""
+    if size < 8 or size % 4:
+        raise ValueError(f"A size of 8 or more that is a multiple of 4 is wanted, not {size}.")
 
 
 def init_weights(module: nn.Module) -> None:

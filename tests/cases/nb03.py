@@ -193,6 +193,7 @@ CASES = [
         right=[
             lambda real, fake: (fake.mean() - real.mean(), -fake.mean()),
             lambda real, fake: [-(real.mean() - fake.mean()), fake.mean().neg()],
+            lambda real, fake: (fake.mean() - real.mean(), real.mean() - fake.mean()),  # the same gradient for G
             lambda real, fake: (
                 (fake.sum() / len(fake) - real.sum() / len(real)).reshape(1),
                 -(fake.double().mean()),
@@ -207,6 +208,7 @@ CASES = [
             (lambda r, f: (F.relu(1 - r).mean() + F.relu(1 + f).mean(), -f.mean()), "hinge"),
             (lambda r, f: (r.mean() - f.mean(), -f.mean()), "critic's sign"),
             (lambda r, f: (f.mean() - r.mean(), f.mean()), "generator's sign"),
+            (lambda r, f: (f.mean() - r.mean(), f.mean() - r.mean()), "generator's sign"),
             (lambda r, f: (F.softplus(-r).mean() + F.softplus(f).mean(), -f.mean()), "no sigmoid"),
             (lambda r, f: (f - r[:40], -f), "one number"),
             (lambda r, f: (-(r.mean() - f.mean()).abs(), -f.mean()), "no absolute value"),
