@@ -104,7 +104,7 @@ def square(answer: Callable[[Tensor, float], Tensor]) -> None:
         found_shape = tuple(getattr(found, "shape", ()))
         expect(found_shape != shape or height == width, "the picture comes back whole: cut a square out of it.")
         expect(len(found_shape) != 3 or found_shape[1:] != (max(shape[1:]),) * 2 or height == width,
-               "the square is as large as the longer side: something was padded or stretched; cut instead.")  # fmt: skip
+               "the square is as large as the longer side: something was padded or stretched, not cut.")  # fmt: skip
         found = tensor(found, "the square", (shape[0], side, side))
 
         def at(place: int, x: Tensor = x, side: int = side) -> Tensor:
@@ -164,9 +164,9 @@ def to_pixels(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
             "the mean is subtracted: it was taken out, so it is added again.": (out * s - m).clamp(0, 1),
             "std divides: it divided before, so now it multiplies.": (out / s + m).clamp(0, 1),
             "mean and std are exchanged.": (out * m + s).clamp(0, 1),
-            "one mean and one std for all channels: each channel has its own.": (
-                out * std.mean() + mean.mean()
-            ).clamp(0, 1),
+            "one mean and one std for all channels: each channel has its own.": (out * std.mean() + mean.mean()).clamp(
+                0, 1
+            ),
         }
         if shape[-1] == 3:
             slips["mean and std meet the columns and not the channels: give them the shape (3, 1, 1)."] = (

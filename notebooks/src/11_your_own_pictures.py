@@ -11,8 +11,8 @@
 #   course:
 #     title: Your own pictures
 #     summary: >-
-#       From a folder of pictures to a model that others can load: look at the data, train a GAN or a
-#       diffusion model in colour that can be stopped and resumed, see what is copied, export it
+#       From a folder of pictures to a model that others can load: look at the data, train a GAN or
+#       a diffusion model in colour that can be stopped and resumed, see what is copied, export it
 #     minutes_cpu: 8
 #     minutes_gpu: null
 # ---
@@ -69,15 +69,13 @@ if importlib.util.find_spec("course_utils") is None:
 
 # %% tags=["export"]
 import inspect
-import io
 import json
-import math
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +84,6 @@ import safetensors.torch
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import to_pil_image
@@ -341,6 +338,12 @@ class Part:
         return len(self.x)
 
 
+def take(part: Part, index: Tensor) -> Part:
+    """Some pictures of a part, by their numbers (M,)."""
+    return Part(part.x[index], part.y[index], tuple(part.names[i] for i in index.tolist()),
+                part.flips[index])  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Material:
     """What a model learns from: pictures to train on, pictures held out, names of the classes."""
@@ -390,7 +393,9 @@ def material(folder: str | Path | None, size: int = 32, *, flips: bool = False) 
 mine = material(FOLDER, SIZE, flips=FLIPS)
 train, held = mine.train, mine.held
 ON_EMOJI = FOLDER is None  # sentences with a tick below are about these
-print(f"{mine.source}: {len(train):,} to train on, {len(held)} held out, {len(mine.classes)} classes")
+print(
+    f"{mine.source}: {len(train):,} to train on, {len(held)} held out, {len(mine.classes)} classes"
+)
 
 # %%
 if ON_EMOJI:
@@ -455,9 +460,7 @@ claim(
     "No two crops on different sides of the split are within 2 bits of each other in one class",
     int(
         (
-            (
-                bits_apart(difference_hash(photos.held.x), difference_hash(photos.train.x)) <= 2
-            )
+            (bits_apart(difference_hash(photos.held.x), difference_hash(photos.train.x)) <= 2)
             & (photos.held.y[:, None] == photos.train.y)
         ).sum()
     ),
@@ -979,8 +982,8 @@ plots.film_strip(
     ["as it is", "colour", "translation", "cutout", "all three"],
     title="DiffAugment leaves the thing recognisable and every pixel changed",
     alt=(
-        "Five rows of the same emoji: unchanged, with other colours, moved with a grey border, with "
-        "a grey square cut out, and with all three changes."
+        "Five rows of the same emoji: unchanged, with other colours, moved with a grey border, "
+        "with a grey square cut out, and with all three changes."
     ),
 )  # fmt: skip
 
@@ -1136,12 +1139,6 @@ def losses_of(
             wrong = (v - nb04.output_from("v", x0, noise, level)).square().mean(dim=(1, 2, 3))
             found[start : start + batch_size] += wrong.cpu() / len(timesteps)
     return found
-
-
-def take(part: Part, index: Tensor) -> Part:
-    """Some pictures of a part, by their numbers (M,)."""
-    return Part(part.x[index], part.y[index], tuple(part.names[i] for i in index.tolist()),
-                part.flips[index])  # fmt: skip
 
 
 class Watcher:
@@ -1505,9 +1502,7 @@ def fd(features):
         return metrics.frechet_distance(to_main(seen["train"][ours]), to_main(features))
 
 
-measured = {
-    name: {"SWD": swd(x), "FD": fd(f), "KID": kid(f)} for name, (x, f) in sets.items()
-}
+measured = {name: {"SWD": swd(x), "FD": fd(f), "KID": kid(f)} for name, (x, f) in sets.items()}
 plots.table(
     ["pictures", "SWD", "FD", "KID"],
     [[name, *(f"{v:.3g}" for v in row.values())] for name, row in measured.items()],
@@ -1722,8 +1717,8 @@ plots.film_strip(
     list(walks),
     title="Between two noises every place is a picture; half-way on the line it is a duller one",
     alt=(
-        "Two rows of thirteen pictures that lead from one emoji to another. Neighbours are alike. In "
-        "the lower row the ones in the middle have fewer parts and flatter colours."
+        "Two rows of thirteen pictures that lead from one emoji to another. Neighbours are alike. "
+        "In the lower row the ones in the middle have fewer parts and flatter colours."
     ),
 )
 
@@ -1774,7 +1769,7 @@ claim(
 # by `inspect.getsource`.
 
 # %% tags=["export", "long"]
-NETWORK_FILE = '''"""The U-Net of "From GANs to diffusion" as a model of diffusers; needs torch and diffusers."""
+NETWORK_FILE = '''"""The U-Net of "From GANs to diffusion" as a model of diffusers."""
 
 from functools import lru_cache
 
@@ -1975,7 +1970,8 @@ card = card_of(
     [
         f"{suspects['longer']:.1%} of samples are nearer to a training emoji than 95 % of "
         "held-out emoji are.",
-        f"Whoever asks whether an emoji was in training is right in {knows['longer']:.0%} of pairs.",
+        f"Whoever asks whether an emoji was in training is right in "
+        f"{knows['longer']:.0%} of pairs.",
         "One run, one seed. Pictures of 32 x 32 pixels; nothing in them has a meaning.",
     ],
     len(held),
@@ -2022,8 +2018,8 @@ claim(
     "The folder's class is refused until trust_remote_code says so", "trust_remote_code" in refused
 )
 claim(
-    "The pipeline that was loaded from the folder draws the pictures of the network in memory, to a "
-    "hundredth of the range",
+    "The pipeline that was loaded from the folder draws the pictures of the network in memory, to "
+    "a hundredth of the range",
     (from_folder - in_memory).abs().max().item(),
     at_most=0.02,
 )
@@ -2130,7 +2126,12 @@ def step_seconds(size, batch_size=4):
 
 cost = {size: step_seconds(size) for size in (32, 64, 128)}
 plots.table(
-    ["pixels a side", "ms of the processor a picture", "against 32", "hours for a million pictures"],
+    [
+        "pixels a side",
+        "ms of the processor a picture",
+        "against 32",
+        "hours for a million pictures",
+    ],
     [
         [size, f"{250 * s:.0f}", f"{s / cost[32]:.1f}", f"{250 * s / 3.6:,.1f}"]
         for size, s in cost.items()
@@ -2156,7 +2157,7 @@ if run.device.type == "cpu":
 # batch each must equal one with the whole.
 
 # %% tags=["export"]
-SCRIPT = '''
+SCRIPT = """
 import argparse
 import os
 from dataclasses import replace
@@ -2207,7 +2208,7 @@ def watch(step, losses, job):
 fit(job, options.steps, file=options.checkpoint, every=2, writes=rank == 0, watch=watch)
 if world > 1:
     dist.destroy_process_group()
-'''
+"""
 
 
 def run_script(
@@ -2273,12 +2274,12 @@ if several:
 #
 # | way | pictures | computing |
 # |---|---|---|
-# | from nothing, 32 pixels, this notebook | thousands | hours of a laptop |
-# | GAN with adaptive augmentation (Karras et al. 2020) | one or a few thousand | days of graphics cards |
-# | GAN with DiffAugment (Zhao et al. 2020) | a hundred for one kind of thing | hours of a graphics card |
-# | latent diffusion from nothing (Rombach et al. 2022) | hundreds of thousands or more | many days of large cards |
-# | DreamBooth: one thing in a large model (Ruiz et al. 2023) | three to five | minutes of a graphics card |
-# | LoRA on a large model (Hu et al. 2022 for the method) | tens to hundreds | an hour of a graphics card |
+# | from nothing, 32 pixels (this notebook) | thousands | hours of a laptop |
+# | GAN, adaptive augmentation (Karras et al. 2020) | a few thousand | days of cards |
+# | GAN, DiffAugment (Zhao et al. 2020) | a hundred of one kind | hours of a card |
+# | latent diffusion from nothing (Rombach et al. 2022) | 100,000 or more | many days of cards |
+# | DreamBooth, one thing (Ruiz et al. 2023) | three to five | minutes of a card |
+# | LoRA on a large model (Hu et al. 2022) | tens to hundreds | an hour of a card |
 #
 # For the last row diffusers keeps a script of its own, `examples/text_to_image` in its repository.
 # A folder with pictures and a `metadata.jsonl` (one line a file: `file_name` and `text`) is all the
@@ -2326,7 +2327,7 @@ plots.table(
         for name, row in ((name, measured[name].values()) for name in made)
     ],
 )  # fmt: skip
-print(f"time estimated and taken: " + ", ".join(
+print("time estimated and taken: " + ", ".join(
     f"{name} {estimate[name][1]:.0f} and {took[name][1]:.0f} s" for name in took))  # fmt: skip
 print(f"seed {run.seed}; AUC of the longer model {knows['longer']:.2f}")
 print(run.report())
