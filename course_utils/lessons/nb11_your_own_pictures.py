@@ -28,7 +28,7 @@ from course_utils.lessons import nb05_ddpm_from_scratch as nb05
 from course_utils.processes import start_processes
 
 
-def difference_hash(x: Tensor, side: int = 8, margin: float = 0.02) -> Tensor:
+def difference_hash(x: Tensor, side: int = 8, margin: float = 0.1) -> Tensor:
     """Bits (N, side * side) of pictures x (N, C, H, W) in [-1, 1]: is the right one of two
     neighbouring fields brighter, by more than `margin`?
     """
@@ -396,7 +396,9 @@ def gan_job(
         optimisers["d"].zero_grad()
         loss_d.backward()
         optimisers["d"].step()
-        loss_g = nb03.relativistic_loss(critic(fake), critic(real))
+        with torch.no_grad():
+            on_real = critic(real)
+        loss_g = nb03.relativistic_loss(critic(fake), on_real)
         optimisers["g"].zero_grad()
         loss_g.backward(inputs=list(generator.parameters()))
         optimisers["g"].step()
