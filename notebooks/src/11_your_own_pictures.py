@@ -105,7 +105,7 @@ plots.use_style()
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
 cfg = run.budget.pick(
-    quick={"widths": (32, 64), "num_steps": 600, "gan_steps": 400, "batch_size": 32},
+    quick={"widths": (32, 64), "num_steps": 1100, "gan_steps": 650, "batch_size": 16},
     full={"widths": (64, 128), "num_steps": 20_000, "gan_steps": 15_000, "batch_size": 64},
 )
 
@@ -793,7 +793,7 @@ def diffusion_job(
     widths: tuple[int, int],
     weights: Tensor | None = None,
     lr: float = 2e-3,
-    ema_decay: float = 0.995,
+    ema_decay: float = 0.99,
     share: slice = slice(None),
     wrap: Callable[[nn.Module], nn.Module] = lambda net: net,
 ) -> Job:
@@ -924,7 +924,7 @@ def gan_job(
     width: int = 16,
     lr: float = 2e-3,
     augment: Callable[[Tensor], Tensor] = diff_augment,
-    ema_decay: float = 0.995,
+    ema_decay: float = 0.99,
 ) -> Job:
     """Train notebook 02's networks as a class-conditional R3GAN with DiffAugment."""
     torch.manual_seed(run.seed)
