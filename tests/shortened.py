@@ -73,6 +73,7 @@ CUTS = {
         ),
         ("N_ASKED = 200", "N_ASKED = 10"),
         ("PHOTO_STEPS = 60", "PHOTO_STEPS = 2"),
+        ("OVER_STEPS = 100", "OVER_STEPS = 4"),
         ("SHORT = 12", "SHORT = 8"),
         ("PLACES = 12", "PLACES = 3"),
     ],

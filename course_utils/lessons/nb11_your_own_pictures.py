@@ -254,7 +254,7 @@ def diffusion_job(
     widths: tuple[int, int],
     weights: Tensor | None = None,
     lr: float = 2e-3,
-    ema_decay: float = 0.995,
+    ema_decay: float = 0.99,
     share: slice = slice(None),
     wrap: Callable[[nn.Module], nn.Module] = lambda net: net,
 ) -> Job:
@@ -363,10 +363,10 @@ def gan_job(
     num_steps: int,
     batch_size: int,
     weights: Tensor | None = None,
-    width: int = 32,
-    lr: float = 1e-3,
+    width: int = 16,
+    lr: float = 2e-3,
     augment: Callable[[Tensor], Tensor] = diff_augment,
-    ema_decay: float = 0.995,
+    ema_decay: float = 0.99,
 ) -> Job:
     """Train notebook 02's networks as a class-conditional R3GAN with DiffAugment."""
     torch.manual_seed(run.seed)

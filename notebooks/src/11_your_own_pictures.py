@@ -1318,15 +1318,16 @@ plots.film_strip(
 # %% [markdown]
 # ## Is it a copy?
 #
-# Look at the nearest training picture beside each sample. Nearest in what? Pixels see a shift as a
-# difference and two white grounds as alike, so a network's features serve better: those of an
-# EfficientNet-Lite0 that was trained on ImageNet and came with notebook 09.
+# Look at the nearest training picture beside each sample. A small distance means nothing by itself,
+# since some emoji are near others. The yardstick is the held-out emoji: they are real, and no
+# copies. Take the distance from each of them to its nearest training picture. The twentieth part
+# that is nearest sets a threshold. A model whose samples are below it more often than a twentieth
+# of the time gives training pictures back.
 #
-# A small distance means nothing by itself, since some emoji are near others. The yardstick is the
-# held-out emoji: they are real, and no copies. Take the distance from each of them to its nearest
-# training picture. The twentieth part that is nearest sets a threshold. A model whose samples are
-# below it more often than a twentieth of the time gives training pictures back. Copies themselves,
-# saved as JPEG, show that the test sees what it should.
+# Nearest in what? There are pixels, and there are the features of an EfficientNet-Lite0 that was
+# trained on ImageNet and came with notebook 09. The usual advice is features, since pixels see a
+# shift as a difference. Before you believe a test, give it what it must find: here training
+# pictures that were saved as JPEG, moved by a pixel, or mirrored.
 
 
 # %% tags=["export"]
@@ -1344,64 +1345,74 @@ def copied(fake: Tensor, train: Tensor, held: Tensor, share: float = 0.05) -> fl
 
 
 # %% tags=["nbval-ignore-output"]
-KNOWN = 10_000  # training pictures whose features are looked at, at most
-seen = {"train": eyes(train.x[:KNOWN]), "held out": eyes(held.x)}
-seen |= {name: eyes(x) for name, x in made.items()}
-some = torch.randperm(len(seen["train"]), generator=runtime.rng(11))[: len(held)]
-seen["copies, as JPEG 75"] = eyes(through_jpeg(train.x[some], 75))
-half = len(held) // 2
-suspects = {
-    name: copied(seen[name], seen["train"], seen["held out"])
-    for name in ("copies, as JPEG 75", *made)
+some = train.x[torch.randperm(len(train), generator=runtime.rng(11))[:200]]
+planted = {
+    "copies, as JPEG 75": through_jpeg(some, 75),
+    "copies, as JPEG 90": through_jpeg(some, 90),
+    "copies, moved by 1 pixel": some.roll(1, dims=-1),
+    "copies, mirrored": some.flip(-1),
 }
-# the test on held-out pictures themselves: the threshold from one half, the share of the other
-suspects["held out (other half)"] = copied(
-    seen["held out"][half:], seen["train"], seen["held out"][:half]
-)
-shuffled = seen["train"][torch.randperm(len(seen["train"]), generator=runtime.rng(12))]
-by_09 = {
-    name: nb09.copy_share(seen[name].double(), shuffled.double(), seen["held out"].double())
-    for name in ("copies, as JPEG 75", *made)
+SPACES = {"pixels": lambda x: x.flatten(1), "features": eyes}
+seen = {
+    space: {name: look(x) for name, x in (planted | made).items()}
+    | {"train": look(train.x), "held out": look(held.x)}
+    for space, look in SPACES.items()
+}
+half = torch.arange(len(held)) % 2 == 0
+suspects = {
+    space: {n: copied(known[n], known["train"], known["held out"]) for n in (*planted, *made)}
+    # the threshold from one half of the held-out pictures, the share of the other half
+    | {"held out": copied(known["held out"][half], known["train"], known["held out"][~half])}
+    for space, known in seen.items()
 }
 plots.table(
-    ["pictures", "below the threshold", "notebook 09's copy share"],
-    [[n, f"{v:.1%}", f"{by_09[n]:.2f}" if n in by_09 else ""] for n, v in suspects.items()],
+    ["below the threshold of a twentieth", *SPACES],
+    [[n, *(f"{suspects[space][n]:.1%}" for space in SPACES)] for n in suspects["pixels"]],
 )
 
 # %%
-nearest = {name: torch.cdist(seen[name], seen["train"]).min(dim=1) for name in made}
 rows, words = [], []
 for name in made:
-    closest = nearest[name].values.argsort()[:10]
-    rows += [made[name][closest], train.x[nearest[name].indices[closest]]]
+    away, which = torch.cdist(seen["pixels"][name], seen["pixels"]["train"]).min(dim=1)
+    closest = away.argsort()[:12]
+    rows += [made[name][closest], train.x[which[closest]]]
     words += [name, "nearest in training"]
 plots.film_strip(
     rows,
     words,
-    title="The ten samples of each model that are nearest to a training picture",
+    title="The twelve samples of each model that are nearest to a training picture, in pixels",
     alt=(
-        "Six rows of ten pictures: for each model its samples and below them the training emoji "
-        "nearest in features. Quick models' samples only share colours and outline with them; some "
-        "of the longer model's samples are close to a training emoji."
+        "Six rows of twelve pictures: for each model its samples and below them the nearest "
+        "training emoji. The quick models' samples share colours and outline with them. The longer "
+        "model's share the disc or the square and the colour, with other signs or faces inside; "
+        "some clocks are almost the same."
     ),
 )
 claim(
-    "The test finds nine of ten training pictures that were saved as JPEG",
-    suspects["copies, as JPEG 75"],
-    at_least=0.9,
+    "In pixels the test finds at least 85 of 100 training pictures that were saved as JPEG",
+    [suspects["pixels"][f"copies, as JPEG {quality}"] for quality in (75, 90)],
+    at_least=0.85,
 )
 if ON_EMOJI:
     claim(
-        "The quick models copy no more than held-out emoji seem to: at most a tenth of samples are "
-        "below the threshold",
-        [suspects["GAN"], suspects["diffusion"]],
+        "In the features of an ImageNet network the same test misses seven of ten of them",
+        [suspects["features"][f"copies, as JPEG {quality}"] for quality in (75, 90)],
+        at_most=0.3,
+    )
+    claim(
+        "No model of this notebook, the longer one included, is below the threshold in pixels more "
+        "often than a tenth of the time",
+        [suspects["pixels"][name] for name in made],
         at_most=0.1,
     )
 
 # %% [markdown]
-# Notebook 09's test compares as many training pictures as there are held-out ones, a ninth of them
-# here, so that it misses most copies of the others. For small held-out sets the threshold is the
-# sharper test.
+# Three things to take along. *The features fail on what matters most*: to a network that was
+# trained on photographs, the grain of JPEG on a small drawing is a larger change than another
+# drawing. *Pixels fail on copies that were moved or mirrored.* So a clean result means "no copies
+# of the kind that this test finds". And the longer model passes: it saw each emoji some two hundred
+# times, mirrored and under new noise each time, and what it draws in the row above are signs that
+# mean nothing and faces that nobody drew. The clocks are the exception, since all clocks are alike.
 #
 # Samples are not the only way out. A model can also know its training pictures without drawing
 # them: then its loss is lower on these than on others, and whoever has a picture can ask whether it
@@ -1428,13 +1439,90 @@ for name, net in (("diffusion", jobs["diffusion"].parts["ema"]), ("longer", long
 
 # %%
 claim(
-    "The longer trained model is more sure of its training emoji than of held-out ones: the AUC is "
-    "above a half by more than chance",
+    "By the loss hardly anybody can tell which emoji the longer model was trained on: the AUC is "
+    "at most 0.62",
     knows["longer"],
-    at_least=0.53,
+    at_most=0.62,
 )
 
 # %% [markdown]
+# ### What overfitting looks like
+#
+# Nothing was copied above, since 3,800 pictures with flips kept the network busy for an hour. A
+# folder of 24 pictures does not. The next cell goes on from the longer model's weights with 24
+# emoji alone: *fine-tuning*, as people do it with large models and few pictures. Watch the two
+# losses part.
+
+# %% tags=["nbval-ignore-output"]
+OVER_STEPS = 100
+tiny = take(its.train, torch.randperm(len(its.train), generator=runtime.rng(21))[:24])
+tiny_job = diffusion_job(
+    tiny, len(its.classes), run, num_steps=OVER_STEPS, batch_size=16, widths=(64, 128), lr=1e-3,
+    ema_decay=0.95,
+)  # fmt: skip
+for unet in (tiny_job.parts["net"].unet, tiny_job.parts["ema"].module.unet):
+    unet.load_state_dict(data.weights("emoji_ddpm"))
+sixty = take(its.held, torch.randperm(len(its.held), generator=runtime.rng(22))[:60])
+pair = {"the 24 pictures": tiny, "60 held-out ones": sixty}
+over = Watcher([OVER_STEPS * i // 4 for i in range(1, 5)], tiny.y, pair)
+over.losses[0] = {
+    name: losses_of(tiny_job.parts["ema"], part).mean().item() for name, part in pair.items()
+}
+fit(tiny_job, OVER_STEPS, seed=run.seed, watch=over)
+learnt = {name: -losses_of(tiny_job.parts["ema"], part) for name, part in pair.items()}
+print(f"AUC at the end: {nb08.auc(*learnt.values()):.2f}")
+
+# %% tags=["figure"]
+# @title The losses part
+figure, axis = plt.subplots(figsize=(8.3, 2.8))
+for name, colour, marker in zip(pair, (plots.BLUE, plots.VERMILION), "os"):
+    axis.plot(list(over.losses), [row[name] for row in over.losses.values()], marker,
+              linestyle="-", color=colour, label=name)  # fmt: skip
+axis.set_xlabel("step of fine-tuning")
+axis.set_ylabel("mean squared error of v")
+axis.legend()
+axis.set_title("Overfitting: the loss falls on trained pictures and rises on all others")
+plots.show(
+    figure,
+    "Two lines that begin close together: the loss on the 24 pictures falls, that on others rises.",
+)
+
+# %%
+drawn_again = list(over.frames.values())[-1]
+away = torch.cdist(drawn_again.flatten(1), tiny.x.flatten(1)).amin(dim=1)
+closest = away.argsort()[:12]
+beside = torch.cdist(drawn_again[closest].flatten(1), tiny.x.flatten(1)).argmin(dim=1)
+plots.film_strip(
+    [drawn_again[closest], tiny.x[beside]],
+    ["sampled", "nearest of the 24"],
+    title="After a hundred steps on 24 pictures, some samples are these pictures",
+    alt=(
+        "Two rows of twelve pictures. Many samples in the upper row are a blurred version of the "
+        "training emoji below, others mix several of them."
+    ),
+)
+begin, end = over.losses[0], list(over.losses.values())[-1]
+claim(
+    "On 24 pictures the loss on these falls by a tenth or more in a hundred steps",
+    end["the 24 pictures"] / begin["the 24 pictures"],
+    at_most=0.9,
+)
+claim(
+    "In the same steps the loss on held-out emoji rises by at least 5 in a hundred",
+    end["60 held-out ones"] / begin["60 held-out ones"],
+    at_least=1.05,
+)
+claim(
+    "The fine-tuned model tells its 24 pictures from others far better than by chance: the AUC is at "
+    "least 0.6",
+    nb08.auc(*learnt.values()),
+    at_least=0.6,
+)
+
+# %% [markdown]
+# Stop where the loss on held-out pictures is lowest, keep that checkpoint, and you have done what
+# can be done against it, apart from more pictures.
+#
 # ### Did the flips leak?
 #
 # Augmentation *leaks* when a model draws what only the augmentation made. For flips that can be
@@ -1482,17 +1570,18 @@ claim(
 # main directions, since 424 pictures cannot fill 1,280 axes.
 
 # %% tags=["nbval-ignore-output"]
-order = torch.randperm(len(seen["train"]), generator=runtime.rng(14))
+known = seen["features"]
+order = torch.randperm(len(known["train"]), generator=runtime.rng(14))
 ours, others = order[: len(held)], order[len(held) : 2 * len(held)]
 others = others if len(others) else ours
 noise = torch.rand(held.x.shape, generator=runtime.rng(15)) * 2 - 1
 sets = {
-    "other training pictures": (train.x[others], seen["train"][others]),
-    "held out": (held.x, seen["held out"]),
-    **{name: (x, seen[name]) for name, x in made.items()},
+    "other training pictures": (train.x[others], known["train"][others]),
+    "held out": (held.x, known["held out"]),
+    **{name: (x, known[name]) for name, x in made.items()},
     "noise": (noise, eyes(noise)),
 }
-to_main = nb09.main_directions(seen["train"])
+to_main = nb09.main_directions(known["train"])
 
 
 def swd(x):
@@ -1502,13 +1591,13 @@ def swd(x):
 
 
 def kid(features):
-    return metrics.kernel_distance(seen["train"][ours], features)
+    return metrics.kernel_distance(known["train"][ours], features)
 
 
 def fd(features):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few samples: all sets have as many
-        return metrics.frechet_distance(to_main(seen["train"][ours]), to_main(features))
+        return metrics.frechet_distance(to_main(known["train"][ours]), to_main(features))
 
 
 measured = {name: {"SWD": swd(x), "FD": fd(f), "KID": kid(f)} for name, (x, f) in sets.items()}
@@ -1518,33 +1607,48 @@ plots.table(
 )
 
 # %%
-for measure in ("SWD", "FD", "KID"):
+for measure in ("SWD", "FD"):
     claim(
-        f"{measure} places every model between held-out emoji and noise",
+        f"{measure} places every model between other training pictures and noise",
         [
             min(
-                measured[name][measure] / max(measured["held out"][measure], 1e-9),
+                measured[name][measure] / measured["other training pictures"][measure],
                 measured["noise"][measure] / measured[name][measure],
             )
             for name in made
         ],
-        at_least=1.0,
+        at_least=1.1,
     )
 claim(
-    "The longer training is better than the quick one of diffusion by all three measures, by a "
-    "tenth or more",
-    [measured["diffusion"][m] / measured["longer"][m] for m in ("SWD", "FD", "KID")],
-    at_least=1.1,
+    "By KID the longer training is at least 4 times as near as the quick one of diffusion",
+    measured["diffusion"]["KID"] / measured["longer"]["KID"],
+    at_least=4,
 )
+claim(
+    "By SWD the two are within a factor of 1.6: patches of blots are like patches of things",
+    measured["diffusion"]["SWD"] / measured["longer"]["SWD"],
+    between=(1 / 1.6, 1.6),
+)
+if run.budget.size == "quick":
+    claim(
+        "By KID both quick models are further away than uniform noise is",
+        [measured[name]["KID"] / measured["noise"]["KID"] for name in ("GAN", "diffusion")],
+        at_least=1.2,
+    )
 
 # %% [markdown]
-# GAN and diffusion model had about the same seconds of the processor, one run each, with this
-# seed. The table says which is ahead by which measure; where it differs, look at the pictures above
-# before you believe a number. Neither has been tuned for long.
+# Read the table beside the pictures. SWD is right about noise and blind to the difference that eyes
+# see first: between blots and things. KID sees that difference, and is wrong about noise: to a
+# network that has never seen it, noise looks like nothing in particular, and the blots look like
+# something quite wrong. A single number would have misled you either way.
+#
+# GAN and diffusion model had about the same seconds of the processor, one run each, and neither was
+# tuned for long. With this seed the diffusion model is a little ahead by all three measures. That
+# is no verdict on the methods.
 #
 # ### Where two measures disagree
 #
-# Two sets of real emoji, damaged. In one, the four quarters of every picture come from four
+# Two more sets, made of real emoji. In one, the four quarters of every picture come from four
 # different emoji. In the other, all is a tenth darker.
 
 
@@ -1975,10 +2079,10 @@ card = card_of(
     "emoji-32",
     "3,792 emoji in four hands, 32 x 32",
     RIGHTS,
-    measured["longer"] | {"samples nearer than the threshold": suspects["longer"]},
+    measured["longer"] | {"samples nearer than the threshold": suspects["pixels"]["longer"]},
     [
-        f"{suspects['longer']:.1%} of samples are nearer to a training emoji than 95 % of "
-        "held-out emoji are.",
+        f"{suspects['pixels']['longer']:.1%} of samples are nearer to a training emoji than 95 % "
+        "of held-out emoji are.",
         f"Whoever asks whether an emoji was in training is right in "
         f"{knows['longer']:.0%} of pairs.",
         "One run, one seed. Pictures of 32 x 32 pixels; nothing in them has a meaning.",
@@ -2119,11 +2223,11 @@ claim(
 #
 # Twice the side is four times the pixels, and so about four times the work, as long as
 # convolutions do most of it. Attention grows with the *square* of the number of places. The table
-# measures one training step of four pictures.
+# measures training steps of 16 pictures.
 
 
 # %% tags=["nbval-ignore-output"]
-def step_seconds(size, batch_size=4):
+def step_seconds(size, batch_size=16):
     part = Part(torch.rand(8, 3, size, size) * 2 - 1, torch.zeros(8).long(), ("",) * 8,
                 torch.zeros(8).bool())  # fmt: skip
     return time_steps(
@@ -2142,7 +2246,7 @@ plots.table(
         "hours for a million pictures",
     ],
     [
-        [size, f"{250 * s:.0f}", f"{s / cost[32]:.1f}", f"{250 * s / 3.6:,.1f}"]
+        [size, f"{62.5 * s:.0f}", f"{s / cost[32]:.1f}", f"{62.5 * s / 3.6:,.1f}"]
         for size, s in cost.items()
     ],
 )
@@ -2150,9 +2254,9 @@ plots.table(
 # %%
 if run.device.type == "cpu":
     claim(
-        "From 32 to 128 pixels, 16 times the pixels, a step costs at least 8 times as much",
+        "From 32 to 128 pixels, 16 times the pixels, a step costs at least 6 times as much",
         cost[128] / cost[32],
-        at_least=8,
+        at_least=6,
     )
 
 # %% [markdown]
@@ -2286,9 +2390,9 @@ if several:
 # | from nothing, 32 pixels (this notebook) | thousands | hours of a laptop |
 # | GAN, adaptive augmentation (Karras et al. 2020) | a few thousand | days of cards |
 # | GAN, DiffAugment (Zhao et al. 2020) | a hundred of one kind | hours of a card |
-# | latent diffusion from nothing (Rombach et al. 2022) | 100,000 or more | many days of cards |
+# | latent diffusion from nothing (Rombach et al. 2022) | tens of thousands | many days of cards |
 # | DreamBooth, one thing (Ruiz et al. 2023) | three to five | minutes of a card |
-# | LoRA on a large model (Hu et al. 2022) | tens to hundreds | an hour of a card |
+# | LoRA on a large model (Hu et al. 2022) | tens to hundreds, by custom | an hour of a card |
 #
 # For the last row diffusers keeps a script of its own, `examples/text_to_image` in its repository.
 # A folder with pictures and a `metadata.jsonl` (one line a file: `file_name` and `text`) is all the
@@ -2332,7 +2436,7 @@ plots.table(
     ["model", "s of the processor", "SWD", "FD", "KID", "below the threshold"],
     [
         [name, f"{took[name][1]:.0f}" if name in took else "an hour", *(f"{v:.3g}" for v in row),
-         f"{suspects[name]:.1%}"]
+         f"{suspects['pixels'][name]:.1%}"]
         for name, row in ((name, measured[name].values()) for name in made)
     ],
 )  # fmt: skip
@@ -2347,8 +2451,9 @@ scratch.cleanup()
 #
 # - *A hash of whole pictures* misses every copy that was moved or mirrored, and calls unlike things
 #   alike when both are a dark blot on white. It is a list of suspects.
-# - *The copy test of notebook 09* needs a held-out set as large as the training set. With a small
-#   one it compares a ninth of the training pictures and misses most copies.
+# - *The copy test in features* missed nearly every planted copy. It was in the first version of
+#   this notebook, and said that nothing was copied. A test without a planted copy says nothing.
+# - *KID against noise* looked like a mistake in the code. It is what the features say.
 # - *Random numbers in a checkpoint* can be forgotten; random numbers that hang on the step cannot.
 # - *bfloat16 and several processes*: sums of half a batch are rounded otherwise than those of a
 #   whole one. The comparison of one process with two is made in float32.
