@@ -1513,8 +1513,8 @@ claim(
     at_least=1.05,
 )
 claim(
-    "The fine-tuned model tells its 24 pictures from others far better than by chance: the AUC is at "
-    "least 0.6",
+    "The fine-tuned model tells its 24 pictures from others far better than by chance: the AUC is "
+    "at least 0.6",
     nb08.auc(*learnt.values()),
     at_least=0.6,
 )
