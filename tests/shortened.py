@@ -63,7 +63,7 @@ CUTS = {
     ],
     "11": [
         (
-            'quick={"widths": (32, 64), "num_steps": 1100, "gan_steps": 650, "batch_size": 16}',
+            'quick={"widths": (32, 64), "num_steps": 1100, "gan_steps": 900, "batch_size": 16}',
             'quick={"widths": (16, 32), "num_steps": 6, "gan_steps": 6, "batch_size": 4}',
         ),
         (
@@ -72,7 +72,7 @@ CUTS = {
             " mine.classes, mine.source)\ntrain, held = mine.train, mine.held",
         ),
         ("N_ASKED = 200", "N_ASKED = 10"),
-        ("PHOTO_STEPS = 60", "PHOTO_STEPS = 2"),
+        ("PHOTO_STEPS = 120", "PHOTO_STEPS = 2"),
         ("OVER_STEPS = 100", "OVER_STEPS = 4"),
         ("SHORT = 12", "SHORT = 8"),
         ("PLACES = 12", "PLACES = 3"),

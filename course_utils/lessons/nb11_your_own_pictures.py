@@ -633,6 +633,7 @@ LEVELS = {
     "beta_schedule": "squaredcos_cap_v2",
     "prediction_type": "v_prediction",
     "timestep_spacing": "trailing",
+    "thresholding": True,  # holds the predicted x0 in [-1, 1], as `clip` does in notebook 05
 }
 
 
