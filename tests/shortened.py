@@ -63,7 +63,7 @@ CUTS = {
     ],
     "11": [
         (
-            'quick={"widths": (32, 64), "num_steps": 1100, "gan_steps": 900, "batch_size": 16}',
+            'quick={"widths": (32, 64), "num_steps": 900, "gan_steps": 750, "batch_size": 16}',
             'quick={"widths": (16, 32), "num_steps": 6, "gan_steps": 6, "batch_size": 4}',
         ),
         (
