@@ -39,8 +39,8 @@
 # - measure pictures of any size without a classifier, and know when two measures disagree;
 # - save the model as a folder that diffusers loads, with a card written from its own numbers.
 #
-# **Time** about 17 minutes on a busy 2-core laptop CPU, half of it alone; a GPU trains a larger model for longer, not yet
-# timed.
+# **Time** about 17 minutes on a 2-core laptop CPU with other work beside it, about half of that
+# alone; a GPU trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 02 (GANs) and notebook 05 (diffusion, with classes and
 # guidance). Their networks are imported and used as they are, with three channels. Notebook 03's
@@ -355,7 +355,7 @@ class Material:
     source: str
 
 
-# %% tags=["export"]
+# %% tags=["export", "long"]
 def hold_out(group: Tensor, y: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """Which of N pictures are held out (N,): whole groups, in random order, until a `share` of each
     class is reached; a class of one group is trained.
