@@ -70,6 +70,13 @@ OPENED = {
         "fashion_mnist_dcgan.safetensors",
         "fashion_mnist_wgan_gp.safetensors",
     ),
+    "11": (
+        "emoji/",
+        "photographs/",
+        "emoji_ddpm.safetensors",
+        "efficientnet_lite0_stages.safetensors",
+        "efficientnet_lite0_rest.safetensors.xz",
+    ),
     "12": (
         *FASHION,
         "fashion_mnist_ddpm.safetensors",

@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -164,7 +165,9 @@ def render(figure: Figure, alt: str) -> Picture:
     ):  # less where a picture is too full for its size
         buffer.seek(0), buffer.truncate()
         dpi = density * figure.dpi
-        figure.savefig(buffer, format="png", facecolor="white", dpi=dpi, pil_kwargs={"compress_level": 1})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There are no gridspecs")  # of a strip, whose places are given
+            figure.savefig(buffer, format="png", facecolor="white", dpi=dpi, pil_kwargs={"compress_level": 1})
         if len(packed := _pack(Image.open(buffer).convert("RGB"), colours)) < MAX_BYTES:
             break
     plt.close(figure)

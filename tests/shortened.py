@@ -61,6 +61,22 @@ CUTS = {
             '"FD": (0, 9999), "recall": (0, 1), "copy share": (0, 0.9)',
         ),
     ],
+    "11": [
+        (
+            'quick={"widths": (32, 64), "num_steps": 900, "gan_steps": 750, "batch_size": 16}',
+            'quick={"widths": (16, 32), "num_steps": 6, "gan_steps": 6, "batch_size": 4}',
+        ),
+        (
+            "train, held = mine.train, mine.held",
+            "mine = Material(take(mine.train, torch.arange(0, 3792, 40)), take(mine.held, torch.arange(0, 424, 9)),"
+            " mine.classes, mine.source)\ntrain, held = mine.train, mine.held",
+        ),
+        ("N_ASKED = 200", "N_ASKED = 10"),
+        ("PHOTO_STEPS = 120", "PHOTO_STEPS = 2"),
+        ("OVER_STEPS = 100", "OVER_STEPS = 4"),
+        ("SHORT = 12", "SHORT = 8"),
+        ("PLACES = 12", "PLACES = 3"),
+    ],
     "12": [
         (
             '"widths": (32, 64), "num_steps": 1200, "batch_size": 32, "samples": 2048',

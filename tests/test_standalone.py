@@ -53,6 +53,8 @@ USES = {
     "09": "from course_utils import data, imagenet, photographs; photographs.photographs('test'); imagenet.network()\n"
     "data.samples('fashion_mnist_samples')\n"
     "[data.weights('fashion_mnist_' + n) for n in ('ddpm', 'dcgan', 'wgan_gp')]",
+    "11": "from course_utils import data, emoji, imagenet, photographs; emoji.emoji('test'); imagenet.network()\n"
+    "photographs.photographs('test'), data.weights('emoji_ddpm')",
     "12": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
     "assert (data.ASSETS / 'fashion_mnist_ddpm_fd.json').stat().st_size",
     "13": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
