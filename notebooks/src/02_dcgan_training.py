@@ -431,7 +431,8 @@ def with_class(x: Tensor, y: Tensor | None, classes: int) -> Tensor:
         raise ValueError(
             f"Labels run from 0 to {classes - 1}, not {int(y.min())} to {int(y.max())}."
         )
-    planes = F.one_hot(y, classes).to(x.dtype)[:, :, None, None]  # (N, classes, 1, 1)
+    each = torch.arange(classes, device=y.device)
+    planes = (y[:, None] == each).to(x.dtype)[:, :, None, None]  # (N, classes, 1, 1)
     return torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], dim=1)
 
 

@@ -1318,6 +1318,26 @@ plots.film_strip(
 )
 
 # %% [markdown]
+# Now more of the longer trained model, with twenty steps and a little more guidance. Each row is a
+# group, and each hand has two columns. Which groups do you recognise without reading the label? Can
+# you tell the hands apart?
+
+# %%
+asked = torch.arange(len(its.classes)).repeat_interleave(2)  # group by group, hand by hand
+gallery = sample_with(longer, run, asked, runtime.rng(11), guidance=2.5, num_steps=20)
+plots.film_strip(
+    list(gallery.split(8)),
+    [its.classes[c].rsplit(", ", 1)[0] for c in range(0, len(its.classes), 4)],
+    title="An hour of training: faces, signs and clocks; the rest has parts and colours",
+    alt=(
+        "Eight rows of eight pictures, a group a row. Round yellow faces with eyes and mouths, "
+        "blue signs with white strokes, clocks and vehicles; animals, food and objects have "
+        "outlines and colours of their kind, but few can be named."
+    ),
+    zoom=2,
+)
+
+# %% [markdown]
 # ## Is it a copy?
 #
 # Look at the nearest training picture beside each sample. A small distance means nothing by itself,
