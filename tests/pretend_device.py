@@ -139,10 +139,18 @@ def dispatch(func, args, kwargs):
 
 
 class Made(TorchFunctionMode):
-    """torch.tensor fills memory by itself, which the wrapper has not: it is made on the CPU and moved."""
+    """What the wrapper, a CPU tensor to C++, would get wrong: it is done on the CPU, and the outcome moved.
+
+    torch.tensor fills memory by itself; quantile makes masks where C++ says that its input is; x.to(other) looks at
+    other's device in C++.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func in (torch.quantile, torch.Tensor.quantile) and isinstance(args[0], There):
+            return There(func(*tree_map(lambda x: x.raw if isinstance(x, There) else x, args), **kwargs))
+        if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], There) and not isinstance(args[0], There):
+            return args[0].to(device=accelerator, dtype=args[1].dtype)
         if func is not torch.tensor:
             return func(*args, **kwargs)
         args = tree_map(lambda x: x.raw if isinstance(x, There) else x, args)

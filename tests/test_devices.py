@@ -22,6 +22,7 @@ def test_the_pretend_device_is_as_strict_as_hardware(kind: str) -> None:
         assert x.device.type == kind and (x + 1).device.type == kind
         assert torch.tensor([1.0], device=device).device.type == kind and torch.tensor([1.0]).device.type == "cpu"
         assert torch.tensor([x[0], x[1]]).device.type == "cpu"  # as of numbers
+        assert torch.ones(2).to(x).device.type == x.quantile(0.5).device.type == kind and x.quantile(0.5).item() == 1
         with pytest.raises(RuntimeError, match="same device"):
             x + torch.ones(3)
         with pytest.raises(TypeError, match="copy the tensor to host memory"):

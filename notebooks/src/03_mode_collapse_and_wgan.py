@@ -12,7 +12,7 @@
 #     title: Mode collapse and WGAN
 #     summary: >-
 #       Why generators collapse, what cures it, and sixteen recipes in one fair test
-#     minutes_cpu: 4
+#     minutes_cpu: 9
 #     minutes_gpu: null
 # ---
 
@@ -36,8 +36,8 @@
 #   estimate of it;
 # - choose a cure for a GAN of pictures that collapses.
 #
-# **Time** about 4 minutes on a 2-core laptop CPU; a GPU trains the picture models at a larger size,
-# not yet timed.
+# **Time** about 9 minutes on a 2-core laptop CPU with other work beside it, a third of that alone;
+# a GPU trains the picture models at a larger size, not yet timed.
 #
 # **Before you start** you need the minimax game (notebook 01) and the training loop (notebook 02).
 #

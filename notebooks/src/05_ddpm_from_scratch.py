@@ -13,7 +13,7 @@
 #     summary: >-
 #       A U-Net from its blocks, the paper's recipe whole, then better one change at a time;
 #       guidance, repair of pictures, and a race against GANs on equal terms
-#     minutes_cpu: 12
+#     minutes_cpu: 22
 #     minutes_gpu: null
 # ---
 
@@ -44,8 +44,8 @@
 #   lacks one half;
 # - compare GANs and diffusion on equal terms.
 #
-# **Time** about 12 minutes on a 2-core laptop CPU, two to four of them for two trainings; a GPU
-# trains a larger model for longer, not yet timed.
+# **Time** about 22 minutes on a 2-core laptop CPU with other work beside it, a quarter of that
+# alone; a GPU trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 04's levels and samplers, and the training loop of
 # notebook 02.
