@@ -13,7 +13,7 @@
 #     summary: >-
 #       From a folder of pictures to a model that others can load: look at the data, train a GAN or
 #       a diffusion model in colour that can be stopped and resumed, see what is copied, export it
-#     minutes_cpu: 17
+#     minutes_cpu: 19
 #     minutes_gpu: null
 # ---
 
@@ -39,7 +39,7 @@
 # - measure pictures of any size without a classifier, and know when two measures disagree;
 # - save the model as a folder that diffusers loads, with a card written from its own numbers.
 #
-# **Time** about 17 minutes on a 2-core laptop CPU with other work beside it, about half of that
+# **Time** about 19 minutes on a 2-core laptop CPU with other work beside it, about half of that
 # alone; a GPU trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 02 (GANs) and notebook 05 (diffusion, with classes and
