@@ -1637,9 +1637,9 @@ claim("Its pixels are as they were", bool((from_dicom(clean) == read_back).all()
 #   somebody can be identified by means reasonably likely to be used decides (recital 26). The
 #   European Data Protection Board applies that to models (Opinion 28/2024). The attack above asks
 #   it, in part.
-# - In the United States, HIPAA's "safe harbor" lists eighteen kinds of identifiers that must go (45
-#   CFR 164.514(b)(2)), full-face pictures among them; and the FDA regulates software that is meant
-#   for diagnosis as a device.
+# - In the United States, HIPAA's "safe harbor" lists eighteen kinds of identifiers that must go
+#   (`45 CFR 164.514(b)(2)`), full-face pictures among them; and the FDA regulates software that is
+#   meant for diagnosis as a device.
 #
 # ## Ask for a lesion
 #
