@@ -256,15 +256,19 @@ def test_the_checklist_says_what_failed_and_does_not_stop() -> None:
 def test_a_changed_asset_is_noticed(tmp_path, monkeypatch) -> None:
     assert nb09.assets_intact()
     content = (data.ASSETS / "fashion_mnist_classifier.safetensors").read_bytes()
+    name = "fashion_mnist_classifier.safetensors"
     manifest = json.loads((data.ASSETS / "MANIFEST.json").read_text("utf-8"))
-    (tmp_path / "MANIFEST.json").write_text(json.dumps(manifest), "utf-8")
+    (tmp_path / "MANIFEST.json").write_text(json.dumps({name: manifest[name]}), "utf-8")
     monkeypatch.setattr(data, "ASSETS", tmp_path)
-    (tmp_path / "fashion_mnist_classifier.safetensors").write_bytes(content)
+    (tmp_path / name).write_bytes(content)
     assert nb09.assets_intact()
+    (tmp_path / "MANIFEST.json").write_text(json.dumps({name: manifest[name] | {"bytes": 1}}), "utf-8")
+    assert not nb09.assets_intact()
+    (tmp_path / "MANIFEST.json").write_text(json.dumps({name: manifest[name]}), "utf-8")
     (tmp_path / "fashion_mnist_classifier.safetensors").write_bytes(content[:-1] + b"x")
     assert not nb09.assets_intact()
     (tmp_path / "fashion_mnist_classifier.safetensors").unlink()
-    assert not nb09.assets_intact()  # nothing was looked at
+    assert not nb09.assets_intact()  # missing
 
 
 def test_stored_samples_are_pictures_of_two_models() -> None:
