@@ -1280,7 +1280,7 @@ plots.table(
 # ## The same training, for an hour
 #
 # Minutes give colours, places and outlines. The course ships what an hour of one core makes of the
-# same recipe, with twice the width: `longer`. It saw each training emoji some two hundred times.
+# same recipe, with twice the width: `longer`. It saw each training emoji a good hundred times.
 # Nothing else is different, so what you see below is what your own folder can give you overnight,
 # with its danger.
 
