@@ -347,17 +347,11 @@ SOURCES["emoji_ddpm.safetensors"] = (
 # --- models that a notebook shows beside its own -------------------------------------------------------------
 
 
-def without_batch_norm(net: nn.Sequential) -> None:
-    """Put the identity in the place of every BatchNorm: a penalised critic has none (notebook 03)."""
-    for i, layer in enumerate(net):
-        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            net[i] = nn.Identity()
-
-
 def make_gans() -> None:
     """Two minutes on two cores for each: notebook 02's DCGAN, and the same networks with notebook 03's WGAN-GP."""
     from course_utils.lessons import nb02_dcgan_training as nb02
     from course_utils.lessons import nb03_mode_collapse_and_wgan as nb03
+    from course_utils.lessons import nb11_your_own_pictures as nb11
     from course_utils.runtime import start
 
     pictures = data.images("fashion_mnist", "train").x
@@ -369,7 +363,7 @@ def make_gans() -> None:
     store("fashion_mnist_dcgan.safetensors", ema.module)
     run = start(seed=0)
     generator, critic = nb02.Generator().apply(nb02.init_weights), nb02.Discriminator()
-    without_batch_norm(critic.net)
+    nb11.without_batch_norm(critic.net)
     recipe = nb03.Recipe(partial(nb03.wgan_gp_d, weight=10.0), nb03.wgan_g, lr_d=1e-3, lr_g=2e-3)
     begin = time.perf_counter()
     ema = nb03.train(

@@ -17,11 +17,11 @@ import time
 import torch
 from torch import Tensor, nn
 
-from authoring.assets import without_batch_norm
 from authoring.benchmarks.ddpm_steps import DATASET, fill, scores
 from course_utils import data, metrics, runtime, training
 from course_utils.lessons import nb02_dcgan_training as nb02
 from course_utils.lessons import nb03_mode_collapse_and_wgan as nb03
+from course_utils.lessons.nb11_your_own_pictures import without_batch_norm
 
 N_CLASSES, LATENT, BATCH = 10, 64, 64
 FILE = data.ASSETS / f"{DATASET}_race.json"
