@@ -13,7 +13,7 @@
 #     summary: >-
 #       From a folder of pictures to a model that others can load: look at the data, train a GAN or
 #       a diffusion model in colour that can be stopped and resumed, see what is copied, export it
-#     minutes_cpu: 19
+#     minutes_cpu: 6
 #     minutes_gpu: null
 # ---
 
@@ -39,8 +39,8 @@
 # - measure pictures of any size without a classifier, and know when two measures disagree;
 # - save the model as a folder that diffusers loads, with a card written from its own numbers.
 #
-# **Time** about 19 minutes on a 2-core laptop CPU with other work beside it, about half of that
-# alone; a GPU trains a larger model for longer, not yet timed.
+# **Time** about 6 minutes on a 2-core laptop CPU, three times that with other work beside it; a GPU
+# trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 02 (GANs) and notebook 05 (diffusion, with classes and
 # guidance). Their networks are imported and used as they are, with three channels. Notebook 03's
@@ -79,6 +79,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import matplotlib.pyplot as plt
 import safetensors.torch
 import torch
@@ -101,6 +102,7 @@ from course_utils.lessons import nb09_evaluation_and_release as nb09
 from course_utils.processes import start_processes
 
 plots.use_style()
+diffusers.utils.logging.disable_progress_bar()  # of loading; warnings stay
 
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
