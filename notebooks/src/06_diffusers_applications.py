@@ -75,11 +75,13 @@ if importlib.util.find_spec("course_utils") is None:
 # %% tags=["export"]
 import inspect
 import json
+import logging
 import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,9 @@ _ = hub.start({"google/ddpm-cifar10-32": data.ASSETS / "ddpm_pipeline"})
 # If the hub answers, the call fetches the model of Ho et al. (2020) for CIFAR-10. If not, the same
 # call gets the course's own small pipeline, and says so: what you see is then clothes, not
 # aeroplanes.
+#
+# What is fetched is what the repository's branch `main` holds on that day. `revision=` with the
+# hash of a commit pins a download.
 
 # %% tags=["nbval-ignore-output"]
 pipeline = DDPMPipeline.from_pretrained("google/ddpm-cifar10-32")
@@ -385,8 +390,11 @@ def course_unet() -> CourseUNet:
 #
 # That file is a program of a stranger: it runs with all your rights when the model is loaded. So
 # the library refuses it unless you say `trust_remote_code=True`, and you say that only after you
-# have read the file. The next cell loads the folder three times: as we saved it, as a stranger's
-# without trust, and as a stranger's with trust.
+# have read the file. Pin it by `revision=`, too: tomorrow it may be another file.
+#
+# The next cell loads the folder three times: as we saved it, as a stranger's without trust, and as
+# a stranger's with trust. ("Expected types for unet" is a notice, no error: the library expects
+# its own U-Net there.)
 
 # %% tags=["nbval-ignore-output"]
 unet = course_unet().to(run.device)
@@ -459,7 +467,7 @@ claim(
 plots.film_strip(
     [drawn * 2 - 1],
     ["no class"],
-    title="Notebook 12's network in the library's pipeline",
+    title="Notebook 12's network draws clothes in the library's pipeline",
     alt=(
         "A row of ten generated clothes of random classes, from the library's pipeline with "
         "the course's network."
@@ -471,7 +479,8 @@ plots.film_strip(
 #
 # The library trains nothing by itself: it has parts, and a script that everybody copies. Its parts
 # here: `UNet2DModel`, `DDPMScheduler.add_noise`, `EMAModel`, a schedule for the learning rate. The
-# script adds clipping of the gradient's norm and checkpoints.
+# script adds clipping of the gradient's norm and checkpoints. (The library's own scripts also use
+# `Accelerator`, of the package `accelerate`, for half precision and several cards.)
 #
 # First two checks. The trainer below takes pictures of one size in one range, and says no to
 # others.
@@ -778,7 +787,7 @@ samples = {
 plots.film_strip(
     list(samples.values()),
     list(samples),
-    title="Four schedulers, five steps, the same starting noise",
+    title="Five steps: DDIM, DPM-Solver++ and UniPC nearly agree, DDPM does not",
     alt=(
         "Four rows of ten clothes, one class a column. DDIM, DPM-Solver++ and UniPC draw nearly "
         "the same ten, UniPC with the most detail; DDPM's differ from these and are smoother."
@@ -874,7 +883,7 @@ sheets = xyz(one, STEPS_X, GUIDANCE_Y, SEEDS_Z)  # (seeds, guidance, steps, 1, 2
 
 # %% tags=["figure"]
 # @title Steps by guidance, one sheet a seed
-figure, axes = plt.subplots(1, len(SEEDS_Z), figsize=(8.3, 3.4), layout="constrained")
+figure, axes = plt.subplots(1, len(SEEDS_Z), figsize=(8.3, 3.5), layout="constrained")
 for axis, sheet, seed in zip(axes, sheets, SEEDS_Z):
     axis.imshow(
         plots.tile(sheet.flatten(0, 1), len(STEPS_X), padding=2).numpy(),
@@ -896,6 +905,7 @@ for axis, sheet, seed in zip(axes, sheets, SEEDS_Z):
     axis.grid(False)
     axis.spines[:].set_visible(False)
 axes[0].set_ylabel("guidance")
+plots.heading(figure, "More steps add detail, more guidance takes it away")
 plots.show(
     figure,
     (
@@ -971,14 +981,13 @@ for prompt in captions(shown, test_set.y[:8], caption_draw):
 plots.image_grid(
     shown,
     alt=(
-        "Eight clothes of the test set in a row: their prompts are the first eight lines "
-        "printed with this figure."
+        "Eight clothes of the test set in a row: their prompts are the eight lines printed above."
     ),
     title="Eight test pictures, whose prompts are printed above",
 )
 
 # %%
-print("\nall words:", ", ".join(word for word in WORDS if word.isalpha()))
+print("all words:", ", ".join(word for word in WORDS if word.isalpha()))
 
 # %% [markdown]
 # What you see runs on any model of this kind. Stable Diffusion 1.5 itself is fetched only when you
@@ -996,6 +1005,9 @@ TYPE = "torch_dtype" if OLD else "dtype"  # the option that says in which type w
 # %% [markdown]
 # The type is said when loading, by `dtype=...` (`torch_dtype` before version $0.40$ of the
 # library): changing it later by `.to` is what the library warns of.
+#
+# Many sites hand out all weights in one file, `.safetensors` or `.ckpt`.
+# `StableDiffusionPipeline.from_single_file` loads such a file.
 
 
 # %% tags=["export"]
@@ -1019,8 +1031,11 @@ def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiff
 
 # %% [markdown]
 # Stable Diffusion's pipeline brings a *safety checker* that blackens pictures it takes for explicit
-# ones; the course's model has none, since it can draw clothes only. Some functions below must know
-# which of the two they are given.
+# ones. What it found stands in the pipeline's output beside `images`: `nsfw_content_detected` has
+# one truth value a picture, so that a black picture can be explained. Without a checker it is
+# `None`. The course's model has none, since it can draw clothes only.
+#
+# Some functions below must know which of the two models they are given.
 
 
 # %% tags=["export"]
@@ -1065,7 +1080,9 @@ print(" ".join(piece.removesuffix("</w>") for piece in pieces[: pieces.index("<|
 print(f"{ids.shape[1]} token ids, the rest is padding")
 
 # %% [markdown]
-# The text encoder takes the ids of all prompts at once.
+# Our text encoder takes 16 token ids, start and end included; the CLIP encoder of Stable Diffusion
+# takes 77. What a longer prompt has beyond them is cut off. The pipeline warns and names the words
+# that it cut; our `embed` says nothing.
 
 
 # %% tags=["export"]
@@ -1212,7 +1229,7 @@ claim(
 
 # %% tags=["figure"]
 # @title Latents, channel by channel
-figure, axes = plt.subplots(4, 5, figsize=(6.2, 4.6), layout="constrained")
+figure, axes = plt.subplots(4, 5, figsize=(6.2, 4.9), layout="constrained")
 greys, colours = plt.get_cmap("gray", 32), plt.get_cmap("coolwarm", 24)  # few, for a small file
 for row in range(4):
     axes[row, 0].imshow(latent.unpadded(drawn)[row, 0].numpy(), cmap=greys, vmin=-1, vmax=1)
@@ -1222,6 +1239,7 @@ for axis, title in zip(axes[0], ["decoded", *(f"channel {c + 1}" for c in range(
     axis.set_title(title, fontsize=9)
 for axis in axes.flat:
     axis.set_axis_off()
+plots.heading(figure, "Latents keep places: the garments show in channels 1 and 4")
 plots.show(
     figure,
     (
@@ -1304,7 +1322,7 @@ claim(
 
 # %% tags=["figure"]
 # @title Attention, token by token
-figure, axes = plt.subplots(1, used + 1, figsize=(8.3, 1.5), layout="constrained")
+figure, axes = plt.subplots(1, used + 1, figsize=(8.3, 1.65), layout="constrained")
 axes[0].imshow(latent.unpadded(decode(pipe, again)).cpu()[0, 0].numpy(), cmap=greys)
 axes[0].set_title("drawn", fontsize=8)
 for axis, piece, j in zip(axes[1:], pieces, range(used)):
@@ -1315,6 +1333,7 @@ for axis, piece, j in zip(axes[1:], pieces, range(used)):
 for axis in axes:
     axis.set(xticks=[], yticks=[])
     axis.grid(False)
+plots.heading(figure, "The start token and 'a' get the most attention of all tokens")
 plots.show(
     figure,
     (
@@ -1362,7 +1381,7 @@ by_prompt = latent.unpadded(decode(pipe, by_hand(pipe, between, no_prompt, 20, 3
 plots.film_strip(
     [by_noise, by_prompt],
     ["a bag, two noises", "dark to bright"],
-    title="Two walks: from noise to noise, and from prompt to prompt",
+    title="Half-way between two noises, or two prompts, lies a clear picture",
     alt=(
         "Two rows of eight pictures. First a bag that changes into another bag; then one dress "
         "that becomes brighter from picture to picture, and grows sleeves half-way."
@@ -1401,31 +1420,20 @@ def check_input(name: str, x: Tensor, n: int) -> None:
 
 
 # %% [markdown]
-# Many lines of `sample_prompts` say no to what the pipeline would take in silence. What is left is
-# a loop over batches.
+# The second check looks at everything else. It says no to what the pipeline would take in silence.
 
 
-# %% tags=["export", "long"]
-def sample_prompts(
+# %% tags=["export"]
+def check_request(
     pipe: StableDiffusionPipeline,
     prompts: Sequence[str],
-    *,
-    steps: int = 20,
-    guidance: float = 2.0,
-    negative: str = "",
-    seed: int = 0,
-    batch_size: int = 100,
-    **inputs: Any,
-) -> Tensor:
-    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
-    Diffusion's kind.
-
-    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its
-    neighbours. `inputs` are what image to image, inpainting and ControlNet take besides: `image`
-    (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`, and numbers under the names that
-    the pipeline gives them. The course's model makes 32 x 32, of which the middle 28 x 28 is
-    returned.
-    """
+    steps: int,
+    guidance: float,
+    negative: str,
+    batch_size: int,
+    inputs: dict[str, Any],
+) -> None:
+    """ValueError for what the pipelines would take in silence."""
     if (
         isinstance(prompts, str)
         or not prompts
@@ -1461,6 +1469,35 @@ def sample_prompts(
             f"The course's model never saw {', '.join(unknown)}: use words that it knows "
             f"({', '.join(WORDS)})."
         )
+
+
+# %% [markdown]
+# What is left is a loop over batches. Each picture has a generator of its own, so that it does not
+# depend on its neighbours.
+
+
+# %% tags=["export"]
+def sample_prompts(
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    steps: int = 20,
+    guidance: float = 2.0,
+    negative: str = "",
+    seed: int = 0,
+    batch_size: int = 100,
+    **inputs: Any,
+) -> Tensor:
+    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
+    Diffusion's kind.
+
+    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its
+    neighbours. `inputs` are what image to image, inpainting and ControlNet take besides: `image`
+    (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`, and numbers under the names that
+    the pipeline gives them. The course's model makes 32 x 32, of which the middle 28 x 28 is
+    returned.
+    """
+    check_request(pipe, prompts, steps, guidance, negative, batch_size, inputs)
     images = []
     for i in range(0, len(prompts), batch_size):
         part = list(prompts[i : i + batch_size])
@@ -1516,7 +1553,7 @@ gallery_seconds = time.perf_counter() - start
 plots.film_strip(
     list(gallery.split(8)),
     list(PROMPTS),
-    title="Eight prompts, eight seeds each",
+    title="Class, tone and sleeves are as asked for, stripes are not",
     alt=(
         "Eight rows of eight generated clothes, each row a prompt. Dresses, pullovers, "
         "shirts, boots and bags are what was asked for; bright and dark, long and short "
@@ -1696,7 +1733,7 @@ by_negative = {
 plots.film_strip(
     [x[:10] for x in by_negative.values()],
     [f"not: {label}" if NEGATIVES[label] else "a sandal" for label in by_negative],
-    title="The same noise, without a negative prompt and with two of them",
+    title="Both negative prompts leave fewer dark sandals; 'a dark sandal' alters some",
     alt=(
         "Three rows of ten generated sandals from the same noise. With either negative prompt most "
         "are the same sandals and several are brighter; with 'a dark sandal' some lose their form "
@@ -1801,6 +1838,28 @@ image_to_image = checks.use(my_image_to_image, image_to_image)  # yours from her
 # changes with it. (The second one keeps the type.) The scheduler is shared, too: each call sets its
 # timesteps anew, so two pipelines must not run at once.
 
+# %% [markdown]
+# `from_pipe` casts also the parts that have the type already, and the library warns of the cast.
+# `kept_back` hides this one message; all others are shown.
+
+
+# %% tags=["export"]
+@contextmanager
+def kept_back(words: str) -> Iterator[None]:
+    """While it lasts, the library's messages that hold these words are not shown."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return words not in record.getMessage()
+
+    handlers = list(diffusers.utils.logging.get_logger().handlers)
+    for handler in handlers:
+        handler.addFilter(others)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(others)
+
 
 # %% tags=["export"]
 def sister(kind: type, pipe: StableDiffusionPipeline, **more: Any) -> Any:
@@ -1809,12 +1868,8 @@ def sister(kind: type, pipe: StableDiffusionPipeline, **more: Any) -> Any:
     from_pipe casts to float32 unless it is told a type, and warns of the cast to the type that is
     there: that warning alone is kept back.
     """
-    level = diffusers.utils.logging.get_verbosity()
-    diffusers.utils.logging.set_verbosity_error()
-    try:
+    with kept_back("should be kept in float32"):
         other = kind.from_pipe(pipe, **{TYPE: pipe.dtype}, **more)
-    finally:
-        diffusers.utils.logging.set_verbosity(level)
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -1905,7 +1960,7 @@ booted = {
 plots.film_strip(
     [sneakers[:10], *(x[:10] for x in booted.values())],
     ["given", *(f"strength {s}" for s in STRENGTHS)],
-    title="Ten sneakers on their way to 'an ankle boot'",
+    title="Up to strength 0.6 the shoes keep their shape, at 1.0 they are boots",
     alt=(
         "Six rows of ten shoes. First row: the given sneakers. Up to strength 0.6 they keep "
         "their shape and lose detail; at 0.8 most have grown a shaft; at 1.0 all are ankle "
@@ -2025,7 +2080,7 @@ through = latent.reconstruct(pipe.vae, clothes)
 plots.film_strip(
     [x[:10] for x in (clothes, torch.where(lower > 0, -0.2, clothes), filled, through)],
     ["given", "the lower half hidden", "filled in", "given, through the VAE"],
-    title="Inpainting under a prompt for each picture",
+    title="The filled halves continue the given ones",
     alt=(
         "Four rows of ten clothes: given, with the lower half hidden, filled in, and the "
         "given ones through the VAE. The filled halves continue the upper ones in shape and "
@@ -2217,12 +2272,6 @@ def off_outline(x):
     return (latent.outline(x) - outlines).abs().mean().item()
 
 
-# %%
-in_tone = {
-    word: (measured(x)["tone"] == ADJECTIVES["tone"].index(word)).float().mean().item()
-    for word, x in kept.items()
-}
-
 # %% tags=["nbval-ignore-output"]
 rows = kept | {"no words": no_words}
 plots.table(
@@ -2279,7 +2328,7 @@ styled = style(train_set.x[:2000])  # (2000, 1, 28, 28)
 plots.film_strip(
     [train_set.x[:10], styled[:10]],
     ["pictures", "the style"],
-    title="What the style does to a picture",
+    title="The style: contours white, insides black",
     alt="Ten training pictures, and below each its contours in white on black.",
 )
 
@@ -2442,7 +2491,7 @@ in_style = {scale: with_style(scale) for scale in SCALES}
 plots.film_strip(
     list(in_style.values()),
     [f"style {scale}" for scale in SCALES],
-    title="One knob: how much of the style",
+    title="Turned up, the style blackens insides and whitens contours",
     alt=(
         "Five rows of ten clothes, the same prompts and noise. From the first row to the "
         "last the insides of dress, T-shirt, coat and shirt turn black and their contours "
@@ -2466,12 +2515,17 @@ style_view = widgets.explore(draw_style, scale=widgets.slider(0.0, 1.0, 0.5, "st
 # %% [markdown]
 # What is learnt is a file. `save_lora_weights` writes the low-rank matrices and, where it is given
 # the adapter's settings, their `lora_alpha`: without it the strength is lost unless alpha was equal
-# to the rank. `load_lora_weights` puts them onto any pipeline of the same U-Net. (It also looks for
-# matrices of the text encoder, finds none, and says so: ours has none.)
+# to the rank. `load_lora_weights` puts them onto any pipeline of the same U-Net.
+#
+# `load_lora_weights` sorts the matrices by the prefix of their names: `unet` or `text_encoder`.
+# Ours all belong to the U-Net, and for the empty rest the library prints "No LoRA keys associated
+# to CLIPTextModel found with the prefix='text_encoder'". That is as it should be here, so we keep
+# this message back; for a file that should hold both, it would be news.
 
 # %%
 pipe.unet.set_adapters(["style"], [1.0])
 other = prompt_pipelines(run.device, on_hub=False)["course"]
+NO_TEXT = "No LoRA keys associated to CLIPTextModel"
 
 # %% tags=["nbval-ignore-output"]
 with tempfile.TemporaryDirectory(
@@ -2483,13 +2537,14 @@ with tempfile.TemporaryDirectory(
         unet_lora_adapter_metadata=pipe.unet.peft_config["style"].to_dict(),
     )
     lora_bytes = sum(path.stat().st_size for path in Path(folder).iterdir())
-    other.load_lora_weights(folder, adapter_name="style")
+    with kept_back(NO_TEXT):
+        other.load_lora_weights(folder, adapter_name="style")
 
 # %% [markdown]
 # The course ships a second file, for *mosaics*. It goes onto the same pipeline.
 
 # %% tags=["nbval-ignore-output"]
-with warnings.catch_warnings():  # two adapters are what we want
+with warnings.catch_warnings(), kept_back(NO_TEXT):  # two adapters are what we want
     warnings.filterwarnings("ignore", "Already found a `peft_config`")
     other.load_lora_weights(latent.MOSAIC, adapter_name="mosaic")
 
@@ -2518,7 +2573,7 @@ mixes = {(chalk, mosaic): mixed(chalk, mosaic) for chalk, mosaic in ((1, 0), (0,
 plots.film_strip(
     list(mixes.values()),
     ["chalk", "mosaic", "0.6 of both"],
-    title="Two styles from two files, and their mixture",
+    title="Two styles from two files can be mixed",
     alt=(
         "Three rows of ten clothes, the same prompts and noise: as chalk drawings, as coarse "
         "squares of one grey each, and a mixture of both."
@@ -2772,6 +2827,11 @@ def keep_latents(pipe, step, t, kwargs):
 
 # %% [markdown]
 # Without guidance the second half costs one function evaluation a step instead of two.
+#
+# (The library has ready callbacks in `diffusers.callbacks`. `SDCFGCutoffCallback` switches guidance
+# off, too, but keeps the vectors of one prompt only, and our call has eight.
+# `IPAdapterScaleCutoffCallback` switches an IP-Adapter off, and `MultiPipelineCallbacks` joins
+# several callbacks.)
 
 
 # %%
@@ -2821,7 +2881,7 @@ half_way, whole_way, never = (
 plots.film_strip(
     [film[i] for i in (0, 4, 9, 14, 19)] + [half_way],
     [f"step {i}" for i in (1, 5, 10, 15, 20)] + ["off half-way"],
-    title="A film of the latents, decoded; below it, guidance switched off half-way",
+    title="Dresses form in the first half; guidance in the second changes little",
     alt=(
         "Six rows of eight dresses from the same noise: decoded after steps 1, 5, 10, 15 and 20, "
         "from tangles of black and white to clear dresses, and in the last row drawn with guidance "
@@ -2903,9 +2963,12 @@ claim(
 # | `quantization_config=...` | 8 or 4 bits a weight | a half to three quarters of half precision |
 
 # %% [markdown]
-# (Offloading needs the package `accelerate`, and no `.to("cuda")` before it.) Slicing changes no
-# picture, and a claim below says so; tiling may, at the seams. A hook on the decoder notes how many
-# latents it is given at once.
+# (The first two kinds of offloading are done by the package `accelerate`; they want no
+# `.to("cuda")` before them. `device_map` in `from_pretrained` is accelerate's, too: `"cuda"` loads
+# every part straight onto the card, `"balanced"` spreads the parts over several cards.)
+#
+# Slicing changes no picture, and a claim below says so; tiling may, at the seams. A hook on the
+# decoder notes how many latents it is given at once.
 
 # %%
 eight = latents.repeat(2, 1, 1, 1)  # (8, 4, 8, 8)
@@ -3174,7 +3237,7 @@ plain = make(settings)
 
 # %% tags=["figure"]
 # @title A bag with its two marks
-figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.6), width_ratios=(1, 1, 1.1))
+figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9), width_ratios=(1, 1, 1.1))
 for axis, x, title in zip(
     axes,
     (plain[0], hidden[0], torch.tensor(seen)),
@@ -3183,6 +3246,7 @@ for axis, x, title in zip(
     axis.imshow(x.numpy(), cmap="gray")
     axis.set_title(title)
     axis.set_axis_off()
+plots.heading(figure, "One mark is hidden in faint grain, one can be read")
 plots.show(
     figure,
     (
