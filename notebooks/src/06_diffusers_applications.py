@@ -3102,7 +3102,8 @@ print(
 
 # %% [markdown]
 # ## A name that is gone, and a guard that is not there
-#
+
+# %% [markdown]
 # **Exercise 6.7** · find the bug · difficulty 2/5 · 8 minutes
 #
 # Two lines from the lesson behind this course, to be run before pictures of people are made:
@@ -3303,7 +3304,8 @@ print(
 
 # %% [markdown]
 # `COURSE_SEED=1` in the environment repeats it with other noise; the claims are chosen to hold.
-#
+
+# %% [markdown]
 # ## What went wrong, and what helped
 #
 # - *A scheduler that takes your settings may still be wrong for them.* Heun raised no error; only
@@ -3325,7 +3327,8 @@ print(
 #
 # The trials of training and of the style are listed with their figures in
 # `authoring/trials/nb06.md`.
-#
+
+# %% [markdown]
 # ## Further reading
 #
 # - von Platen, Patil, Lozhkov et al. 2022, *Diffusers: State-of-the-art diffusion models* (the
@@ -3345,7 +3348,8 @@ print(
 # - Peebles, Xie 2023, *Scalable Diffusion Models with Transformers*: section 3.
 # - Cox, Kilian, Leighton, Shamoon 1997, *Secure Spread Spectrum Watermarking for Multimedia*:
 #   section 4.
-#
+
+# %% [markdown]
 # ## Next
 #
 # Notebook 07 makes small pictures large: super-resolution, where a picture must be sharp *and*
