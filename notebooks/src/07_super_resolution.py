@@ -82,6 +82,10 @@ from course_utils.claims import claim
 
 plots.use_style()
 
+# %% [markdown]
+# The line below says on which device this notebook runs, and with which of two budgets, `quick` or
+# `full`. Sizes and numbers of steps of its own networks hang on the budget.
+
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
 cfg = run.budget.pick(
@@ -92,13 +96,18 @@ cfg = run.budget.pick(
 # %% [markdown]
 # ## Photographs
 #
-# Twelve photographs come with the course, six to train on and six others to test with. They are
-# CC0, CC BY or in the public domain. Each was reduced from a larger file until it was sharp, since
-# the camera's own blur would otherwise count as truth. Pixels are in [0, 1] in this notebook, as
-# everywhere in this field.
+# Twelve photographs come with the course, six to train on and six others to test with. Each was
+# reduced from a larger file until it was sharp, since the camera's own blur would otherwise count
+# as truth. Pixels are in [0, 1] in this notebook, as everywhere in this field.
+
+
+# %%
+train_pictures, test_pictures = photographs.photographs("train"), photographs.photographs("test")
+
+# %% [markdown]
+# They are CC0, CC BY or in the public domain:
 
 # %% tags=["exact"]
-train_pictures, test_pictures = photographs.photographs("train"), photographs.photographs("test")
 plots.table(
     ["picture", "split", "author", "licence"],
     [
@@ -109,7 +118,11 @@ plots.table(
 )
 
 
-# %% tags=["export", "long"]
+# %% [markdown]
+# Every network here enlarges four times each way. Measures are taken on the middle of a picture, so
+# that each of the six counts the same.
+
+# %% tags=["export"]
 SCALE = 4  # how many times larger, each way
 CROP = 192  # pixels of the crops that are measured
 
@@ -124,6 +137,8 @@ def centre_crop(x: Tensor, side: int = CROP) -> Tensor:
     return x[..., top : top + side, left : left + side]
 
 
+# %% tags=["export", "figure"]
+# @title How rows of photographs are shown
 def show_photographs(rows: Mapping[str, Tensor], alt: str, title: str) -> None:
     """Show a row of pictures (N, 3, H, W) in [0, 1] for each label, pixel for pixel, as WebP with
     all their colours: a figure's palette would show in skin and sky.
@@ -148,9 +163,14 @@ def show_photographs(rows: Mapping[str, Tensor], alt: str, title: str) -> None:
     plots.Picture(buffer.getvalue(), alt, width).show()
 
 
+# %% [markdown]
+# These six crops are the truth that every method below is measured against.
+
+# %%
+truth = torch.stack([centre_crop(p.x) for p in test_pictures])  # (6, 3, 192, 192)
+
 # %% tags=["figure"]
 # @title The test pictures
-truth = torch.stack([centre_crop(p.x) for p in test_pictures])  # (6, 3, 192, 192)
 show_photographs(
     {"": F.interpolate(truth, size=128, mode="bicubic", antialias=True)},
     (
@@ -204,11 +224,18 @@ checks.downscale(downscale, solution=True)
 # %%
 downscale = checks.use(my_downscale, downscale)  # yours from here on, once it passes
 
+# %% [markdown]
+# Rings that get finer outwards show what anti-aliasing is for: the outer ones are too fine for a
+# quarter of the size.
+
 # %%
 ticks = torch.linspace(-1, 1, 256)
 rings = 0.5 + 0.5 * torch.cos(200 * (ticks[:, None] ** 2 + ticks**2))[None, None]  # finer outwards
-aliased = F.interpolate(rings, scale_factor=1 / SCALE, mode="bicubic")
+aliased = F.interpolate(rings, scale_factor=1 / SCALE, mode="bicubic")  # (1, 1, 64, 64)
 as_it_should = downscale(rings, SCALE)
+
+# %% tags=["figure"]
+# @title Rings, reduced with and without anti-aliasing
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3))
 names = ("the large picture", "a quarter, without anti-aliasing", "a quarter, with it")
 for axis, x, name in zip(axes, (rings, aliased, as_it_should), names):
@@ -272,7 +299,7 @@ psnr = checks.use(my_psnr, psnr)  # yours from here on, once it passes
 # blurs. The course's tests compare both measures with scikit-image's.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def ssim(x: Tensor, y: Tensor, border: int = SCALE, sigma: float = 1.5) -> Tensor:
     """SSIM of each picture x (N, C, H, W) against y in [0, 1], (N,): Wang et al. 2004, eq. 13,
     with a Gaussian window of 11 x 11; the mean over channels.
@@ -297,6 +324,12 @@ def ssim(x: Tensor, y: Tensor, border: int = SCALE, sigma: float = 1.5) -> Tenso
     return (luminance * structure).mean(dim=(1, 2, 3)).float()
 
 
+# %% [markdown]
+# Many papers measure on one channel only: *luma*, the brightness. It is a weighted sum of the three
+# colours, and weighs green most.
+
+
+# %% tags=["export"]
 def luma(x: Tensor) -> Tensor:
     """The Y channel (N, 1, H, W) of pictures (N, 3, H, W) in [0, 1], in [16/255, 235/255]: BT.601,
     as papers of this field measure.
@@ -305,6 +338,12 @@ def luma(x: Tensor) -> Tensor:
     return ((x * weights).sum(dim=1, keepdim=True) + 16) / 255
 
 
+# %% [markdown]
+# The first upscalers to measure are formulas, which know nothing of pictures. Each weighs the small
+# pixels near a new one by their distance.
+
+
+# %% tags=["export"]
 def enlarge(x: Tensor, how: str, factor: int = SCALE) -> Tensor:
     """Small pictures x (N, C, H, W) enlarged by a formula: "nearest", "bilinear", "bicubic" or
     "lanczos" (Pillow's, on a CPU).
@@ -325,15 +364,20 @@ def enlarge(x: Tensor, how: str, factor: int = SCALE) -> Tensor:
 
 
 # %% [markdown]
-# Now the mistakes, each with its price, for plain bicubic enlargement. All but one leave the
-# picture as it is, and all change the number that is reported. The Y channel's price is hardly one
-# of colour: luma spans 219 of 255 levels while the peak stays 255, which alone adds
-# $20 \log_{10}(255/219) = 1.32$ dB.
+# Now the mistakes, each with its price, for plain bicubic enlargement. First the right recipe: in
+# [0, 1], in RGB, without the border, at the large size.
 
-# %% tags=["nbval-ignore-output"]
+
+# %%
 small = downscale(truth, SCALE)  # (6, 3, 48, 48)
-bicubic = enlarge(small, "bicubic")
+bicubic = enlarge(small, "bicubic")  # (6, 3, 192, 192)
 right = psnr(bicubic, truth, SCALE).mean().item()
+
+# %% [markdown]
+# Pixels may also be in [-1, 1], as a generator with tanh puts them out. Every difference is then
+# twice as large. Whoever leaves the peak at 1 compares with half of the range.
+
+# %%
 in_half_range = (
     -10
     * ((2 * bicubic.clamp(0, 1) - 2 * truth)[..., 4:-4, 4:-4].square())
@@ -342,6 +386,13 @@ in_half_range = (
     .mean()
     .item()
 )
+
+# %% [markdown]
+# All but one of the five mistakes leave the picture as it is, and all change the number that is
+# reported. The Y channel's price is hardly one of colour: luma spans 219 of 255 levels while the
+# peak stays 255, which alone adds $20 \log_{10}(255/219) = 1.32$ dB.
+
+# %%
 careless = {
     "right": right,
     "pixels in [-1, 1], peak still 1": in_half_range,
@@ -358,6 +409,8 @@ careless = {
     .mean()
     .item(),
 }
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["bicubic, mean of six pictures", "PSNR (dB)", "against right"],
     [[name, f"{value:.2f}", f"{value - right:+.2f}"] for name, value in careless.items()],
@@ -370,6 +423,12 @@ claim(
     equal=6.02,
     tolerance=0.01,
 )
+
+# %% [markdown]
+# Two prices hang on the pictures: that of the channel, and that of the way in which the small
+# picture was made.
+
+# %%
 claim(
     "On the six crops the Y channel gives bicubic at least 1 dB more than RGB does",
     careless["Y channel instead of RGB"] - right,
@@ -380,6 +439,12 @@ claim(
     right - careless["small picture made without anti-aliasing"],
     at_least=0.5,
 )
+
+# %% [markdown]
+# The last row is the worst mistake: an output that is consistent with the small picture says
+# nothing about the details in the large one.
+
+# %%
 claim(
     "Compared at the small size, bicubic has at least 8 dB more PSNR",
     careless["compared after reducing both again"] - right,
@@ -387,9 +452,9 @@ claim(
 )
 
 # %% [markdown]
-# So a PSNR without its recipe says little. The last row is the worst mistake: an output that is
-# consistent with the small picture says nothing about the details in the large one. A sixth
-# mistake, testing on training pictures, needs a network and comes below.
+# So a PSNR without its recipe says little. A sixth mistake, testing on training pictures, needs a
+# network and comes below.
+
 
 # %% [markdown]
 # ## RRDBNet from its dense block up
@@ -434,12 +499,19 @@ checks.dense_forward(dense_forward, solution=True)
 dense_forward = checks.use(my_dense_forward, dense_forward)  # yours, once it passes
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def conv(channels: int, out: int) -> nn.Conv2d:
     """A 3 x 3 convolution that keeps the size."""
     return nn.Conv2d(channels, out, 3, padding=1)
 
 
+# %% [markdown]
+# As a module the block owns its five convolutions. Each of the first four adds `num_grow_ch`
+# features, so the next one takes that many more. Their first weights are a tenth of the usual size;
+# what that does is measured below.
+
+
+# %% tags=["export"]
 class ResidualDenseBlock(nn.Module):
     """Five convolutions on num_feat features, each of the first four adding num_grow_ch."""
 
@@ -464,6 +536,12 @@ class ResidualDenseBlock(nn.Module):
         return dense_forward(x, self.convs, self.scale)
 
 
+# %% [markdown]
+# Three dense blocks in a row make an *RRDB*, a residual in residual dense block: what the three
+# make of the input is scaled and added to it once more.
+
+
+# %% tags=["export"]
 class RRDB(nn.Module):
     """Residual in residual: three dense blocks, and their result, scaled, added to the input."""
 
@@ -527,6 +605,10 @@ class RRDBNet(nn.Module):
         return self.conv_last(F.leaky_relu(self.conv_hr(h), 0.2))
 
 
+# %% [markdown]
+# ESRGAN's sizes are the defaults. A count of the weights is a first test that the parts are put
+# together as theirs are.
+
 # %%
 claim(
     "RRDBNet with 64 features, 23 blocks and growth 32 has 16,697,987 weights",
@@ -539,8 +621,11 @@ claim(
 #
 # There are 69 dense blocks in a row, each of which adds something to what came in. Without the
 # factor, what it adds has about the size of what it gets, and the features grow by a large factor
-# in every block. Here are three untrained bodies of 23 blocks, the third with first weights a tenth
-# as large, as ESRGAN has them.
+# in every block.
+#
+# Here are three untrained bodies of 23 blocks, the third with first weights a tenth as large, as
+# ESRGAN has them.
+
 
 # %%
 growth = {}
@@ -549,6 +634,12 @@ CASES = (
     ("scaled by 0.2", 0.2, 1.0),
     ("by 0.2, small weights", 0.2, 0.1),
 )
+
+# %% [markdown]
+# The same noise goes through each body. After every block the standard deviation of the features is
+# noted, as a multiple of the noise's.
+
+# %%
 for label, scale, shrink in CASES:
     torch.manual_seed(run.seed)  # the same weights each time
     blocks = nn.Sequential(*[RRDB(32, 16, scale) for _ in range(23)])
@@ -557,11 +648,14 @@ for label, scale, shrink in CASES:
             nn.init.kaiming_normal_(layer.weight, a=0.2)
             layer.weight.data *= shrink
     with torch.no_grad():
-        x = torch.randn(1, 32, 16, 16)
+        x = torch.randn(1, 32, 16, 16)  # (batch, features, height, width)
         growth[label] = [1.0]
         for block in blocks:
             x = block(x)
             growth[label].append(x.std().item())
+
+# %% tags=["figure"]
+# @title Features of three untrained bodies
 figure, axis = plt.subplots(figsize=(6, 3))
 LINES = ((plots.VERMILION, "-"), (plots.SKY, "-"), (plots.BLUE, "--"))
 for (label, sizes), (colour, line) in zip(growth.items(), LINES):
@@ -590,18 +684,21 @@ claim(
     growth["scaled by 1"][-1],
     at_least=1e12,
 )
+
+# %% [markdown]
+# With ESRGAN's small weights the features grow 1.2 times in every block. Why 1.2 and not 1? With
+# nearly silent convolutions a dense block hands on what it got. So the three in a row return the
+# block's input, and a fifth of it is added to the input: 1.2 times as much after every block,
+# whatever the weights are. Unscaled it would be 2 times, and with weights of an ordinary size it is
+# more.
+
+# %%
 claim(
     "With ESRGAN's small first weights the features grow as 1.2 to the power of 23, to 5 %",
     growth["by 0.2, small weights"][-1] / 1.2**23,
     equal=1,
     tolerance=0.05,
 )
-
-# %% [markdown]
-# Why 1.2 and not 1? With nearly silent convolutions a dense block hands on what it got. So the
-# three in a row return the block's input, and a fifth of it is added to the input: 1.2 times as
-# much after every block, whatever the weights are. Unscaled it would be 2 times, and with weights
-# of an ordinary size it is more.
 
 # %% [markdown]
 # ## The official weights
@@ -622,6 +719,12 @@ def official() -> RRDBNet:
 
 # %%
 x4plus = official().to(run.device)
+
+# %% [markdown]
+# All 702 names and shapes fit, or `load_state_dict` had raised. Names and shapes do not tell
+# whether the network is the same; an enlarged picture does.
+
+# %%
 with torch.no_grad():
     from_64 = x4plus(small[:1].to(run.device)).cpu()
 claim(
@@ -631,18 +734,17 @@ claim(
 )
 
 # %% [markdown]
-# All 702 names and shapes fit, or `load_state_dict` had raised. The tests also load our network's
-# weights into the library spandrel and compare the outputs, in both directions.
+# The tests also load our network's weights into the library spandrel and compare the outputs, in
+# both directions.
 #
 # ### One function for a picture of your own
 #
 # A body of 64 features needs memory for every pixel, so a large picture is done in *tiles*. Each
 # tile gets a margin of `overlap` small pixels, which is cut off afterwards: near a tile's edge the
-# network sees zeros where the picture goes on. Transparency goes through bicubic; a grey picture
-# goes in as three equal channels.
+# network sees zeros where the picture goes on.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 @torch.no_grad()
 def in_tiles(
     net: Callable[[Tensor], Tensor], x: Tensor, tile: int = 128, overlap: int = 16, scale: int = 4
@@ -666,6 +768,12 @@ def in_tiles(
     return out
 
 
+# %% [markdown]
+# Around the tiles there is the matter of files. A grey picture goes in as three equal channels, and
+# transparency goes through bicubic.
+
+
+# %% tags=["export"]
 def upscale(
     picture: Image.Image, net: nn.Module, tile: int = 128, overlap: int = 16
 ) -> Image.Image:
@@ -683,11 +791,20 @@ def upscale(
     return to_pil_image((grown[0] * 255).round().to(torch.uint8))
 
 
+# %% [markdown]
+# Two details, a face and a dog's head, are enlarged as they were photographed. They are not reduced
+# first.
+
 # %%
 astronaut, dogs = (
     next(p.x for p in test_pictures if p.name == name) for name in ("astronaut", "dogs")
 )
 details = [astronaut[:, 44:132, 180:268], dogs[:, 304:392, 234:322]]  # 88 x 88, as photographed
+
+# %% [markdown]
+# Each takes one call. `run.autocast()` computes in 16 bits where the device does that fast.
+
+# %%
 start = time.perf_counter()
 with run.autocast():
     enlarged = [pil_to_tensor(upscale(to_pil_image(x), x4plus)).float() / 255 for x in details]
@@ -711,10 +828,11 @@ show_photographs(
 #
 # ### How much overlap do tiles need?
 #
-# A network of 3 x 3 convolutions sees one pixel further with each of them. Small RRDBNet of 3
-# blocks: 45 convolutions in the body and 2 around it reach 47 small pixels; the four after
+# A network of 3 x 3 convolutions sees one pixel further with each of them. Take a small RRDBNet of
+# 3 blocks: 45 convolutions in the body and 2 around it reach 47 small pixels; the four after
 # enlarging reach less than two more. So 49 pixels of overlap must give the whole picture's output,
 # to rounding.
+
 
 # %%
 torch.manual_seed(run.seed)
@@ -722,10 +840,17 @@ probe = RRDBNet(num_feat=8, num_block=3, num_grow_ch=8).to(run.device).eval()
 for layer in probe.modules():
     if isinstance(layer, nn.Conv2d):
         nn.init.kaiming_normal_(layer.weight, a=0.2)
+
+# %% [markdown]
+# One picture goes through it whole, and then in tiles of 64 pixels with more and more overlap.
+
+# %%
 wide = centre_crop(astronaut, 128)[None].to(run.device)
 with torch.no_grad():
     whole = probe(wide)
 size = whole.abs().max()
+
+# %%
 seams = {
     overlap: ((in_tiles(probe, wide, 64, overlap) - whole).abs().max() / size).item()
     for overlap in (0, 4, 8, 16, 32, 49)
@@ -750,16 +875,15 @@ claim("Without an overlap the seams differ by more than 1 %", seams[0], at_least
 # the small one, and with the squared error their mean. Both are blurred where the candidates
 # differ. PSNR wants the mean; the median is near it.
 #
-# Training pairs are crops of 16 x 16 small pixels and the 64 x 64 large ones above them, flipped
-# and turned at random. To get somewhere in a minute, sizes, rates, critic and the network that
-# looks are smaller or others than ESRGAN's. One departure matters for the start: our network's
-# output is added to a bicubic enlargement, and its last convolution starts near zero. So it begins
-# at bicubic's PSNR, and not far below it. (Exactly zero would be worse: no gradient reaches the
-# layers behind it at first, and in float32 one of two seeds had hardly begun after 200 steps.)
-# ESRGAN learns the whole picture, in hundreds of thousands of steps.
+# ESRGAN learns the whole picture, in hundreds of thousands of steps. To get somewhere in a minute,
+# sizes, rates, critic and the network that looks are smaller or others than ESRGAN's. One departure
+# matters for the start: our network's output is added to a bicubic enlargement, and its last
+# convolution starts near zero. So it begins at bicubic's PSNR, and not far below it. (Exactly zero
+# would be worse: no gradient reaches the layers behind it at first, and in float32 one of two seeds
+# had hardly begun after 200 steps.)
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 class OnBicubic(nn.Module):
     """A network whose output is added to bicubic enlargement; before training it is nearly that."""
 
@@ -773,6 +897,12 @@ class OnBicubic(nn.Module):
         return enlarge(x, "bicubic", self.factor) + self.net(x).float()
 
 
+# %% [markdown]
+# Training pairs are crops of 16 x 16 small pixels and the 64 x 64 large ones above them, flipped
+# and turned at random. So a few photographs give many pairs.
+
+
+# %% tags=["export"]
 def crops_of(
     pictures: Sequence[Tensor], batch_size: int = 8, side: int = 16
 ) -> Callable[[], tuple[Tensor, Tensor]]:
@@ -800,9 +930,19 @@ def crops_of(
     return batch
 
 
+# %% [markdown]
+# The learning rate rises over the first steps and falls to zero over the second half of the
+# training. Both stages use it.
+
+
+# %% tags=["export"]
 def rise_and_fall(num_steps: int, rise: int = 30) -> Callable[[int], float]:
     """The learning rate's factor: up over `rise` steps, level, down to 0 over the second half."""
     return lambda step: min(1, (step + 1) / rise, 2 * (1 - step / num_steps))
+
+
+# %% [markdown]
+# The training itself is an ordinary loop; the loss is one line.
 
 
 # %% tags=["export"]
@@ -835,11 +975,19 @@ def train_l1(
             watch(step + 1, loss.item(), model)
 
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# The network is as large as the budget allows, and it sees the six training photographs only.
+
+# %%
 sizes = {name: cfg[name] for name in ("num_feat", "num_block", "num_grow_ch")}
 torch.manual_seed(run.seed)
 model = OnBicubic(RRDBNet(**sizes)).to(run.device)
 batch = crops_of([p.x for p in train_pictures])
+
+# %% [markdown]
+# On the way the PSNR on the test crops is noted eight times. Nothing is chosen by it.
+
+# %%
 bicubic_dB = psnr(bicubic, truth, SCALE).mean().item()
 l1_curve = {}
 
@@ -852,6 +1000,7 @@ def look(step, loss, model):
             l1_curve[step] = psnr(model(small.to(run.device)).cpu(), truth, SCALE).mean().item()
 
 
+# %% tags=["nbval-ignore-output"]
 start = time.perf_counter()
 train_l1(model, batch, run, cfg["l1_steps"], watch=look)
 l1_seconds = time.perf_counter() - start
@@ -877,16 +1026,28 @@ def trained(stage: str) -> OnBicubic:
 # %%
 l1_long = trained("l1").to(run.device)
 with torch.no_grad():
-    l1_now = model(small.to(run.device)).cpu()
+    l1_now = model(small.to(run.device)).cpu()  # (6, 3, 192, 192)
     l1_then = l1_long(small.to(run.device)).cpu()
+
+# %% [markdown]
+# How far are both above bicubic, on each of the six test crops?
+
+# %%
 gain_now = psnr(l1_now, truth, SCALE) - psnr(bicubic, truth, SCALE)
 gain_then = psnr(l1_then, truth, SCALE) - psnr(bicubic, truth, SCALE)
+
+# %%
 claim(
     "After 200 steps of L1 the network is at least 0.4 dB above bicubic on pictures that it "
     "never saw",
     gain_now.mean(),
     at_least=0.4,
 )
+
+# %% [markdown]
+# Twenty times as many steps gain more, and no crop is left behind.
+
+# %%
 claim(
     "After 4,000 steps of L1 the network is at least 1 dB above bicubic on pictures that it never "
     "saw",
@@ -923,8 +1084,9 @@ plots.show(
 # %% [markdown]
 # ### The sixth mistake: testing on training pictures
 #
-# Six photographs are few. How much of the gain is memory? Overfit on purpose: a network trained on
-# one crop alone and measured on that crop and on the six others.
+# Six photographs are few. How much of the gain is memory? Overfit on purpose: a network is trained
+# on one crop alone.
+
 
 # %%
 torch.manual_seed(run.seed)
@@ -934,6 +1096,12 @@ MEMORY_STEPS = 150
 train_l1(memory, lambda: (downscale(learnt, SCALE), learnt), run, MEMORY_STEPS)
 
 
+# %% [markdown]
+# It is measured on that crop and on the six others. Bicubic is the reference for both, since one
+# crop may be easier to enlarge than another.
+
+
+# %%
 def gain_over_bicubic(model, y):
     """How many dB a model is above bicubic, mean over pictures y (N, 3, H, W)."""
     x = downscale(y, SCALE)
@@ -942,9 +1110,8 @@ def gain_over_bicubic(model, y):
     return (psnr(out, y, SCALE) - psnr(enlarge(x, "bicubic"), y, SCALE)).mean().item()
 
 
-own, others = gain_over_bicubic(memory, learnt), gain_over_bicubic(memory, truth)
-
 # %% tags=["nbval-ignore-output"]
+own, others = gain_over_bicubic(memory, learnt), gain_over_bicubic(memory, truth)
 print(f"gain over bicubic on its own crop {own:.2f} dB, on test pictures {others:.2f} dB")
 
 # %%
@@ -962,16 +1129,10 @@ claim(
 # 2019); its first five stages come with the course. We build two measures of its features, each of
 # which answers another question.
 #
-# - `feature_distance` compares them *place by place*, as LPIPS does (Zhang et al. 2018): channels
-#   scaled to length 1 at each pixel, squared difference, mean over places, sum over stages. LPIPS
-#   has weights for the channels, fitted to people's judgements. Ours has none: this is not LPIPS.
-# - `statistics_distance` compares *how often what occurs*: the mean and the standard deviation of
-#   each channel over the picture. Fur is fur, also where no hair lies where it lay.
-#
-# Blau and Michaeli (2018) call the distance from the one true picture "distortion", and the
-# distance between the *distribution* of what a method makes and that of real pictures "perception".
-# Both of ours compare a picture with its own original, so in their sense both are distortions; the
-# second one ignores the place, and goes part of the way to perception.
+# The first, `feature_distance`, compares features *place by place*, as LPIPS does (Zhang et al.
+# 2018): channels are scaled to length 1 at each pixel, then squared difference, mean over places,
+# sum over stages. LPIPS has weights for the channels, fitted to people's judgements. Ours has none:
+# this is not LPIPS.
 
 
 # %% tags=["export"]
@@ -983,6 +1144,12 @@ def feature_distance(looking: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return sum((f - g).square().sum(dim=1).mean(dim=(1, 2)) for f, g in unit)
 
 
+# %% [markdown]
+# The second, `statistics_distance`, compares *how often what occurs*: the mean and the standard
+# deviation of each channel over the picture. Fur is fur, also where no hair lies where it lay.
+
+
+# %% tags=["export"]
 @torch.no_grad()
 def statistics_distance(looking: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The relative distance of the channels' means and standard deviations, mean of five stages,
@@ -998,9 +1165,15 @@ def statistics_distance(looking: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 # %% [markdown]
+# Blau and Michaeli (2018) call the distance from the one true picture "distortion", and the
+# distance between the *distribution* of what a method makes and that of real pictures "perception".
+# Both of ours compare a picture with its own original, so in their sense both are distortions; the
+# second one ignores the place, and goes part of the way to perception.
+#
 # Test a measure before you trust it, on distortions whose order everyone sees.
 
-# %% tags=["nbval-ignore-output"]
+
+# %%
 looking = photographs.looking_net()
 noise = torch.randn(truth.shape, generator=runtime.rng(3))
 spoilt = {
@@ -1012,6 +1185,11 @@ spoilt = {
 }
 
 
+# %% [markdown]
+# All pictures of this notebook are judged by the same four numbers.
+
+
+# %%
 def judged(x):
     """PSNR, SSIM, feature distance and statistics distance of test crops, means of six."""
     measures = (
@@ -1023,12 +1201,16 @@ def judged(x):
     return [measure.mean().item() for measure in measures]
 
 
+# %% tags=["nbval-ignore-output"]
 HEAD = ["PSNR (dB)", "SSIM", "features", "statistics"]
 FORMS = (".2f", ".3f", ".3f", ".3f")
 scores_spoilt = {name: judged(x) for name, x in spoilt.items()}
 plots.table(
     ["distortion", *HEAD], [[name, *map(format, row, FORMS)] for name, row in scores_spoilt.items()]
 )
+
+# %% [markdown]
+# Both distances keep the order that everyone sees.
 
 # %%
 shift, faint, loud, blurred, blocks_ = scores_spoilt.values()
@@ -1037,6 +1219,12 @@ claim(
     [faint[2] / loud[2], faint[3] / loud[3], blurred[2] / blocks_[2], blurred[3] / blocks_[3]],
     at_most=0.9,
 )
+
+# %% [markdown]
+# A shift by one pixel is seen by nobody. PSNR compares pixel with pixel and minds it more than the
+# blur of bicubic; the statistics hardly notice it.
+
+# %%
 claim(
     "For PSNR a picture shifted by one pixel is worse than bicubic, by at least 0.5 dB",
     blurred[0] - shift[0],
@@ -1093,10 +1281,9 @@ checks.relativistic_g_loss(relativistic_g_loss, solution=True)
 relativistic_g_loss = checks.use(my_relativistic_g_loss, relativistic_g_loss)  # yours, if it passes
 
 # %% [markdown]
-# The *perceptual loss* compares features of the output with features of the original. ESRGAN takes
-# them *before* the activation, since after it many are zero and say nothing. The five stages that
-# judge must not be the trainer, or the network learns to please its judge. So training looks at
-# three other layers: the convolutions that widen a block's channels sixfold, before their
+# The *perceptual loss* compares features of the output with features of the original. The five
+# stages that judge must not be the trainer, or the network learns to please its judge. So training
+# looks at three other layers: the convolutions that widen a block's channels sixfold, before their
 # activation. They are of the same network; a judge of another kind would be better, and there is
 # none that ships here.
 
@@ -1116,6 +1303,12 @@ def seen_features(looking: photographs.LookingNet, x: Tensor, *, active: bool = 
     return found
 
 
+# %% [markdown]
+# Layers differ in the size of their features. Each difference is taken relative to the size of the
+# original's, so that no layer outweighs the others.
+
+
+# %% tags=["export"]
 def perceptual_loss(looking: photographs.LookingNet, x: Tensor, y: Tensor) -> Tensor:
     """The mean absolute difference of features, each layer relative to the size of y's; a sum."""
     with torch.no_grad():
@@ -1123,6 +1316,10 @@ def perceptual_loss(looking: photographs.LookingNet, x: Tensor, y: Tensor) -> Te
     pairs = zip(seen_features(looking, x), wanted)
     return sum((f - g).abs().mean() / g.abs().mean() for f, g in pairs)
 
+
+# %% [markdown]
+# ESRGAN takes the features *before* the activation, since after it many are zero and say nothing.
+# How many?
 
 # %%
 with torch.no_grad():
@@ -1134,6 +1331,11 @@ claim(
     zeros,
     at_least=0.2,
 )
+
+
+# %% [markdown]
+# The critic has no last layer that sees all of the picture. It gives a logit for each patch:
+# details are what the second stage is about, and they are small.
 
 
 # %% tags=["export"]
@@ -1148,6 +1350,11 @@ def make_critic(channels: int = 3, width: int = 32) -> nn.Sequential:
         layers.append(spectral_norm(nn.Conv2d(before, out, 3, stride, padding=1)))
         layers.append(nn.LeakyReLU(0.2))
     return nn.Sequential(*layers, nn.Conv2d(4 * width, 1, 1))
+
+
+# %% [markdown]
+# Each step trains the generator, on the sum of three losses, and then the critic. L1 keeps its full
+# weight, the relativistic loss a small one.
 
 
 # %% tags=["export", "long"]
@@ -1201,6 +1408,10 @@ def train_gan(
             watch(step + 1, loss.item(), model)
 
 
+# %% [markdown]
+# Stage two begins with the weights of stage one. Crops are larger here, 24 x 24 small pixels, and
+# four in a batch.
+
 # %% tags=["nbval-ignore-output"]
 eyes = photographs.looking_net().to(run.device)
 large_crops = crops_of([p.x for p in train_pictures], batch_size=4, side=24)
@@ -1219,9 +1430,17 @@ print(f"{cfg['gan_steps']} steps in {gan_seconds:.0f} s")
 torch.manual_seed(run.seed)
 plain = OnBicubic(RRDBNet(**sizes)).to(run.device)
 train_gan(plain, make_critic().to(run.device), large_crops, run, cfg["gan_steps"], eyes)
+
+# %% [markdown]
+# Both then enlarge the test crops.
+
+# %% tags=["nbval-ignore-output"]
 with torch.no_grad():
-    gan_now = gan_model(small.to(run.device)).cpu()
+    gan_now = gan_model(small.to(run.device)).cpu()  # (6, 3, 192, 192)
     unprepared = plain(small.to(run.device)).float().cpu()
+
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Stage two with and without stage one
 show_photographs(
     {
         "stage two alone": unprepared[..., 40:148, 40:148],
@@ -1243,13 +1462,11 @@ show_photographs(
 # perception, for any method whatever. A method is a point in a plane, and the corner of high PSNR
 # and small distance is empty. (Their theorem is about distances between distributions. Here stand
 # the two distances that we have.)
+#
 # Between two networks of one shape lies a curve, for nothing: mix their weights (ESRGAN, section
 # 3.4),
 #
 # $$\theta_\alpha = (1 - \alpha)\, \theta_{\mathrm{L1}} + \alpha\, \theta_{\mathrm{GAN}} .$$
-#
-# This works since the second network was trained from the first one. Networks from different starts
-# have their features in different channels, and a mean of their weights is neither.
 
 
 # %% tags=["export"]
@@ -1261,11 +1478,18 @@ def mixed(first: nn.Module, second: nn.Module, alpha: float) -> dict[str, Tensor
     return {key: torch.lerp(a[key], b[key], alpha) for key in a}
 
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# This works since the second network was trained from the first one. Networks from different starts
+# have their features in different channels, and a mean of their weights is neither. Here six
+# mixtures of the course's two networks join the formulas in one table.
+
+# %%
 gan_long = trained("gan").to(run.device)
 between = trained("l1").to(run.device)
 outputs = {how: enlarge(small, how) for how in ("nearest", "bilinear", "bicubic", "lanczos")}
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+# %% tags=["nbval-ignore-output"]
 with torch.no_grad():
     outputs |= {"L1, this training": l1_now, "GAN, this training": gan_now}
     outputs["GAN without stage one"] = unprepared
@@ -1275,6 +1499,11 @@ with torch.no_grad():
     with run.autocast():
         from_official = torch.cat([x4plus(x[None].to(run.device)).float().cpu() for x in small])
 outputs["Real-ESRGAN x4plus"] = from_official
+
+# %% [markdown]
+# All of them are judged on the same six crops.
+
+# %% tags=["nbval-ignore-output"]
 scores = {name: judged(x) for name, x in outputs.items()}
 plots.table(["method", *HEAD], [[name, *map(format, row, FORMS)] for name, row in scores.items()])
 print("mixed: alpha = 0 is L1 after 4,000 steps, alpha = 1 the GAN trained from it")
@@ -1329,6 +1558,10 @@ plots.show(
     ),
 )
 
+# %% [markdown]
+# Left plot: along the green curve, whoever wants a smaller distance moves to the left. The formulas
+# lie above the curve: they are worse in both.
+
 # %%
 l1_score, gan_score = scores["mixed, alpha = 0"], scores["mixed, alpha = 1"]
 claim(
@@ -1342,16 +1575,33 @@ claim(
     gan_score[3] / scores["bicubic"][3],
     at_most=0.7,
 )
+
+# %% [markdown]
+# The GAN pays for that in PSNR.
+
+# %%
 claim(
     "The trained GAN has at least 0.5 dB less PSNR than the L1 network it began from",
     l1_score[0] - gan_score[0],
     at_least=0.5,
 )
+
+# %% [markdown]
+# Right plot: the kind of measure that most papers report compares place by place, and so it is
+# itself partly a distortion. A hair in the wrong place counts as an error there, and a place
+# somewhere between mean and sample is the nearest.
+
+# %%
 claim(
     "By features, place by place, the trained GAN is nearer to the truth than bicubic",
     gan_score[2] / scores["bicubic"][2],
     at_most=1,
 )
+
+# %% [markdown]
+# The short trainings of this notebook point the same way, and stage two needs stage one.
+
+# %%
 claim(
     "By statistics this notebook's short second stage ends nearer to the truth than its first",
     scores["GAN, this training"][3] / scores["L1, this training"][3],
@@ -1363,6 +1613,12 @@ claim(
     scores["GAN, this training"][3] / scores["GAN without stage one"][3],
     at_most=0.9,
 )
+
+# %% [markdown]
+# Along the curve PSNR falls from mixture to mixture. The first step is left out: it costs next to
+# nothing.
+
+# %%
 claim(
     "Along the mixed weights, from alpha = 0.2 on, PSNR falls with every step towards the GAN",
     [
@@ -1391,22 +1647,18 @@ show_photographs(
 )
 
 # %% [markdown]
-# Left plot: along the green curve, whoever wants a smaller distance moves to the left. The formulas
-# lie above the curve: they are worse in both. Right plot: the kind of measure that most papers
-# report compares place by place, and so it is itself partly a distortion. A hair in the wrong place
-# counts as an error there, and a place somewhere between mean and sample is the nearest.
-#
 # **Which one would you print, and which one would you use in a hospital?** A poster wants the GAN
 # or a mix: nobody compares it with the truth, and blur is what the eye minds. A radiologist, a
 # number plate, a satellite's count of cars want the right end: every detail that the GAN shows
 # may be a draw from many. There, even L1 is a choice of yours, and the small picture should lie
 # beside it. (That is a reasoned opinion: no diagnosis was measured here.)
-#
+
+# %% [markdown]
 # ## What clean input costs a network that was trained on dirt
 #
 # The official network stands alone in the plane, left of bicubic in PSNR. It was not trained for
 # our question. Real-ESRGAN's training pictures went through blur, noise, JPEG and resizing, *twice*
-# ("second order"), and the network learnt to undo all that. Here it is in small.
+# ("second order"), and the network learnt to undo all that. Here it is in small, from its parts.
 
 
 # %% tags=["export"]
@@ -1422,6 +1674,7 @@ def jpeg(x: Tensor, quality: int) -> Tensor:
     return torch.stack(found).to(x.device)
 
 
+# %% tags=["export"]
 def blur(x: Tensor, sigma: float) -> Tensor:
     """A Gaussian blur of standard deviation `sigma` pixels."""
     reach = int(3 * sigma + 1)
@@ -1433,6 +1686,12 @@ def blur(x: Tensor, sigma: float) -> Tensor:
     )
 
 
+# %% [markdown]
+# One round is blur, half of the size, noise and JPEG. The second is milder, and a quarter of the
+# size is left.
+
+
+# %% tags=["export"]
 def degrade(x: Tensor, rng: torch.Generator) -> Tensor:
     """Pictures (N, 3, H, W) in [0, 1] reduced to a quarter by a small version of Real-ESRGAN's
     second-order degradation: twice blur, a half of the size, noise and JPEG.
@@ -1444,6 +1703,10 @@ def degrade(x: Tensor, rng: torch.Generator) -> Tensor:
     return x
 
 
+# %% [markdown]
+# Now the same test crops, degraded, and enlarged by the same networks. Ours have seen clean
+# pictures only.
+
 # %% tags=["nbval-ignore-output"]
 dirty = degrade(truth, runtime.rng(5))
 with torch.no_grad():
@@ -1451,6 +1714,8 @@ with torch.no_grad():
         cleaned = torch.cat([x4plus(x[None].to(run.device)).float().cpu() for x in dirty])
     l1_dirty = l1_long(dirty.to(run.device)).cpu()
     gan_dirty = gan_long(dirty.to(run.device)).cpu()
+
+# %% tags=["nbval-ignore-output"]
 from_dirty = {
     "bicubic": enlarge(dirty, "bicubic"),
     "L1, trained on clean": l1_dirty,
@@ -1462,6 +1727,11 @@ plots.table(
     ["from a degraded picture", *HEAD],
     [[name, *map(format, row, FORMS)] for name, row in scores_dirty.items()],
 )
+
+# %% [markdown]
+# And on clean input? The official network's PSNR less bicubic's, crop by crop:
+
+# %% tags=["nbval-ignore-output"]
 clean_gap = psnr(from_official, truth, SCALE) - psnr(bicubic, truth, SCALE)
 print("x4plus against bicubic on clean input, dB:", " ".join(f"{gap:+.1f}" for gap in clean_gap))
 
@@ -1476,12 +1746,21 @@ show_photographs(
     "A network trained on clean pictures sharpens the dirt",
 )
 
+# %% [markdown]
+# On clean pictures the official network is further from the truth than a formula.
+
 # %%
 claim(
     "On clean input Real-ESRGAN's PSNR is below bicubic's on each of the six crops",
     clean_gap,
     at_most=0,
 )
+
+# %% [markdown]
+# On degraded ones it is nearer by features and *further* by PSNR and SSIM: it trades distortion for
+# looks there, too.
+
+# %%
 claim(
     "On degraded input Real-ESRGAN's features are at least a tenth nearer to the truth than "
     "bicubic's",
@@ -1493,11 +1772,22 @@ claim(
     scores_dirty["bicubic"][0] - scores_dirty["Real-ESRGAN x4plus"][0],
     at_least=0.5,
 )
+
+# %% [markdown]
+# That nearness by features belongs to dirty input alone.
+
+# %%
 claim(
     "On clean input Real-ESRGAN's features are not a tenth nearer to the truth than bicubic's",
     scores["Real-ESRGAN x4plus"][2] / scores["bicubic"][2],
     at_least=0.92,
 )
+
+# %% [markdown]
+# A network trained on clean pictures takes the dirt for detail: it is further off by statistics,
+# and most of its gain in PSNR is gone.
+
+# %%
 claim(
     "On degraded input Real-ESRGAN's statistics are nearer than those of the GAN trained on clean "
     "pictures",
@@ -1514,17 +1804,19 @@ claim(
 # %% [markdown]
 # Match the training to the input. For a clean picture that was only reduced, the networks trained
 # for that are nearer to the truth by PSNR and SSIM; by statistics only the long GAN is. On our
-# degraded pictures the official network is nearer by features and by statistics and *further* by
-# PSNR and SSIM: it trades distortion for looks there, too. What a phone or a web page does to a
-# picture was not measured here.
+# degraded pictures the official network is nearer by features and by statistics. What a phone or a
+# web page does to a picture was not measured here.
 #
 # And the tiles? Here is the official network on one picture in two tiles, and how near the eight
 # columns at the seam are to those of the whole.
 
-# %% tags=["nbval-ignore-output"]
+
+# %%
 two_tiles = astronaut[:, 40:88, 180:276][None].to(run.device)  # 48 x 96
 with torch.no_grad():
     whole = x4plus(two_tiles).cpu().clamp(0, 1)
+
+# %% tags=["nbval-ignore-output"]
 at_seam = {}
 for overlap in (0, 16):
     tiled = in_tiles(x4plus, two_tiles, tile=48, overlap=overlap).cpu().clamp(0, 1)
@@ -1545,8 +1837,8 @@ claim(
 # A sharp answer may be the wrong one. To count such cases one needs a judge that reads pictures.
 # The course's classifier reads Fashion-MNIST. So: clothes of 28 x 28, reduced to 14 x 14, enlarged
 # again by repeated pixels, by bicubic, and by a small RRDBNet with L1 and with a GAN trained from
-# it. (FD in the table is notebook 02's distance between sets of pictures.) The factor is 2, for
-# which RRDBNet folds the small picture into four channels first.
+# it.
+
 
 # %% tags=["nbval-ignore-output"]
 clothes = data.images("fashion_mnist", "train")
@@ -1554,16 +1846,31 @@ worn = data.images("fashion_mnist", "test")
 clothes_x, worn_x = (clothes.x + 1) / 2, (worn.x[:2048] + 1) / 2  # in [0, 1] here
 
 
+# %% [markdown]
+# The factor is 2, for which RRDBNet folds the small picture into four channels first.
+
+
+# %%
 def clothes_batch():
     """16 pairs of clothes at 14 x 14 and 28 x 28."""
     y = clothes_x[torch.randint(len(clothes_x), (16,))]
     return downscale(y, 2), y
 
 
+# %% [markdown]
+# First L1.
+
+# %% tags=["nbval-ignore-output"]
 torch.manual_seed(run.seed)
 tailor = OnBicubic(RRDBNet(1, 1, 24, 2, 12, scale=2), factor=2).to(run.device)
 TAILOR_STEPS = 150
 train_l1(tailor, clothes_batch, run, TAILOR_STEPS)
+
+# %% [markdown]
+# Then the GAN, from the same weights. It has no perceptual loss: the network that looks was trained
+# on photographs.
+
+# %% tags=["nbval-ignore-output"]
 inventor = OnBicubic(RRDBNet(1, 1, 24, 2, 12, scale=2), factor=2).to(run.device)
 inventor.load_state_dict(tailor.state_dict())
 train_gan(
@@ -1575,17 +1882,23 @@ train_gan(
     weights=(0.0, 0.05, 1.0),
 )
 
+# %% [markdown]
+# Only what the classifier reads right at full size can be spoilt by enlarging. Everything else is
+# left out.
+
 # %% tags=["nbval-ignore-output"]
 little = downscale(worn_x, 2)  # (2048, 1, 14, 14)
 read_real = metrics.class_probabilities(2 * worn_x - 1, "fashion_mnist")
 known = read_real.argmax(dim=1) == worn.y[:2048]  # what the classifier reads right at full size
 
 
+# %%
 def from_little(model):
     """All small clothes through a model, in batches."""
     return metrics.in_batches(lambda x: model(x.to(run.device)), little, 256).clamp(0, 1)
 
 
+# %%
 versions = {
     "original": worn_x,
     "nearest": enlarge(little, "nearest", 2),
@@ -1593,6 +1906,13 @@ versions = {
     "L1": from_little(tailor),
     "GAN": from_little(inventor),
 }
+
+# %% [markdown]
+# Counted are two kinds of errors: those among all that was read right before, and those in which
+# the classifier gives the wrong class 0.9 or more. FD is notebook 02's distance between sets of
+# pictures.
+
+# %% tags=["nbval-ignore-output"]
 clothes_rows, misread, read = {}, {}, {}
 for name, x in versions.items():
     probabilities = metrics.class_probabilities(2 * x - 1, "fashion_mnist")
@@ -1608,6 +1928,8 @@ for name, x in versions.items():
     if name == "GAN":
         caught = (probabilities.amax(dim=1) * wrong).topk(8).indices  # the most confident ones
     read[name] = probabilities.argmax(dim=1)
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["from 14 x 14", "PSNR (dB)", "FD", "read differently", "and with 0.9 or more"],
     [[name, *row] for name, row in clothes_rows.items()],
@@ -1651,13 +1973,16 @@ claim(
 # are read as something else. Repeated pixels, which invent nothing, are misread about as often.
 # Checks that 14 pixels cannot hold are gone, and a shirt without its checks is read as a T-shirt;
 # no method knows that they were there. So this toy counts what cannot be known, and does not
-# separate loss from invention. The L1 network is misread, too: it has had half of the training, so
-# that the two rows do not say which loss is the safer one. Nor is the classifier surer of its
-# errors after the GAN than after the formulas: the last column is no higher. To an eye the GAN's
-# answer looks certain. On photographs we did not count; letters become other letters there. Say
-# beside every picture that was enlarged so that it was, by what, and from how many pixels.
+# separate loss from invention.
+#
+# The L1 network is misread, too: it has had half of the training, so that the two rows do not say
+# which loss is the safer one. Nor is the classifier surer of its errors after the GAN than after
+# the formulas: the last column is no higher. To an eye the GAN's answer looks certain. On
+# photographs we did not count; letters become other letters there. Say beside every picture that
+# was enlarged so that it was, by what, and from how many pixels.
 #
 # ## Slide between before and after
+
 
 # %% tags=["widget", "nbval-ignore-output"]
 # @title Code of the widget
