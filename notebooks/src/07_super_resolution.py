@@ -84,7 +84,7 @@ plots.use_style()
 
 # %% [markdown]
 # The line below says on which device this notebook runs, and with which of two budgets, `quick` or
-# `full`. Sizes and numbers of steps of its own networks hang on the budget.
+# `full`. The budget sets the sizes of the networks that are trained here, and for how many steps.
 
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
@@ -100,12 +100,11 @@ cfg = run.budget.pick(
 # reduced from a larger file until it was sharp, since the camera's own blur would otherwise count
 # as truth. Pixels are in [0, 1] in this notebook, as everywhere in this field.
 
-
 # %%
 train_pictures, test_pictures = photographs.photographs("train"), photographs.photographs("test")
 
 # %% [markdown]
-# They are CC0, CC BY or in the public domain:
+# The photographs are CC0, CC BY or in the public domain.
 
 # %% tags=["exact"]
 plots.table(
@@ -117,10 +116,9 @@ plots.table(
     ],
 )
 
-
 # %% [markdown]
-# Every network here enlarges four times each way. Measures are taken on the middle of a picture, so
-# that each of the six counts the same.
+# The networks for photographs enlarge four times each way. Measures are taken on crops of one size,
+# from the middle of each picture.
 
 # %% tags=["export"]
 SCALE = 4  # how many times larger, each way
@@ -325,8 +323,8 @@ def ssim(x: Tensor, y: Tensor, border: int = SCALE, sigma: float = 1.5) -> Tenso
 
 
 # %% [markdown]
-# Many papers measure on one channel only: *luma*, the brightness. It is a weighted sum of the three
-# colours, and weighs green most.
+# Papers of this field also measure on one channel only: *luma*, the brightness. It is a weighted
+# sum of the three colours, and weighs green most.
 
 
 # %% tags=["export"]
@@ -366,7 +364,6 @@ def enlarge(x: Tensor, how: str, factor: int = SCALE) -> Tensor:
 # %% [markdown]
 # Now the mistakes, each with its price, for plain bicubic enlargement. First the right recipe: in
 # [0, 1], in RGB, without the border, at the large size.
-
 
 # %%
 small = downscale(truth, SCALE)  # (6, 3, 48, 48)
@@ -425,8 +422,7 @@ claim(
 )
 
 # %% [markdown]
-# Two prices hang on the pictures: that of the channel, and that of the way in which the small
-# picture was made.
+# Two prices depend on the pictures: the channel's, and that of reducing without anti-aliasing.
 
 # %%
 claim(
@@ -454,7 +450,6 @@ claim(
 # %% [markdown]
 # So a PSNR without its recipe says little. A sixth mistake, testing on training pictures, needs a
 # network and comes below.
-
 
 # %% [markdown]
 # ## RRDBNet from its dense block up
@@ -599,15 +594,15 @@ class RRDBNet(nn.Module):
         if x.shape[-1] % self.fold or x.shape[-2] % self.fold:
             raise ValueError(f"Height and width must be multiples of {self.fold}.")
         h = self.conv_first(F.pixel_unshuffle(x, self.fold) if self.fold > 1 else x)
-        h = h + self.conv_body(self.body(h))
+        h = h + self.conv_body(self.body(h))  # (N, num_feat, H / fold, W / fold)
         for layer in (self.conv_up1, self.conv_up2):
             h = F.leaky_relu(layer(F.interpolate(h, scale_factor=2, mode="nearest")), 0.2)
         return self.conv_last(F.leaky_relu(self.conv_hr(h), 0.2))
 
 
 # %% [markdown]
-# ESRGAN's sizes are the defaults. A count of the weights is a first test that the parts are put
-# together as theirs are.
+# ESRGAN's sizes are the defaults. The number of weights is a first test that the parts are put
+# together as in ESRGAN.
 
 # %%
 claim(
@@ -625,7 +620,6 @@ claim(
 #
 # Here are three untrained bodies of 23 blocks, the third with first weights a tenth as large, as
 # ESRGAN has them.
-
 
 # %%
 growth = {}
@@ -721,8 +715,9 @@ def official() -> RRDBNet:
 x4plus = official().to(run.device)
 
 # %% [markdown]
-# All 702 names and shapes fit, or `load_state_dict` had raised. Names and shapes do not tell
-# whether the network is the same; an enlarged picture does.
+# All 702 names and shapes fit, or `load_state_dict` had raised. That does not say yet that the
+# network computes the right thing: it could take its steps in another order. So let it enlarge a
+# picture.
 
 # %%
 with torch.no_grad():
@@ -769,8 +764,8 @@ def in_tiles(
 
 
 # %% [markdown]
-# Around the tiles there is the matter of files. A grey picture goes in as three equal channels, and
-# transparency goes through bicubic.
+# A picture file is more than three channels in [0, 1]. A grey picture goes in as three equal
+# channels, and transparency goes through bicubic.
 
 
 # %% tags=["export"]
@@ -833,7 +828,6 @@ show_photographs(
 # enlarging reach less than two more. So 49 pixels of overlap must give the whole picture's output,
 # to rounding.
 
-
 # %%
 torch.manual_seed(run.seed)
 probe = RRDBNet(num_feat=8, num_block=3, num_grow_ch=8).to(run.device).eval()
@@ -845,9 +839,9 @@ for layer in probe.modules():
 # One picture goes through it whole, and then in tiles of 64 pixels with more and more overlap.
 
 # %%
-wide = centre_crop(astronaut, 128)[None].to(run.device)
+wide = centre_crop(astronaut, 128)[None].to(run.device)  # (1, 3, 128, 128)
 with torch.no_grad():
-    whole = probe(wide)
+    whole = probe(wide)  # (1, 3, 512, 512)
 size = whole.abs().max()
 
 # %%
@@ -962,9 +956,9 @@ def train_l1(
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, rise_and_fall(num_steps))
     scaler = run.scaler()
     for step in training.progress(num_steps, "L1"):
-        x, y = (part.to(device) for part in batch())
+        x, y = (part.to(device) for part in batch())  # (N, 3, h, w), (N, 3, 4h, 4w)
         with run.autocast():
-            x_pred = model(x).float()
+            x_pred = model(x).float()  # like y
         loss = (x_pred - y).abs().mean()
         optimiser.zero_grad()
         scaler.scale(loss).backward()
@@ -976,7 +970,7 @@ def train_l1(
 
 
 # %% [markdown]
-# The network is as large as the budget allows, and it sees the six training photographs only.
+# The network has the budget's size, and it sees the six training photographs only.
 
 # %%
 sizes = {name: cfg[name] for name in ("num_feat", "num_block", "num_grow_ch")}
@@ -985,7 +979,7 @@ model = OnBicubic(RRDBNet(**sizes)).to(run.device)
 batch = crops_of([p.x for p in train_pictures])
 
 # %% [markdown]
-# On the way the PSNR on the test crops is noted eight times. Nothing is chosen by it.
+# On the way the PSNR on the test crops is noted now and then. Nothing is chosen by it.
 
 # %%
 bicubic_dB = psnr(bicubic, truth, SCALE).mean().item()
@@ -1006,7 +1000,6 @@ train_l1(model, batch, run, cfg["l1_steps"], watch=look)
 l1_seconds = time.perf_counter() - start
 print(f"{training.parameters(model):,} weights, {cfg['l1_steps']} steps in {l1_seconds:.0f} s")
 print(f"bicubic {bicubic_dB:.2f} dB, after training {max(l1_curve.items())[1]:.2f} dB")
-
 
 # %% [markdown]
 # The same network after 4,000 steps comes with the course, and so does its second stage from below
@@ -1087,7 +1080,6 @@ plots.show(
 # Six photographs are few. How much of the gain is memory? Overfit on purpose: a network is trained
 # on one crop alone.
 
-
 # %%
 torch.manual_seed(run.seed)
 learnt = centre_crop(train_pictures[0].x, 96)[None]
@@ -1095,10 +1087,9 @@ memory = OnBicubic(RRDBNet(num_feat=24, num_block=1, num_grow_ch=12)).to(run.dev
 MEMORY_STEPS = 150
 train_l1(memory, lambda: (downscale(learnt, SCALE), learnt), run, MEMORY_STEPS)
 
-
 # %% [markdown]
-# It is measured on that crop and on the six others. Bicubic is the reference for both, since one
-# crop may be easier to enlarge than another.
+# The network is measured on that crop and on the six test crops. Bicubic is the reference for both,
+# since one crop may be easier to enlarge than another.
 
 
 # %%
@@ -1172,10 +1163,9 @@ def statistics_distance(looking: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 #
 # Test a measure before you trust it, on distortions whose order everyone sees.
 
-
 # %%
 looking = photographs.looking_net()
-noise = torch.randn(truth.shape, generator=runtime.rng(3))
+noise = torch.randn(truth.shape, generator=runtime.rng(3))  # (6, 3, 192, 192)
 spoilt = {
     "shifted by one pixel": truth.roll(1, dims=-1),
     "a little noise (0.02)": truth + 0.02 * noise,
@@ -1184,9 +1174,8 @@ spoilt = {
     "nearest from a quarter": enlarge(small, "nearest"),
 }
 
-
 # %% [markdown]
-# All pictures of this notebook are judged by the same four numbers.
+# Every enlargement of the test crops is judged by the same four numbers.
 
 
 # %%
@@ -1221,8 +1210,8 @@ claim(
 )
 
 # %% [markdown]
-# A shift by one pixel is seen by nobody. PSNR compares pixel with pixel and minds it more than the
-# blur of bicubic; the statistics hardly notice it.
+# A shift by one pixel leaves every detail as it was. PSNR compares pixel with pixel and minds it
+# more than the blur of bicubic; the statistics hardly notice it.
 
 # %%
 claim(
@@ -1323,7 +1312,7 @@ def perceptual_loss(looking: photographs.LookingNet, x: Tensor, y: Tensor) -> Te
 
 # %%
 with torch.no_grad():
-    before = seen_features(looking, truth[:2])
+    before = seen_features(looking, truth[:2])  # three layers, (2, channels, h, w) each
     after = seen_features(looking, truth[:2], active=True)
 zeros = [(f == 0).float().mean().item() for f in after]
 claim(
@@ -1332,10 +1321,9 @@ claim(
     at_least=0.2,
 )
 
-
 # %% [markdown]
-# The critic has no last layer that sees all of the picture. It gives a logit for each patch:
-# details are what the second stage is about, and they are small.
+# The critic has no layer that sees all of the picture. It gives a logit for each patch, since the
+# second stage is about details.
 
 
 # %% tags=["export"]
@@ -1389,11 +1377,11 @@ def train_gan(
         scaler.update()
 
     for step in training.progress(num_steps, "GAN"):
-        x, y = (part.to(device) for part in batch())
+        x, y = (part.to(device) for part in batch())  # (N, 3, h, w), (N, 3, 4h, 4w)
         critic.requires_grad_(False)
         with run.autocast():
             x_pred = model(x).float()
-            real, fake = critic(y).float(), critic(x_pred).float()
+            real, fake = critic(y).float(), critic(x_pred).float()  # (N, 1, h/2, w/2)
         loss = weights[1] * relativistic_g_loss(real, fake) + weights[2] * (x_pred - y).abs().mean()
         if looking is not None:
             loss = loss + weights[0] * perceptual_loss(looking, x_pred, y)
@@ -1431,15 +1419,12 @@ torch.manual_seed(run.seed)
 plain = OnBicubic(RRDBNet(**sizes)).to(run.device)
 train_gan(plain, make_critic().to(run.device), large_crops, run, cfg["gan_steps"], eyes)
 
-# %% [markdown]
-# Both then enlarge the test crops.
-
-# %% tags=["nbval-ignore-output"]
+# %%
 with torch.no_grad():
     gan_now = gan_model(small.to(run.device)).cpu()  # (6, 3, 192, 192)
     unprepared = plain(small.to(run.device)).float().cpu()
 
-# %% tags=["figure", "nbval-ignore-output"]
+# %% tags=["figure"]
 # @title Stage two with and without stage one
 show_photographs(
     {
@@ -1489,7 +1474,7 @@ between = trained("l1").to(run.device)
 outputs = {how: enlarge(small, how) for how in ("nearest", "bilinear", "bicubic", "lanczos")}
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
-# %% tags=["nbval-ignore-output"]
+# %%
 with torch.no_grad():
     outputs |= {"L1, this training": l1_now, "GAN, this training": gan_now}
     outputs["GAN without stage one"] = unprepared
@@ -1599,7 +1584,8 @@ claim(
 )
 
 # %% [markdown]
-# The short trainings of this notebook point the same way, and stage two needs stage one.
+# The short trainings of this notebook point the same way, and stage two does better after stage one
+# than alone.
 
 # %%
 claim(
@@ -1708,7 +1694,7 @@ def degrade(x: Tensor, rng: torch.Generator) -> Tensor:
 # pictures only.
 
 # %% tags=["nbval-ignore-output"]
-dirty = degrade(truth, runtime.rng(5))
+dirty = degrade(truth, runtime.rng(5))  # (6, 3, 48, 48)
 with torch.no_grad():
     with run.autocast():
         cleaned = torch.cat([x4plus(x[None].to(run.device)).float().cpu() for x in dirty])
@@ -1747,7 +1733,7 @@ show_photographs(
 )
 
 # %% [markdown]
-# On clean pictures the official network is further from the truth than a formula.
+# On clean pictures the official network is further from the truth by PSNR than a formula is.
 
 # %%
 claim(
@@ -1774,7 +1760,7 @@ claim(
 )
 
 # %% [markdown]
-# That nearness by features belongs to dirty input alone.
+# On clean input that gain by features is missing.
 
 # %%
 claim(
@@ -1784,8 +1770,8 @@ claim(
 )
 
 # %% [markdown]
-# A network trained on clean pictures takes the dirt for detail: it is further off by statistics,
-# and most of its gain in PSNR is gone.
+# The networks trained on clean pictures take the dirt for detail. By statistics the GAN is further
+# off than the official network, and most of the L1 network's gain in PSNR is gone.
 
 # %%
 claim(
@@ -1809,7 +1795,6 @@ claim(
 #
 # And the tiles? Here is the official network on one picture in two tiles, and how near the eight
 # columns at the seam are to those of the whole.
-
 
 # %%
 two_tiles = astronaut[:, 40:88, 180:276][None].to(run.device)  # 48 x 96
@@ -1839,15 +1824,10 @@ claim(
 # again by repeated pixels, by bicubic, and by a small RRDBNet with L1 and with a GAN trained from
 # it.
 
-
 # %% tags=["nbval-ignore-output"]
 clothes = data.images("fashion_mnist", "train")
 worn = data.images("fashion_mnist", "test")
 clothes_x, worn_x = (clothes.x + 1) / 2, (worn.x[:2048] + 1) / 2  # in [0, 1] here
-
-
-# %% [markdown]
-# The factor is 2, for which RRDBNet folds the small picture into four channels first.
 
 
 # %%
@@ -1858,7 +1838,8 @@ def clothes_batch():
 
 
 # %% [markdown]
-# First L1.
+# The factor is 2, for which RRDBNet folds the small picture into four channels first. L1 has the
+# first steps here, too.
 
 # %% tags=["nbval-ignore-output"]
 torch.manual_seed(run.seed)
@@ -1888,7 +1869,7 @@ train_gan(
 
 # %% tags=["nbval-ignore-output"]
 little = downscale(worn_x, 2)  # (2048, 1, 14, 14)
-read_real = metrics.class_probabilities(2 * worn_x - 1, "fashion_mnist")
+read_real = metrics.class_probabilities(2 * worn_x - 1, "fashion_mnist")  # (2048, 10)
 known = read_real.argmax(dim=1) == worn.y[:2048]  # what the classifier reads right at full size
 
 
@@ -1908,9 +1889,9 @@ versions = {
 }
 
 # %% [markdown]
-# Counted are two kinds of errors: those among all that was read right before, and those in which
-# the classifier gives the wrong class 0.9 or more. FD is notebook 02's distance between sets of
-# pictures.
+# Two kinds of errors are counted among the clothes that were read right before: those that are read
+# as another class, and those that are so with 0.9 or more. FD is notebook 02's distance between
+# sets of pictures.
 
 # %% tags=["nbval-ignore-output"]
 clothes_rows, misread, read = {}, {}, {}
@@ -1982,7 +1963,6 @@ claim(
 # was enlarged so that it was, by what, and from how many pixels.
 #
 # ## Slide between before and after
-
 
 # %% tags=["widget", "nbval-ignore-output"]
 # @title Code of the widget
