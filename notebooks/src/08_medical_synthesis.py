@@ -84,8 +84,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # %% [markdown]
-# Earlier notebooks lend four things: the loss and its penalty (notebook 03), the noise schedule and
-# the sampler (notebook 04), and the U-Net with its training (notebook 05).
+# Earlier notebooks lend what was built there: the loss and its penalty (notebook 03), the noise
+# schedule and the sampler (notebook 04), the U-Net and its loss (notebook 05).
 
 # %% tags=["export"]
 from course_utils import data, phantoms, plots, runtime, training, widgets
@@ -269,7 +269,7 @@ claim(
 )
 
 # %% [markdown]
-# A brain window spends them on brain.
+# A brain window is 80 HU wide, so that those 40 HU get half of it.
 
 # %%
 claim(
@@ -445,10 +445,10 @@ class ClinicalGenerator(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(8, n) for n in (2 * width, width))
 
     def forward(self, latents: Tensor, encoded: Tensor) -> Tensor:
-        z, noise = latents.split([LATENT_DIM, phantoms.SIZE**2], dim=1)
+        z, noise = latents.split([LATENT_DIM, phantoms.SIZE**2], dim=1)  # (N, 32), (N, 2304)
         h = self.dense(torch.cat([z, encoded], dim=1)).view(len(z), 2 * self.width, 12, 12)
         h = F.leaky_relu(self.norms[0](self.coarse(F.leaky_relu(h, 0.2))), 0.2)
-        h = F.interpolate(h, scale_factor=2, mode="nearest")
+        h = F.interpolate(h, scale_factor=2, mode="nearest")  # (N, 2 width, 24, 24)
         h = torch.cat([h, planes(encoded, 24), edge(encoded, 24)], dim=1)  # 16 and 1 more
         h = torch.cat([h, noise.view(-1, 4, 24, 24)], dim=1)
         h = F.leaky_relu(self.norms[1](self.fine(h)), 0.2)
@@ -545,8 +545,8 @@ def train_clinical(
     ema = training.EMA(generator, decay=ema_decay)
     for step in training.progress(num_steps):
         index = torch.randint(len(x), (batch_size,))
-        real = x[index].to(device).requires_grad_()
-        encoded = encode(forget(parameters[index], label_dropout)).to(device)
+        real = x[index].to(device).requires_grad_()  # (N, 1, 48, 48)
+        encoded = encode(forget(parameters[index], label_dropout)).to(device)  # (N, 13)
         gamma, losses = 0.3 * 0.01 ** (step / num_steps), {}
         for which in ("d", "g"):
             with autocast():  # once a pass: it keeps copies of the weights until it ends
@@ -584,7 +584,8 @@ generator = ClinicalGenerator().to(run.device)
 discriminator = ClinicalDiscriminator().to(run.device)
 
 # %% [markdown]
-# Both are trained on 4,000 people. What counts afterwards is the generator's moving average.
+# Generator and discriminator are trained on the pictures of 4,000 people. What is used afterwards
+# is the generator's moving average.
 
 # %% tags=["nbval-ignore-output"]
 start = time.perf_counter()
@@ -622,7 +623,8 @@ class ClinicalUNet(nn.Module):
 
 
 # %% [markdown]
-# The preconditioning, the weights of timesteps and the sampler are notebook 05's, too.
+# The preconditioning and the weights of timesteps are notebook 05's, too; the sampler is notebook
+# 04's.
 
 # %% tags=["export"]
 SCHEDULE = Schedule.named("cosine", 1000)
@@ -635,8 +637,8 @@ def make_denoiser_net(widths: tuple[int, int] = (32, 64)) -> nn.Module:
 
 
 # %% [markdown]
-# The training loop differs from notebook 05's in one line: the request is encoded, with numbers
-# forgotten, and handed to the network.
+# The training loop hands the network a request beside each noisy picture: encoded, and with numbers
+# forgotten as for the GAN.
 
 
 # %% tags=["export", "long"]
@@ -762,7 +764,7 @@ gan, diffusion = shipped("gan").to(run.device), shipped("diffusion").to(run.devi
 
 # %%
 rng = runtime.rng(2)
-wanted = phantoms.draw_parameters(cfg["people"], rng)
+wanted = phantoms.draw_parameters(cfg["people"], rng)  # (people, 6)
 pictures = {
     "real": phantoms.patients(len(wanted), rng, wanted)[0],
     "GAN, this training": sample_gan(ema, wanted, rng),
@@ -792,14 +794,18 @@ plots.film_strip(
 # ## Does it obey?
 #
 # Looking does not answer that. The judge must know nothing of the networks; a network that reads
-# parameters would be fooled by what fools its kind. So the judge is three classical steps.
-#
-# The first is a *threshold*: the skull is what is above 150 HU; the brain is what skull encloses.
+# parameters would be fooled by what fools its kind. So the judge is three classical steps. Two of
+# them look for a disk whose edge is as soft as the scanner makes it.
 
 # %% tags=["export"]
 EDGE = 2.2  # mm, how soft the scanner makes an edge
 
+# %% [markdown]
+# The first step is a *threshold*: the skull is what is above 150 HU; the brain is what skull
+# encloses.
 
+
+# %% tags=["export"]
 def enclosed(wall: Tensor) -> Tensor:
     """Which pixels (N, H, W) are wall or have wall on all four sides; wall is 1 there, else 0."""
     sides = [wall.cummax(dim=d).values for d in (1, 2)]
@@ -808,8 +814,7 @@ def enclosed(wall: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# The second step is a *matched filter*. What is looked for is a disk whose edge is as soft as the
-# scanner makes it.
+# A lesion is taken for a disk with that edge.
 
 
 # %% tags=["export"]
@@ -819,8 +824,8 @@ def soft_disk(away: Tensor, radius: Tensor | float) -> Tensor:
 
 
 # %% [markdown]
-# Disks of sixteen radii are compared with every place in the brain; the best one explains most of
-# the squared difference from the brain's median.
+# The second step is a *matched filter*. Disks of sixteen radii are compared with every place in the
+# brain; the best one explains most of the squared difference from the brain's median.
 
 
 # %% tags=["export"]
@@ -873,14 +878,14 @@ def measure(pictures: Tensor, num_steps: int = 12) -> Tensor:
     """What is in pictures (N, 1, 48, 48) in [-1, 1]: (N, 4), the lesion's x and y (mm), radius (mm)
     and contrast (HU), by a method that knows no network. On the CPU, in float64.
     """
-    hu = phantoms.to_hu(pictures.detach().cpu().double())[:, 0]
+    hu = phantoms.to_hu(pictures.detach().cpu().double())[:, 0]  # (N, 48, 48)
     skull = (hu > 150).double()
     brain = enclosed(skull) * (1 - skull)
     brain = 1 - F.max_pool2d(1 - brain[:, None], 3, 1, 1)[:, 0]  # one pixel less all round
     level = torch.stack(
         [h[b > 0].median() if (b > 0).any() else h.new_tensor(40.0) for h, b in zip(hu, brain)]
     )
-    theta = find_disks(hu, brain, level)
+    theta = find_disks(hu, brain, level)  # (N, 5): x, y, radius, contrast, level
     x, y = (part.double().flatten() for part in phantoms.grid())
     near = ((x - theta[:, :1]) ** 2 + (y - theta[:, 1:2]) ** 2).sqrt() < theta[:, 2:3] + 14
     weight, hu = brain.flatten(1) * near, hu.flatten(1)
@@ -936,7 +941,7 @@ pictures["noise"] = torch.randn(len(wanted), 1, 48, 48, generator=rng).clamp(-1,
 found = {name: measure(x) for name, x in pictures.items()}
 
 # %% [markdown]
-# A third is somebody who does not listen: at the right place, but always 12 mm and 50 HU.
+# One more row is somebody who does not listen: at the right place, but always 12 mm and 50 HU.
 
 # %%
 DEAF = "always 12 mm, 50 HU"
@@ -987,7 +992,7 @@ claim(
 )
 
 # %% [markdown]
-# A judge that finds lesions everywhere would say the same of the rows that must fail. It does not.
+# A judge could also be too kind. The two sets that must fail say that this one is not.
 
 # %%
 claim(
@@ -1065,8 +1070,8 @@ claim(
 )
 
 # %% [markdown]
-# *Radius* and *contrast* are half heard by the GAN: small or weak lesions come out too large and
-# too strong, large or strong ones too small and too weak.
+# *Radius* and *contrast* are half heard: small or weak lesions come out too large and too strong,
+# large or strong ones too small and too weak.
 
 # %%
 claim(
@@ -1240,9 +1245,9 @@ for wish in wishes:
 # A patient has many slices, and slices of one patient look alike. If slices are dealt at random to
 # training and test, the test asks for people that the model has seen. The mistake is in many
 # published studies (Yagis et al. 2021 measured it for brains); its price is measured here in the
-# starkest way. Sixty people have six "slices" each, here six scans of one and
-# the same section, which is the worst case. The label is a coin, thrown once for each person:
-# nothing in a picture can tell it. So the right accuracy is one half.
+# starkest way. Sixty people have six "slices" each, here six scans of one and the same section,
+# which is the worst case. The label is a coin, thrown once for each person: nothing in a picture
+# can tell it. So the right accuracy is one half.
 
 # %% [markdown]
 # **Exercise 8.4** · find the bug · difficulty 2/5 · 10 minutes
@@ -1457,7 +1462,8 @@ checks.auc(auc, solution=True)
 auc = checks.use(my_auc, auc)  # yours from here on, once it passes
 
 # %% [markdown]
-# An AUC from a few hundred people has an error. Its interval says whether it differs from one half.
+# An AUC from a few hundred people has an error. Its interval says whether it can be told from one
+# half.
 
 
 # %% tags=["export"]
@@ -1509,7 +1515,7 @@ x_few, asked_few = phantoms.cohort("control")
 control = shipped("control").to(run.device)
 
 # %% [markdown]
-# Members and strangers are as many.
+# As many strangers as members are asked about.
 
 
 # %%
@@ -1636,7 +1642,7 @@ groups = {
 }
 
 # %% [markdown]
-# A fourth reading is needed here, since the head's size is what the groups differ in. It comes from
+# One more reading is needed here, since the groups differ in the size of the head. It comes from
 # the pixels that the skull encloses, again without a network.
 
 
@@ -1697,8 +1703,8 @@ claim(
 # ## Files
 #
 # Hospitals keep pictures as DICOM. What a file says about itself matters as much as its pixels: a
-# synthetic picture that is taken for a patient's is dangerous. One mark must survive when the
-# header is lost: letters, burned into a corner that no head reaches.
+# synthetic picture that is taken for a patient's is dangerous. One mark does not
+# depend on the header: letters, burned into a corner that no head reaches.
 
 # %% tags=["export"]
 LETTERS = {"S": "111 100 111 001 111", "Y": "101 101 010 010 010", "N": "101 111 111 111 101"}
@@ -1721,7 +1727,7 @@ def burned(hu: Tensor) -> Tensor:
 # private block.
 
 
-# %% tags=["export"]
+# %% tags=["export", "long"]
 def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = None):
     """A picture x (1, 48, 48) in [-1, 1] and its request (6,) as a pydicom data set: a CT image
     that says that it is synthetic. Values are HU + 1024, clipped as the network's window clips.
@@ -1777,15 +1783,12 @@ def from_dicom(file) -> Tensor:
 
 
 # %% [markdown]
-# One picture on request goes there and back.
+# One picture on request is written to a file and read from it.
 
 # %%
 picture = sample_gan(
     gan, request(radius=14, distance=36, angle=40, contrast=60, dose=6, head=70), rng
 )
-
-# %% [markdown]
-# It is written to a file and read from it.
 
 # %%
 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -1879,7 +1882,7 @@ for name in ("PatientName", "OtherPatientNames", "Occupation", "RequestAttribute
     print(f"{name}: was {str(header[name].value)[:24]!r}, is {str(clean.get(name, 'not there'))!r}")
 
 # %% [markdown]
-# Not only these four: nothing telling is left anywhere in the file.
+# The search goes through the whole data set, and not only through these four attributes.
 
 # %%
 claim(
