@@ -1634,10 +1634,14 @@ show_photographs(
 
 # %% [markdown]
 # **Which one would you print, and which one would you use in a hospital?** A poster wants the GAN
-# or a mix: nobody compares it with the truth, and blur is what the eye minds. A radiologist, a
-# number plate, a satellite's count of cars want the right end: every detail that the GAN shows
-# may be a draw from many. There, even L1 is a choice of yours, and the small picture should lie
-# beside it. (That is a reasoned opinion: no diagnosis was measured here.)
+# or a mix: nobody compares it with the truth, and blur is what the eye minds. The number that
+# speaks for it is the distance by statistics, the left plot's.
+#
+# A radiologist, a number plate, a satellite's count of cars want the truth, and in its place. The
+# number that speaks there is PSNR, and it speaks for the right end: every detail that the GAN shows
+# may be a draw from many. Whether the right end is safe is another question, since PSNR counts no
+# wrong readings. The section *When the network cannot know* counts some, and comes back to the
+# hospital.
 
 # %% [markdown]
 # ## What clean input costs a network that was trained on dirt
@@ -1961,7 +1965,20 @@ claim(
 # the formulas: the last column is no higher. To an eye the GAN's answer looks certain. On
 # photographs we did not count; letters become other letters there. Say beside every picture that
 # was enlarged so that it was, by what, and from how many pixels.
+
+# %% [markdown]
+# **And the hospital?** The number that speaks there is the column *read differently*. More than one
+# in twenty of the clothes that were read right before are read as something else after the GAN, and
+# the figure shows how: a shirt's checks are gone, its outline is sharp, and the answer is a
+# T-shirt. In a scan, a finding of a few pixels could go the same way.
 #
+# The column does not make L1 the safe choice: its clothes are misread, too, and so are repeated
+# pixels. So on the photographs PSNR prefers L1 to the GAN, and on the clothes the count says that
+# none of them is fit to decide by. What could decide is a picture taken with more pixels. Where
+# there is none, the small picture should lie beside the enlarged one. (That is a reasoned opinion:
+# clothes were counted here, and no diagnosis was measured.)
+
+# %% [markdown]
 # ## Slide between before and after
 
 # %% tags=["widget", "nbval-ignore-output"]
