@@ -186,7 +186,8 @@ show_photographs(
 # it, with weights of a cubic kernel that is stretched by the factor. `antialias=True` is that
 # stretch. Without it, only the 16 nearest of the large pixels count, whatever the factor is, and
 # fine patterns turn into coarse ones that were never there.
-#
+
+# %% [markdown]
 # **Exercise 7.1** · find the bug · difficulty 1/5 · 6 minutes
 #
 # This line is in many training scripts:

@@ -174,7 +174,8 @@ plots.film_strip(
 # A CT has thousands of values, and a screen shows 256. So one looks through a *window*: a centre
 # and a width in HU, and all that lies below is black, all above white. A brain window has about
 # centre 40 and width 80. Files hold whole numbers, which a slope and an intercept turn into HU.
-#
+
+# %% [markdown]
 # **Exercise 8.1** · find the bug · difficulty 2/5 · 8 minutes
 #
 # This line is in many training scripts:
