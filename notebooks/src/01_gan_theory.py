@@ -73,6 +73,8 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from course_utils import metrics, plots, runtime, training, widgets
 from course_utils.checks import nb01 as checks
@@ -88,32 +90,33 @@ plots.use_style()
 run = runtime.start()
 torch.set_num_threads(1)  # networks this small run faster on one core than on several
 
+# %% [markdown]
+# Two networks are trained longer than a few steps: one on the line, one in the plane. On a CPU they
+# take the quick budget's number of steps.
+
 # %%
 cfg = run.budget.pick(
     quick={"d_steps": 1000, "gan_steps": 1600}, full={"d_steps": 2000, "gan_steps": 4000}
 )
 
-# %% tags=["export"]
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 # %% [markdown]
 # ## First, watch one
 #
-# Here is a whole GAN, before any theory. Two small networks play in the plane. Green points are
-# real data, eight clusters on a ring. Black points are generated. The map is the opinion of the
-# *discriminator*: purple or pale where it says "real", orange where it says "generated". The grey
-# net is the *generator*, a square sheet that it bends; blue arrows show where the discriminator's
-# opinion pushes its points. (The code of this picture comes at the end of the notebook, piece by
-# piece.)
+# Here is a whole GAN, before any theory. Two small networks play in the plane, on data that are
+# eight clusters on a ring. (The code of both networks and of the picture comes at the end of the
+# notebook, piece by piece.)
 
-# %% tags=["nbval-ignore-output"]
+# %%
 from course_utils.lessons import nb01_gan_theory as lesson
 
 gan = lesson.ToyGAN("ring", seed=run.seed)
 
+# %% [markdown]
+# One picture of a trained GAN would not show how it got there. So the training stops at three
+# steps, and each time the plane is drawn.
 
+
+# %%
 def watch_plane(stops):
     """Train until each of three steps and draw what is there."""
     figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.1))
@@ -126,6 +129,14 @@ def watch_plane(stops):
     return figure
 
 
+# %% [markdown]
+# Green points are real data. Black points are generated. The map is the opinion of the
+# *discriminator*: purple or pale where it says "real", orange where it says "generated". The grey
+# net is the *generator*, a square sheet that it bends; blue arrows show where the discriminator's
+# opinion pushes its points.
+
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Figure: three early steps
 early = [round(cfg["gan_steps"] * share) for share in (0, 0.0625, 0.125)]
 figure = watch_plane(early)
 plots.heading(figure, "At first the sheet is a dot; it unfolds over the ring")
@@ -137,7 +148,11 @@ plots.show(
     ),
 )
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# The same two networks, later:
+
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Figure: three later steps
 late = [round(cfg["gan_steps"] * share) for share in (0.25, 0.5, 1)]
 figure = watch_plane(late)
 plots.heading(figure, "Then its samples gather at the clusters")
@@ -149,13 +164,16 @@ film = plots.render(
     ),
 )
 film.show()
+
+# %% tags=["nbval-ignore-output"]
 print(run.report())
 
 # %% [markdown]
 # (JSD is a distance between the two clouds, which this notebook derives: 0 is perfect, and $\log
 # 2$, where it starts, means that they do not overlap.) A live version with controls is at the end.
 # Why does this work at all? What do the two networks aim at, and when do they not get there?
-#
+
+# %% [markdown]
 # ## The game
 #
 # Real data $x$ come from a distribution with density $p$ that we cannot write down; we only have
@@ -166,11 +184,15 @@ print(run.report())
 # $$V(D, G) \;=\; \mathbb E_{x \sim p} \log D(x) \;+\; \mathbb E_{z} \log\big(1 - D(G(z))\big),$$
 #
 # the average log-probability that $D$ gives to the truth, once over real and once over generated
-# samples, added up. $D$ wants it large, $G$ wants it small: $\min_G \max_D V(D, G)$. Such a game is
+# samples, added up.
+
+# %% [markdown]
+# $D$ wants it large, $G$ wants it small: $\min_G \max_D V(D, G)$. Such a game is
 # called *zero-sum*, since what one player gains the other loses. A point where neither can gain by
 # moving alone is an *equilibrium*. Gradient descent on a loss goes down until it cannot. In a game
 # each player's descent changes the other player's loss, so it need not arrive anywhere.
-#
+
+# %% [markdown]
 # Networks put out a *logit* $u$, any real number, and $D = \sigma(u) = 1/(1 + e^{-u})$. A positive
 # logit means "real".
 #
@@ -209,12 +231,7 @@ value = checks.use(my_value, value)  # yours from here on, once it passes
 #
 # The players take turns. The discriminator moves a little *up* the slope of $V$; then the generator
 # moves a little *down*. The generator appears only in the second term of $V$. That term is its
-# loss. Two details matter:
-#
-# - in D's turn the generated samples are *detached*: the gradient of $D$'s loss ends at them and
-#   does not reach the generator;
-# - in G's turn the gradient runs *through* the discriminator to the samples, and on into the
-#   generator. The generator never sees the data; this gradient is all that it learns of them.
+# loss. (Why it is called *saturating* comes below, with a second loss.)
 
 # %% tags=["export"]
 from collections.abc import Callable
@@ -227,6 +244,13 @@ def saturating_loss(fake_logits: Tensor) -> Tensor:
     return F.logsigmoid(-fake_logits).mean()
 
 
+# %% [markdown]
+# In D's turn the generated samples are *detached*: the gradient of $D$'s loss ends at them and does
+# not reach the generator. An optimiser only goes down, so the loss is minus the value. The value is
+# an argument, `game`, because other games follow; so does the penalty.
+
+
+# %% tags=["export"]
 def discriminator_step(
     discriminator: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -246,6 +270,12 @@ def discriminator_step(
     optimiser.step()
 
 
+# %% [markdown]
+# In G's turn the gradient runs *through* the discriminator to the samples, and on into the
+# generator. The generator never sees the data; this gradient is all that it learns of them.
+
+
+# %% tags=["export"]
 def generator_step(
     discriminator: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -261,8 +291,7 @@ def generator_step(
 
 
 # %% [markdown]
-# A first game on the line: the data are $\mathcal N(2, 0.5^2)$, the discriminator is a small
-# network, and the generator has a single weight.
+# A first game on the line. The discriminator is a small network.
 
 
 # %% tags=["export"]
@@ -278,6 +307,10 @@ def mlp(inputs: int, outputs: int, width: int = 64) -> nn.Sequential:
     return nn.Sequential(*layers, *([nn.Flatten(0)] if outputs == 1 else []))
 
 
+# %% [markdown]
+# The generator has a single weight, so that its moves can be followed by eye.
+
+
 # %%
 class Shift(nn.Module):
     """A generator on the line with one weight: G(z) = z + shift."""
@@ -290,8 +323,17 @@ class Shift(nn.Module):
         return z + self.shift
 
 
+# %% [markdown]
+# The data are $\mathcal N(2, 0.5^2)$; the generator begins at a shift of 0.
+
+# %%
 x_real, z = 2 + 0.5 * torch.randn(512, 1), 0.5 * torch.randn(512, 1)
 generator, discriminator = Shift(), mlp(1, 1)
+
+# %% [markdown]
+# Twenty rounds. After each turn we note $V$: D should have raised it, G lowered it.
+
+# %%
 turns = [value(discriminator(x_real), discriminator(generator(z))).item()]
 for _ in range(20):
     discriminator_step(
@@ -300,6 +342,8 @@ for _ in range(20):
     turns.append(value(discriminator(x_real), discriminator(generator(z))).item())
     generator_step(discriminator, torch.optim.SGD(generator.parameters(), lr=0.05), generator(z))
     turns.append(value(discriminator(x_real), discriminator(generator(z))).item())
+
+# %%
 moves = np.diff(turns)
 claim("Every turn of D raises V", moves[::2], at_least=0)
 claim("Every turn of G lowers V", moves[1::2], at_most=0)
@@ -313,7 +357,8 @@ claim(
 # Hold the generator still. What is the best that $D$ can do? Write $V$ as one integral,
 #
 # $$V(D, G) = \int \Big[\, p(x) \log D(x) + q(x) \log\big(1 - D(x)\big) \Big]\, dx .$$
-#
+
+# %% [markdown]
 # If $D$ may be any function, its value at each $x$ is free, and we may maximise point by point. For
 # fixed numbers $p, q > 0$ the derivative of $p \log d + q \log (1 - d)$ is $p/d - q/(1-d)$, which
 # is zero at
@@ -322,7 +367,8 @@ claim(
 #
 # That is Bayes' rule: the probability that a sample at $x$ is real when real and generated ones are
 # equally common. (Goodfellow et al. 2014, proposition 1.)
-#
+
+# %% [markdown]
 # **Exercise 1.2** · difficulty 2/5 · 8 minutes
 #
 # Write $D^\ast$ from *log* densities. Dividing above and below by $p$ shows you what the logit of
@@ -356,8 +402,7 @@ optimal_discriminator = checks.use(
 
 # %% [markdown]
 # So the best logit is $\log p(x) - \log q(x)$: a perfect discriminator has learnt the *ratio of the
-# two densities*, from samples alone. Does a network learn it? We give the data two bumps and the
-# generator one wide one.
+# two densities*, from samples alone. Does a network learn it?
 
 # %%
 from torch.distributions import Categorical, MixtureSameFamily, Normal
@@ -367,29 +412,51 @@ def double(*numbers):
     return torch.tensor(numbers, dtype=torch.float64)
 
 
+# %% [markdown]
+# We give the data two bumps and the generator one wide one. Both densities are known here, so that
+# $D^\ast$ can be computed and compared with what the network says.
+
+# %%
 p = MixtureSameFamily(Categorical(double(0.5, 0.5)), Normal(double(-1.5, 1.0), double(0.4, 0.4)))
 q = Normal(double(0.5)[0], double(1.0)[0])
 line = torch.linspace(-8, 8, 3201, dtype=torch.float64)  # (3201,) points, 0.005 apart
 d_star = optimal_discriminator(p.log_prob(line), q.log_prob(line))
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# The network sees samples only, never a density. Its last layer gives the logit.
+
+# %%
 network = nn.Sequential(
     nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1), nn.Flatten(0)
 )
+
+# %% [markdown]
+# It is trained with the `discriminator_step` from above. The step size falls along a cosine to
+# zero: at a constant one the output would tremble around $D^\ast$.
+
+# %% tags=["nbval-ignore-output"]
 optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, cfg["d_steps"])
 for _ in training.progress(cfg["d_steps"]):
     x_real, x_fake = p.sample((1024, 1)).float(), q.sample((1024, 1)).float()
     discriminator_step(network, optimiser, x_real, x_fake)
     schedule.step()
+
+# %% [markdown]
+# After the training the network is asked at every point of the line. It is compared with $D^\ast$
+# where there is data of either kind.
+
+# %% tags=["nbval-ignore-output"]
 with torch.no_grad():
-    d_learnt = network(line[:, None].float()).sigmoid().double()
+    d_learnt = network(line[:, None].float()).sigmoid().double()  # (3201,)
 print(run.report())
 
 # %%
 seen = p.log_prob(line).exp() + q.log_prob(line).exp() > 0.05  # where there is data of either kind
 error = (d_learnt - d_star)[seen].abs().max()
 
+# %% tags=["figure"]
+# @title Figure: the network and p / (p + q)
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 4.2), sharex=True, height_ratios=(1, 1.3))
 top.fill_between(line, p.log_prob(line).exp(), alpha=0.5, color=plots.BLUE, label="data, p")
 top.fill_between(line, q.log_prob(line).exp(), alpha=0.5, color=plots.ORANGE, label="generated, q")
@@ -407,13 +474,16 @@ plots.show(
         "network's output lies on the curve p/(p+q) except far out, where there are no data."
     ),
 )
+
+# %%
 claim("A trained network agrees with D* within 0.05 wherever there is data", error, at_most=0.05)
 
 # %% [markdown]
 # Note the grey region. Where neither kind of sample ever falls, nothing tells $D$ what to say, and
 # what it says there is an accident of its architecture. Keep that in mind: a generator that must
 # cross such a gap to reach the data is steered by an accident.
-#
+
+# %% [markdown]
 # ## What the generator then minimises
 #
 # Put $D^\ast$ into $V$. With the *Kullback-Leibler divergence*
@@ -422,13 +492,15 @@ claim("A trained network agrees with D* within 0.05 wherever there is data", err
 #
 # $$V(D^\ast, G) = \int p \log\frac{p}{2m} + \int q \log\frac{q}{2m} = \underbrace{\mathrm{KL}(p \|
 # m) + \mathrm{KL}(q \| m)}_{2\,\mathrm{JSD}(p, q)} - \log 4 .$$
-#
+
+# %% [markdown]
 # The *Jensen-Shannon divergence* (JSD) is the mean of the two: how far are $p$ and $q$ from their
 # average? It is 0 when they are equal, and never more than $\log 2$. So what a generator minimises
 # against a perfect discriminator is the divergence of its density from the data's (whether it gets
 # there is another matter), and at the goal $V = -\log 4$, with $D$ saying ½ everywhere (Goodfellow
 # et al. 2014, theorem 1).
-#
+
+# %% [markdown]
 # **Exercise 1.3** · difficulty 2/5 · 10 minutes
 #
 # Write the JSD of two histograms, in natural logarithms. They come as *counts*, and the two samples
@@ -464,12 +536,12 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 checks.jensen_shannon(jensen_shannon, solution=True)
 
 # %% [markdown]
-# Now the identity, tested with two unrelated computations. On the left $V(D^\ast, G)$, integrated
-# by the trapezoid rule. On the right the JSD from *entropies*,
-# $\mathrm{JSD} = H(m) - \tfrac12 H(p) - \tfrac12 H(q)$ with $H(a) = -\int a \log a$: by
-# Gauss-Legendre quadrature, an accurate numerical integral; for the Gaussian $q$ in closed form.
+# Now the identity, tested with two unrelated computations. The right side takes the JSD from
+# *entropies*, $\mathrm{JSD} = H(m) - \tfrac12 H(p) - \tfrac12 H(q)$ with
+# $H(a) = -\int a \log a$: by Gauss-Legendre quadrature, an accurate numerical integral; for the
+# Gaussian $q$ in closed form.
 
-# %% tags=["exact"]
+# %%
 from numpy.polynomial.legendre import leggauss
 
 
@@ -480,10 +552,17 @@ def entropy(log_density):
     return -(8 * weights * log_a.exp() * log_a).sum()
 
 
+# %%
 def log_middle(x):
     return torch.logaddexp(p.log_prob(x), q.log_prob(x)) - math.log(2)
 
 
+# %% [markdown]
+# The left side, $V(D^\ast, G)$, is integrated by the trapezoid rule. The logit of $D^\ast$ is a
+# difference of log densities, so that nothing underflows.
+
+
+# %%
 def best_value(log_p, log_q):
     """V(D*, G) from log densities on `line`, by the trapezoid rule."""
     return torch.trapezoid(
@@ -491,9 +570,15 @@ def best_value(log_p, log_q):
     )
 
 
+# %% [markdown]
+# Do the two sides agree?
+
+# %% tags=["exact"]
 left_value = best_value(p.log_prob(line), q.log_prob(line)).item()
 jsd = (entropy(log_middle) - entropy(p.log_prob) / 2 - q.entropy() / 2).item()
 print(f"V(D*, G) = {left_value:.9f}\n2 JSD - log 4 = {2 * jsd - math.log(4):.9f}")
+
+# %%
 claim(
     "V(D*, G) equals 2 JSD - log 4 to 1e-6", abs(left_value - (2 * jsd - math.log(4))), at_most=1e-6
 )
@@ -503,12 +588,18 @@ claim(
     at_most=1e-6,
 )
 
+# %% [markdown]
+# The function of exercise 1.3, on histograms of every kind: nearly equal ones, and ones that hardly
+# overlap (the fourth power leaves most bins almost empty).
+
 # %%
 random_pairs = (
     torch.rand(1000, 2, 12, generator=torch.Generator().manual_seed(run.seed)) ** 4
 )  # 1000 pairs of histograms with 12 bins
 several = torch.stack([jensen_shannon(a, b) for a, b in random_pairs])
 swapped = torch.stack([jensen_shannon(b, a) for a, b in random_pairs])
+
+# %%
 claim(
     "For a thousand pairs of histograms the JSD lies between 0 and log 2",
     [several.min(), several.max()],
@@ -522,13 +613,17 @@ claim(
 
 # %% [markdown]
 # Suppose now that the generator has the right shape and lacks only the right place:
-# $q(x) = p(x - s)$. As the shift $s$ goes to zero, the value that it must concede to a perfect
-# discriminator goes down to $-\log 4 \approx -1.386$.
+# $q(x) = p(x - s)$. What value must it concede to a perfect discriminator?
 
 # %%
 shifts = torch.linspace(-7, 7, 141, dtype=torch.float64)
 values = torch.stack([best_value(p.log_prob(line), p.log_prob(line - s)) for s in shifts])
 
+# %% [markdown]
+# As the shift $s$ goes to zero, that value goes down to $-\log 4 \approx -1.386$.
+
+# %% tags=["figure"]
+# @title Figure: the value against the shift
 figure, axis = plt.subplots(figsize=(7, 2.9))
 axis.plot(shifts, values, color=plots.BLUE)
 axis.axhline(0, color=plots.VERMILION, linestyle=":")
@@ -544,6 +639,8 @@ plots.show(
         "at shift 0, two shallow side valleys at plus and minus 2.5, and flat at 0 beyond 5."
     ),
 )
+
+# %%
 claim("V(D*, G) is smallest where q = p", shifts[values.argmin()].abs(), at_most=1e-9)
 claim("The smallest value of V(D*, G) is -log 4", values.min(), equal=-math.log(4), tolerance=1e-6)
 
@@ -552,7 +649,8 @@ claim("The smallest value of V(D*, G) is -log 4", values.min(), equal=-math.log(
 # sits on the *other* bump of the data: a local optimum of this loss. And far out the curve is
 # **flat**: there the generator is told that it is wrong, and not which way to go. We come back to
 # both after a look at the slope itself.
-#
+
+# %% [markdown]
 # ## Two losses for the generator
 #
 # The generator's loss so far, $\mathbb E \log(1 - D(G(z)))$, has a weakness. Differentiate one term
@@ -560,7 +658,8 @@ claim("The smallest value of V(D*, G) is -log 4", values.min(), equal=-math.log(
 #
 # $$\frac{d}{du} \log(1 - D) = -D, \qquad\text{and for } -\log D: \qquad \frac{d}{du} (-\log D) =
 # -(1 - D) .$$
-#
+
+# %% [markdown]
 # By the chain rule this number multiplies everything that reaches the generator. Where $D$ is far
 # ahead it easily sees what is generated, so $D(G(z)) \approx 0$, and the first slope is almost
 # nothing, just when the generator is at its worst. This is **saturation**. The second loss,
@@ -576,6 +675,10 @@ def non_saturating_loss(fake_logits: Tensor) -> Tensor:
 
 GENERATOR_LOSSES = {"saturating": saturating_loss, "non-saturating": non_saturating_loss}
 
+# %% [markdown]
+# Both slopes by formula, and by PyTorch's automatic differentiation (*autograd*), at logits from
+# surely generated to surely real:
+
 # %%
 u = torch.linspace(-7, 7, 281, dtype=torch.float64, requires_grad=True)
 d = torch.sigmoid(u.detach())  # D(G(z))
@@ -583,6 +686,8 @@ formula = {"saturating": -d, "non-saturating": -(1 - d)}
 slope = {
     name: torch.autograd.grad(loss(u) * len(u), u)[0] for name, loss in GENERATOR_LOSSES.items()
 }
+
+# %%
 claim(
     "The saturating loss has slope -D(G(z)) in the logit",
     (slope["saturating"] - formula["saturating"]).abs().max(),
@@ -594,6 +699,8 @@ claim(
     at_most=1e-12,
 )
 
+# %% tags=["figure"]
+# @title Figure: both losses and their slopes
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 2.9))
 losses = {"saturating": torch.log(1 - d), "non-saturating": -torch.log(d)}
 for (name, loss), colour in zip(losses.items(), (plots.VERMILION, plots.BLUE)):
@@ -624,14 +731,17 @@ plots.show(
 # %% [markdown]
 # A weight of the generator moves many samples at once. Some of them want it larger, others smaller,
 # and the strengths decide which side wins. So for the *weights* the two losses are two different
-# goals. Let $D = D^\ast$ and hold it fixed, as a step of the generator does. The gradient of the
+# goals.
+
+# %% [markdown]
+# Let $D = D^\ast$ and hold it fixed, as a step of the generator does. The gradient of the
 # saturating loss is then that of $2\,\mathrm{JSD}(p, q)$. The gradient of the non-saturating loss
 # is that of
 #
 # $$\mathrm{KL}(q \,\|\, p) - 2\,\mathrm{JSD}(p, q) \qquad\text{(Arjovsky and Bottou 2017, theorem
 # 2.5).}$$
 #
-# We differentiate both by the one weight of the picture above, the shift $s$.
+# We test both sentences on the one weight of the last picture but one, the shift $s$.
 
 # %%
 SAMPLE_LOSSES = {  # of one logit u
@@ -640,6 +750,12 @@ SAMPLE_LOSSES = {  # of one logit u
 }
 
 
+# %% [markdown]
+# What a step of the generator follows is the gradient of the loss's mean over $q$, with $D^\ast$
+# held fixed. So the logit is detached, and $s$ moves the samples alone.
+
+
+# %%
 def shift_gradient(loss, shift):
     """d/ds of the loss's mean over q(x) = p(x - s), with D* held fixed."""
     s = torch.tensor(shift, dtype=torch.float64, requires_grad=True)
@@ -648,6 +764,12 @@ def shift_gradient(loss, shift):
     return torch.autograd.grad(torch.trapezoid(log_q.exp() * loss(logit), line), s)[0].item()
 
 
+# %% [markdown]
+# What it should be, by the theorem: the gradient of a divergence in which everything depends on
+# $s$.
+
+
+# %%
 def goal_gradient(reverse_kl, jsds, shift):
     """d/ds of `reverse_kl` times KL(q||p) plus `jsds` times JSD(p, q)."""
     s = torch.tensor(shift, dtype=torch.float64, requires_grad=True)
@@ -657,6 +779,9 @@ def goal_gradient(reverse_kl, jsds, shift):
     twice_jsd = torch.trapezoid(log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m), line)
     return torch.autograd.grad(reverse_kl * kl + jsds * twice_jsd / 2, s)[0].item()
 
+
+# %% [markdown]
+# Six shifts, on both sides of the side valley:
 
 # %%
 some = [0.3, 1.0, 1.6, 2.0, 2.4, 3.0]
@@ -673,6 +798,10 @@ claim(
     ],
     at_most=1e-6,
 )
+# %% [markdown]
+# On the way out of the side valley the two losses do not even agree on the direction.
+
+# %%
 between = torch.linspace(1.6, 2.4, 17).tolist()
 opposite = [
     shift_gradient(SAMPLE_LOSSES["saturating"], s)
@@ -686,7 +815,7 @@ claim(
 )
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title Figure: the gradient of both losses
 away = torch.linspace(0.05, 3, 60).tolist()
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 2.9), sharex=True)
 titles = ("Saturating: between the dots s moves away from 0", "Non-saturating: always towards 0")
@@ -722,7 +851,8 @@ plots.show(
 # players do not even have one common $V$ any more. The mean in $\mathrm{KL}(q \,\|\, p)$ is over
 # *generated* samples. Data that no sample comes near do not enter it. Notebook 03 is about
 # generators that leave out data.
-#
+
+# %% [markdown]
 # **Exercise 1.4** · find the bug · difficulty 2/5 · 10 minutes
 #
 # A sentence that is printed under the saturating loss reads, in our words: *if the generator does a
@@ -758,14 +888,19 @@ def sentence(d):
 checks.backwards_sentence(sentence, solution=True)
 
 # %% [markdown]
-# What does saturation cost? Freeze an untrained generator on the line, let the discriminator train
-# against it, and watch the gradient that *would* reach the generator's one weight under either
-# loss.
+# What does saturation cost? Freeze an untrained generator on the line and let the discriminator
+# train against it.
 
 # %%
 generator, discriminator = Shift(), mlp(1, 1)
 optimiser = torch.optim.Adam(discriminator.parameters(), lr=2e-3)
 reach = {name: [] for name in GENERATOR_LOSSES}
+
+# %% [markdown]
+# Before each of D's steps we note the gradient that *would* reach the generator's one weight under
+# either loss. (`retain_graph` keeps the path through $D$ for the second loss.)
+
+# %%
 for _ in range(300):
     x_real, x_fake = 4 + 0.5 * torch.randn(256, 1), generator(0.5 * torch.randn(256, 1))
     for name, loss in GENERATOR_LOSSES.items():
@@ -775,6 +910,8 @@ for _ in range(300):
         reach[name].append(gradient.abs().item())
     discriminator_step(discriminator, optimiser, x_real, x_fake)
 
+# %% tags=["figure"]
+# @title Figure: the gradient that reaches the generator
 figure, axis = plt.subplots(figsize=(7, 2.7))
 for (name, gradients), colour in zip(reach.items(), (plots.VERMILION, plots.BLUE)):
     axis.semilogy(gradients, color=colour, label=name)
@@ -793,6 +930,8 @@ plots.show(
         "does not fall."
     ),
 )
+
+# %%
 claim(
     "Against a trained D the saturating gradient is under a hundredth of the non-saturating one",
     (sum(reach["saturating"][-50:])) / (sum(reach["non-saturating"][-50:])),
@@ -807,7 +946,8 @@ claim(
 # on the generated samples, and JSD $= \log 2$, **however large the gap is**: nothing in either
 # tells near from far. For pictures this is the rule: both live on thin surfaces in a space of many
 # dimensions, and two thin surfaces hardly ever coincide (Arjovsky and Bottou 2017, section 2).
-#
+
+# %% [markdown]
 # Another distance does feel the gap. Think of $q$ as a heap of earth that must be moved to make the
 # heap $p$. The *Wasserstein distance* $W_1$ is the least work, mass times way. On the line the best
 # plan is simple: never let two paths cross. The smallest goes to the smallest, and so on up. In
@@ -855,9 +995,8 @@ def wasserstein_1(x: Tensor, y: Tensor) -> Tensor:
 checks.wasserstein_1(wasserstein_1, solution=True)
 
 # %% [markdown]
-# Slide one block of width 1 away from another and compare. While they overlap the JSD grows, since
-# a share $s$ of each block stands alone: JSD $= s \log 2$. From $s = 1$ on it has nothing left to
-# say. $W_1$ is $s$ all the way.
+# Slide one block of width 1 away from another and compare. The JSD compares histograms of narrow
+# cells, $W_1$ a sample of 500 points.
 
 # %%
 shifts = torch.linspace(0, 4, 81, dtype=torch.float64)
@@ -867,6 +1006,12 @@ points = torch.rand(500, dtype=torch.float64)  # a sample of the first block
 jsds = torch.stack([jensen_shannon(block, block.roll(round(1000 * s.item()))) for s in shifts])
 w1s = torch.stack([wasserstein_1(points, points[torch.randperm(500)] + s) for s in shifts])
 
+# %% [markdown]
+# While the blocks overlap the JSD grows, since a share $s$ of each block stands alone: JSD
+# $= s \log 2$. From $s = 1$ on it has nothing left to say. $W_1$ is $s$ all the way.
+
+# %% tags=["figure"]
+# @title Figure: JSD and W1 of two blocks
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 2.7))
 left.plot(shifts, jsds, color=plots.VERMILION)
 left.axhline(math.log(2), color="0.6", linestyle=":")
@@ -890,6 +1035,8 @@ plots.show(
         "and is flat from there. Right: the Wasserstein distance equals the shift throughout."
     ),
 )
+
+# %%
 claim(
     "Without overlap the JSD is log 2, whatever the gap",
     (jsds[shifts >= 1] - math.log(2)).abs().max(),
@@ -906,7 +1053,8 @@ claim("W1 equals the shift at every distance", (w1s - shifts).abs().max(), at_mo
 # Notebook 03 builds on this: $W_1$ can also be computed by a discriminator of a special kind, a
 # *critic* whose slope may not exceed 1 anywhere, and that gives the Wasserstein GAN. But first:
 # suppose the slope were fine. Would the game then converge?
-#
+
+# %% [markdown]
 # ## The smallest GAN of all
 #
 # Mescheder, Geiger and Nowozin (2018, section 2) looked for the simplest game that still misbehaves
@@ -920,16 +1068,14 @@ claim("W1 equals the shift at every distance", (w1s - shifts).abs().max(), at_mo
 # undecided. (The paper gives the discriminator the opposite sign, so that its $\psi$ is our
 # $-\psi$. With $f = \log\sigma$ the value is $V = f(0) + f(-\psi\theta)$. We shall need
 # $f'(0) = 1/2$ and $f''(0) = -1/4$.)
-#
+
+# %% [markdown]
 # Each player follows its own slope: $\dot\theta = -\partial V / \partial \theta$ and
 # $\dot\psi = +\partial V / \partial\psi$, which is
 #
 # $$\dot\theta = \sigma(\psi\theta)\, \psi, \qquad \dot\psi = -\sigma(\psi\theta)\, \theta .$$
 #
-# This arrow always stands *at right angles* to the line from the origin, since
-# $\theta\dot\theta + \psi\dot\psi = 0$. Following it, you neither approach the equilibrium nor
-# leave it: you go round (Mescheder et al. 2018, lemma 2.3).
-#
+# In code, a field of arrows over the plane of the two numbers:
 
 
 # %%
@@ -940,6 +1086,10 @@ def bare_field(point):
     return torch.stack([push * psi, -push * theta], dim=-1)
 
 
+# %% [markdown]
+# The same arrows by autograd from $V$ itself, at 20 random points. Are the formula's signs right?
+
+# %%
 here = torch.randn(20, 2, dtype=torch.float64).requires_grad_()  # 20 points (theta, psi)
 v = (F.logsigmoid(0 * here[:, 1]) + F.logsigmoid(-here[:, 1] * here[:, 0])).sum()
 by_autograd = torch.autograd.grad(v, here)[0] * double(-1, 1)  # G goes down, D goes up
@@ -949,6 +1099,12 @@ claim(
     (field - by_autograd).abs().max(),
     at_most=1e-12,
 )
+# %% [markdown]
+# The arrow always stands *at right angles* to the line from the origin, since
+# $\theta\dot\theta + \psi\dot\psi = 0$. Following it, you neither approach the equilibrium nor
+# leave it: you go round (Mescheder et al. 2018, lemma 2.3).
+
+# %%
 claim(
     "The field is at right angles to the way to the equilibrium",
     (field * here.detach()).sum(dim=1).abs().max(),
@@ -956,10 +1112,8 @@ claim(
 )
 
 # %% [markdown]
-# The same field once more, with switches for what this notebook will try on it: other losses; a
-# penalty of strength `gamma` that pulls $|\psi|$ to `target`; and Gaussian noise of standard
-# deviation `sigma` on both points. The noise is averaged exactly, over a fixed set of points with
-# weights (Gauss-Hermite quadrature).
+# The same field once more, with switches for what this notebook will try on it. The first switch is
+# the loss: what the generator's slope is multiplied with, as a function of the logit.
 
 # %% tags=["export"]
 import numpy as np
@@ -970,7 +1124,13 @@ PUSHES = {
     "Wasserstein": torch.ones_like,
 }
 
+# %% [markdown]
+# The second is Gaussian noise of standard deviation `sigma` on both points. Random numbers would
+# blur every comparison below, so the noise is averaged exactly, over a fixed set of points with
+# weights (Gauss-Hermite quadrature).
 
+
+# %% tags=["export"]
 def noise_nodes(sigma: float, count: int = 24) -> tuple[Tensor, Tensor]:
     """Points and weights, so that sum(weights * g(points)) is E g(x) for x ~ N(0, sigma^2)
     (Gauss-Hermite quadrature).
@@ -981,6 +1141,12 @@ def noise_nodes(sigma: float, count: int = 24) -> tuple[Tensor, Tensor]:
     return sigma * torch.from_numpy(points), torch.from_numpy(weights / weights.sum())
 
 
+# %% [markdown]
+# The third is a penalty of strength `gamma` that pulls $|\psi|$ to `target`. What each switch is
+# good for comes where it is used.
+
+
+# %% tags=["export"]
 def dirac_field(
     point: Tensor,
     loss: str = "saturating",
@@ -1041,6 +1207,11 @@ def dirac_update(
     return torch.stack([theta, psi])
 
 
+# %% [markdown]
+# Many rounds make an *orbit*, the points that the pair $(\theta, \psi)$ visits.
+
+
+# %% tags=["export"]
 def orbit(rounds: int, h: float = 0.2, start: tuple[float, float] = (1.0, 0.0), **game) -> Tensor:
     """The points (rounds + 1, 2) that `dirac_update` visits."""
     points = [torch.tensor(start, dtype=torch.float64)]
@@ -1049,7 +1220,8 @@ def orbit(rounds: int, h: float = 0.2, start: tuple[float, float] = (1.0, 0.0), 
     return torch.stack(points)
 
 
-# %%
+# %% tags=["figure"]
+# @title Code that draws an orbit
 def draw_orbit(axis, points, title, **game):
     """Points (N, 2) over the arrows of their vector field."""
     reach = 1.15 * points.abs().max().item()
@@ -1070,12 +1242,18 @@ def draw_orbit(axis, points, title, **game):
     )
 
 
+# %% [markdown]
+# Three orbits from the same start. What differs is the order of turns, or the generator's loss.
+
 # %%
 unregularised = {
     "Simultaneous: outwards": {"alternating": False},
     "Alternating: round and round": {},
     "Non-saturating: slowly in": {"loss": "non-saturating"},
 }
+
+# %% tags=["figure"]
+# @title Figure: three orbits without a penalty
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.2))
 paths = {}
 for axis, (title, game) in zip(axes, unregularised.items()):
@@ -1090,6 +1268,10 @@ plots.render(
         "non-saturating loss a ring shrinks slowly."
     ),
 ).show()
+# %% [markdown]
+# (Square: the start. Cross: the equilibrium. Colour: time.)
+
+# %%
 distance = {title: path.norm(dim=1) for title, path in paths.items()}
 claim(
     "Every round of simultaneous steps leads further from the equilibrium of the Dirac-GAN",
@@ -1103,19 +1285,22 @@ claim(
 )
 
 # %% [markdown]
-# (Square: the start. Cross: the equilibrium. Colour: time.) The first result takes one line to
-# prove. A step of length $h|v|$ at right angles to the way home makes the distance
-# $\sqrt{r^2 + h^2 |v|^2}$, by Pythagoras: always more than $r$.
-#
+# The first result takes one line to prove. A step of length $h|v|$ at right angles to the way home
+# makes the distance $\sqrt{r^2 + h^2 |v|^2}$, by Pythagoras: always more than $r$.
+
+# %% [markdown]
 # ### Two eigenvalues decide
 #
 # Near the equilibrium the update operator is linear, $F_h(x) \approx J x$ with its Jacobian $J$ (a
 # 2 x 2 matrix), and after $k$ rounds we stand at $J^k x$. So all depends on the eigenvalues
 # $\lambda$ of $J$. If both have $|\lambda| < 1$, the distance shrinks, in the long run by the
 # larger one each round. If one has $|\lambda| > 1$, it grows. At exactly 1 terms of higher order
-# decide. Complex eigenvalues mean rotation, by the angle of $\lambda$ each round. With $a = f'(0)$
-# the field's matrix is $\begin{pmatrix} 0 & a \\ -a & 0 \end{pmatrix}$. Simultaneous steps of size
-# $h$ multiply by one matrix, alternating ones by two, one for each player:
+# decide. Complex eigenvalues mean rotation, by the angle of $\lambda$ each round.
+
+# %% [markdown]
+# With $a = f'(0)$ the field's matrix is $\begin{pmatrix} 0 & a \\ -a & 0 \end{pmatrix}$.
+# Simultaneous steps of size $h$ multiply by one matrix, alternating ones by two, one for each
+# player:
 #
 # $$J_{\text{sim}} = \begin{pmatrix} 1 & ha \\ -ha & 1 \end{pmatrix}, \qquad
 # J_{\text{alt}} = \begin{pmatrix} 1 & ha \\ 0 & 1 \end{pmatrix}
@@ -1132,7 +1317,8 @@ claim(
 # value**, with either way of taking turns. Smaller steps only go round more slowly. The
 # non-saturating loss has the same two eigenvalues; with alternating steps its orbit creeps inwards
 # by terms of higher order, so that it slows down as it gets closer.
-#
+
+# %% [markdown]
 # ### The cure: friction
 #
 # A pendulum without friction swings for ever, and friction on the velocity brings it to rest. Here
@@ -1145,7 +1331,8 @@ claim(
 # with the logit for $D$. It adds $-\gamma\psi$ to $\dot\psi$. At the equilibrium the slope should
 # be zero anyway, so the goal is not moved. The field's matrix becomes
 # $\begin{pmatrix} 0 & a \\ -a & -\gamma \end{pmatrix}$.
-#
+
+# %% [markdown]
 # **Exercise 1.6** · find the bug · difficulty 3/5 · 10 minutes
 #
 # Return both eigenvalues of this matrix, as complex numbers, for given $\gamma$ and $a = f'(0)$.
@@ -1180,13 +1367,15 @@ checks.r1_eigenvalues(r1_eigenvalues, solution=True)
 # %% [markdown]
 # Both have a negative real part for every $\gamma > 0$ (lemma 3.3): the flow runs inwards. Steps
 # of a finite size $h$ follow it only under conditions, which come in a moment.
-#
-# **Instance noise** does the same by other means: blur the real
-# and the generated point with the same Gaussian noise. A discriminator that is too sure is then
-# punished by the noisy points on the wrong side. Lemma 3.2 gives
+
+# %% [markdown]
+# **Instance noise** does the same by other means: blur the real and the generated point with the
+# same Gaussian noise. A discriminator that is too sure is then punished by the noisy points on the
+# wrong side. Lemma 3.2 gives
 # $f''(0)\sigma^2 \pm \sqrt{f''(0)^2\sigma^4 - f'(0)^2}$, which is the formula of R1 with
 # $\gamma = -2 f''(0)\sigma^2 = \sigma^2/2$. So near the equilibrium noise *is* a gradient penalty.
-#
+
+# %% [markdown]
 # For the steps we need the eigenvalues of $J$. Any 2 x 2 matrix has
 # $\lambda^2 - T\lambda + \Delta = 0$ with its trace $T$ and determinant $\Delta$. Simultaneous
 # steps add $h$ times the field to where one is:
@@ -1228,13 +1417,20 @@ def dirac_eigenvalues(
     return torch.stack([trace / 2 + root, trace / 2 - root])
 
 
+# %% [markdown]
+# The larger absolute value of the two has a name of its own, the *spectral radius*.
+
+
+# %% tags=["export"]
 def spectral_radius(h: float, **game) -> float:
     """The larger |lambda|: below 1 the Dirac-GAN converges, by this factor a round."""
     return dirac_eigenvalues(h, **game).abs().max().item()
 
 
 # %% [markdown]
-# The formula against the machine: autograd differentiates a whole round, noise average and all.
+# The formula against the machine: autograd differentiates a whole round, noise average and all. Two
+# eigenvalues come in no fixed order, so a pair is compared with the other pair and with its
+# reverse.
 
 # %%
 from functools import partial
@@ -1247,6 +1443,11 @@ def same_pair(a, b):
     return min((a - b).abs().max(), (a - b.flip(0)).abs().max())
 
 
+# %% [markdown]
+# All combinations of three step sizes, both orders of turns, three penalties, noise or none, and
+# three losses. Noise acts as a penalty of $\sigma^2/2$, and not at all on the linear loss.
+
+# %%
 worst, measured = 0.0, {}
 for h, alternating, gamma, sigma, loss in product(
     (0.05, 0.3, 1.0), (True, False), (0.0, 0.3, 2.5), (0.0, 0.8), PUSHES
@@ -1259,17 +1460,28 @@ for h, alternating, gamma, sigma, loss in product(
     )
     slope, damping = (1.0, gamma) if loss == "Wasserstein" else (0.5, gamma + sigma**2 / 2)
     measured[h, alternating, damping, slope] = torch.linalg.eigvals(J).abs().max().item()
+
+# %%
 claim(
     "The eigenvalues by formula are those of autograd's Jacobian for 108 settings of the Dirac-GAN",
     worst,
     at_most=1e-6,
 )
+# %% [markdown]
+# Now the formula may speak for settings that were not differentiated: first without any cure, at
+# 200 step sizes from a thousandth to 10.
+
+# %%
 steps = torch.logspace(-3, 1, 200).tolist()
 claim(
     "Without R1 or noise |lambda| is 1 or more for every step size that was tried",
     [spectral_radius(h, alternating=a) for h in steps for a in (True, False)],
     at_least=1 - 1e-9,
 )
+# %% [markdown]
+# Then with either cure:
+
+# %%
 claim(
     "With R1 (gamma 0.3) or noise (sigma 0.8) |lambda| is below 1 at a step size of 0.2",
     [
@@ -1307,14 +1519,25 @@ def converges(h: float, alternating: bool, gamma: float, slope: float) -> bool:
     return h * slope**2 < gamma and h * gamma < 2 + (h * slope) ** 2 / 2
 
 
+# %% [markdown]
+# An absolute value within rounding of 1 counts as 1, and such a game does not converge.
+
+
+# %%
 def agrees(radius: float, *setting) -> bool:
     return (radius < 1 - 1e-9) == converges(*setting)
 
 
+# %% [markdown]
+# The conditions against autograd's eigenvalues, and against the formula on a finer grid:
+
+# %%
 claim(
     "The two conditions say of all 108 settings whether autograd's |lambda| is below 1",
     all(agrees(radius, *setting) for setting, radius in measured.items()),
 )
+
+# %%
 grid = product(torch.logspace(-3, 1, 40).tolist(), (True, False), np.linspace(0, 6, 61).tolist())
 wrong = [
     (h, alternating, gamma)
@@ -1323,6 +1546,8 @@ wrong = [
         spectral_radius(h, alternating=alternating, gamma=gamma), h, alternating, gamma, 0.5
     )
 ]
+
+# %%
 claim(
     "The two conditions are right on a grid of 4,880 step sizes and strengths of R1",
     len(wrong),
@@ -1330,7 +1555,7 @@ claim(
 )
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title Figure: eigenvalues in the complex plane, and friction
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3.4), width_ratios=(1, 1.35))
 angle = np.linspace(0, 2 * np.pi, 200)
 left.plot(np.cos(angle), np.sin(angle), color="0.6", linestyle=":")
@@ -1379,7 +1604,8 @@ plots.show(
 # The minimum on the right is the *critical damping* of a door closer: with less friction it swings,
 # with more it creeps. For small steps it is at $\gamma = 2 f'(0)$, as in the paper; for larger
 # steps a little earlier.
-#
+
+# %% [markdown]
 # ### Four treatments, one patient
 #
 # R1 and instance noise against what the Wasserstein GAN does: its loss is linear, $f(t) = t$, and
@@ -1394,6 +1620,9 @@ treatments = {
     "WGAN, |ψ| ≤ 0.5": {"loss": "Wasserstein", "clip": 0.5},
     "WGAN-GP": {"loss": "Wasserstein", "gamma": 1.0, "target": 1.0},
 }
+
+# %% tags=["figure"]
+# @title Figure: four treatments
 figure, axes = plt.subplots(1, 4, figsize=(8.3, 2.6))
 figure.suptitle(
     "R1 and instance noise bring it to rest, the bounds of WGAN do not",
@@ -1415,6 +1644,8 @@ plots.render(
         "loop."
     ),
 ).show()
+
+# %%
 claim(
     "With R1 and with instance noise the orbit ends at the equilibrium",
     max(ends["R1, γ = 0.3"].max(), ends["instance noise, σ = 0.8"].max()),
@@ -1429,7 +1660,8 @@ claim(
 # %% [markdown]
 # That does not make WGAN bad: on real data other things matter as well, and notebook 03 puts all of
 # them to the same test.
-#
+
+# %% [markdown]
 # ### Two learning rates
 #
 # Many recipes give the two players different rates (Heusel et al. 2017). Let the discriminator step
@@ -1439,11 +1671,6 @@ claim(
 # $$J = \begin{pmatrix} 1 & h_G a \\ 0 & 1 \end{pmatrix}
 # \begin{pmatrix} 1 & 0 \\ -h_D a & 1 - h_D\gamma \end{pmatrix}, \qquad
 # \Delta = 1 - h_D\gamma, \qquad T = 2 - h_D \gamma - h_D h_G a^2 .$$
-#
-# Without friction $\Delta = 1$, so the two $|\lambda|$ multiply to 1, whatever the rates: **two
-# rates alone do not bring the Dirac-GAN to rest.** With friction they matter. The turning depends
-# on the product $h_D h_G$, the damping on $h_D$ alone. At the same product a faster discriminator
-# is damped more, up to the critical damping.
 
 
 # %%
@@ -1459,11 +1686,21 @@ claim(
     abs(two_rates(0.2, 0.2, 0.3) - spectral_radius(0.2, gamma=0.3)),
     at_most=1e-9,
 )
+# %% [markdown]
+# Without friction $\Delta = 1$, so the two $|\lambda|$ multiply to 1, whatever the rates: **two
+# rates alone do not bring the Dirac-GAN to rest.**
+
+# %%
 claim(
     "Without friction no ratio of the two rates from 1/100 to 100 brings |lambda| below 1",
     [two_rates(0.2 * r, 0.2 / r, 0.0) for r in torch.logspace(-1, 1, 41).tolist()],
     at_least=1 - 1e-9,
 )
+# %% [markdown]
+# With friction the rates matter. The turning depends on the product $h_D h_G$, the damping on $h_D$
+# alone. At the same product a faster discriminator is damped more, up to the critical damping.
+
+# %%
 rounds = {ratio: -1 / math.log(two_rates(0.2 * ratio, 0.2 / ratio, 0.3)) for ratio in (0.5, 1, 2)}
 claim(
     "With R1 of 0.3 a discriminator four times as fast as G settles in under a third of the rounds "
@@ -1482,12 +1719,14 @@ for ratio, count in rounds.items():
 # The Dirac-GAN is harsher than life: its data are a single point. Give the data a width, a Gaussian
 # with standard deviation $s$, and let the generator make the same Gaussian, shifted by $\theta$.
 # Writing this down gives *exactly* the Dirac-GAN with instance noise of $\sigma = s$, since both
-# points are blurred alike. So the friction is there without any penalty: where real and generated
+# points are blurred alike.
+
+# %% [markdown]
+# So the friction is there without any penalty: where real and generated
 # data overlap, a discriminator that is too sure is corrected by the samples on the wrong side.
 # Nagarajan and Kolter (2017, theorem 3.1) prove this in general: under mild conditions an
 # unregularised GAN converges locally if generated and real data fill the same region. The friction
-# is
-# $\gamma = s^2 / 2$, as above, so thin data get little of it. Pictures are thin data.
+# is $\gamma = s^2 / 2$, as above, so thin data get little of it. Pictures are thin data.
 
 # %%
 widths = [0.1, 0.3, 1.0]
@@ -1505,14 +1744,8 @@ for s, count in turns.items():
 # %% [markdown]
 # ### Steps that look ahead
 #
-# Another family of cures leaves the game as it is and changes the *step*.
-#
-# - **Extragradient** (Korpelevich 1976): try a step, look at the field there, and take *that* step
-#   from where you were.
-# - **Optimism** (Daskalakis et al. 2018): take twice the present field minus the last one. It needs
-#   no second look.
-#
-# Both turn the outward spiral of simultaneous steps into an inward one.
+# Another family of cures leaves the game as it is and changes the *step*. **Extragradient**
+# (Korpelevich 1976): try a step, look at the field there, and take *that* step from where you were.
 
 
 # %%
@@ -1524,6 +1757,12 @@ def extragradient(rounds, h=0.2):
     return torch.stack(points)
 
 
+# %% [markdown]
+# **Optimism** (Daskalakis et al. 2018): take twice the present field minus the last one. It needs
+# no second look.
+
+
+# %%
 def optimistic(rounds, h=0.2):
     points = [double(1, 0)]
     last = dirac_field(points[-1])
@@ -1534,6 +1773,10 @@ def optimistic(rounds, h=0.2):
     return torch.stack(points)
 
 
+# %% [markdown]
+# Both turn the outward spiral of simultaneous steps into an inward one.
+
+# %%
 ahead = {
     "simultaneous": orbit(600, alternating=False),
     "extragradient": extragradient(600),
@@ -1541,7 +1784,7 @@ ahead = {
 }
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title Figure: steps that look ahead
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.1))
 for axis, (title, path) in zip(axes, ahead.items()):
     draw_orbit(axis, path, title)
@@ -1616,7 +1859,8 @@ dirac = widgets.explore(
 # For a real network the penalty is computed from the gradient of the logits with respect to the
 # samples. Each logit depends only on its own sample, so that one call with the *sum* of the logits
 # gives all gradients at once.
-#
+
+# %% [markdown]
 # **Exercise 1.7** · difficulty 3/5 · 12 minutes
 #
 # Write R1, with the factor $\gamma/2$, for samples of any shape $(N, \dots)$. The result must
@@ -1656,7 +1900,18 @@ checks.r1_penalty(r1_penalty, solution=True)
 # the generator's weights, $\bar\theta \leftarrow \beta\bar\theta + (1 - \beta)\theta$, and use the
 # average to make pictures (notebook 02 does). If the weights circle, an average over many turns
 # lies near the middle, which is the equilibrium.
-#
+
+
+# %% tags=["export"]
+def running_average(points: Tensor, decay: float) -> Tensor:
+    """Exponential moving average (N, D) of points (N, D), begun at the first."""
+    averages = [points[0]]
+    for point in points[1:]:
+        averages.append(decay * averages[-1] + (1 - decay) * point)
+    return torch.stack(averages)
+
+
+# %% [markdown]
 # How near? For the linearised game it can be worked out. The state turns by an angle $\omega$ each
 # round (on a slightly flattened circle, which we take as round), $x_k = e^{i\omega k} x_0$ as a
 # complex number. The running average is a sum of old states with weights $(1-\beta)\beta^j$, a
@@ -1672,23 +1927,22 @@ checks.r1_penalty(r1_penalty, solution=True)
 
 
 # %% tags=["export"]
-def running_average(points: Tensor, decay: float) -> Tensor:
-    """Exponential moving average (N, D) of points (N, D), begun at the first."""
-    averages = [points[0]]
-    for point in points[1:]:
-        averages.append(decay * averages[-1] + (1 - decay) * point)
-    return torch.stack(averages)
-
-
 def averaging_gain(decay: float, omega: float) -> float:
     """Radius of the average of a circle, per radius of the circle, at `omega` radians a round."""
     return (1 - decay) / abs(1 - decay * np.exp(-1j * omega))
 
 
+# %% [markdown]
+# The orbit of alternating steps, with three lengths of memory. $\omega$ is the angle of the
+# eigenvalue.
+
 # %%
 path = orbit(6000)  # alternating, not regularised
 omega = dirac_eigenvalues(0.2).angle().abs().max().item()
 decays = {0.9: plots.SKY, 0.99: plots.GREEN, 0.999: plots.VERMILION}
+
+# %% tags=["figure"]
+# @title Figure: the averages of a circling orbit
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3.6), width_ratios=(1, 1.4))
 left.plot(*path[-300:].T, color="0.7", label="weights")
 right.plot(path.norm(dim=1), color="0.7")
@@ -1720,6 +1974,8 @@ plots.show(
         "that the formula predicts, dotted, the longest memory to about a hundredth."
     ),
 )
+
+# %%
 claim(
     "The averaged weights lie as near the centre as the formula says, to 10 %",
     [measured[b] / averaging_gain(b, omega) for b in (0.9, 0.99)],
@@ -1739,11 +1995,12 @@ claim(
 # %% [markdown]
 # The price is visible as well: a long memory takes long to forget the start. (The deep dips come
 # from the remainder of the start. When it is as large as the small circle, the two cancel once in
-# each turn.) Both facts
-# return in notebook 02, where averaged weights lower the Fréchet distance at no cost in training.
-# (Yazıcı et al. 2019 study it for real networks.) Note what averaging does not do: it leaves the
-# game as unstable as it was, and an average of an outward spiral is of little use.
-#
+# each turn.) Both facts return in notebook 02, where averaged weights lower the Fréchet distance at
+# no cost in training. (Yazıcı et al. 2019 study it for real networks.) Note what averaging does not
+# do: it leaves the game as unstable as it was, and an average of an outward spiral is of little
+# use.
+
+# %% [markdown]
 # ## A GAN to watch
 #
 # Now two real networks in the plane. The idea of the display comes from GAN Lab (Kahng et al.
@@ -1757,12 +2014,11 @@ claim(
 #   through $G$. Where the sheet is squeezed, samples are dense; a stretched cell is a bridge
 #   between two clusters, with few samples on it;
 # - the **JSD over training**, from histograms that sum to one.
-#
+
+# %% [markdown]
 # The last point needs care. A frame of fixed size misses samples that fall outside, and then the
 # histogram of the generated samples sums to less than one, which *lowers* the curve just when the
-# generator is furthest off. So one extra bin holds everything outside. And two finite samples of
-# the *same* distribution differ, too: the dotted floor is the JSD of real samples against other
-# real samples.
+# generator is furthest off. So one extra bin holds everything outside.
 
 
 # %% tags=["export"]
@@ -1778,10 +2034,17 @@ def histogram(x: Tensor, limit: float = 1.7, bins: int = 20) -> Tensor:
     return index.bincount(minlength=bins**2 + 1)
 
 
+# %% [markdown]
+# How much does that bin matter? Half of these generated samples lie far outside the frame.
+
 # %%
 inner, outer = 0.2 * torch.randn(2000, 2), 0.2 * torch.randn(2000, 2)
 outer[1000:] += 5  # half of the generated samples lie far outside the frame
 careful = jensen_shannon(histogram(inner), histogram(outer)).item()
+# %% [markdown]
+# The careless way drops them, so that the second histogram sums to a half.
+
+# %%
 a, b = (
     histogram(inner)[:-1].double() / 2000,
     histogram(outer)[:-1].double() / 2000,
@@ -1793,6 +2056,8 @@ careless = (
     ).sum()
     / 2
 ).item()
+
+# %%
 claim("The histogram counts every sample once", histogram(outer).sum(), equal=2000)
 claim(
     "Dropping the points outside the frame makes the divergence too small",
@@ -1801,7 +2066,7 @@ claim(
 )
 
 # %% [markdown]
-# Four data sets, from the course's toy distributions and two curves without thickness:
+# Four data sets: two of the course's toy distributions, and two curves without thickness.
 
 # %% tags=["export"]
 import math
@@ -1817,11 +2082,13 @@ def moons(n: int, rng: torch.Generator) -> Tensor:
     return torch.stack([0.9 * angle.cos() - 0.45 * side, side * (0.9 * angle.sin() - 0.25)], dim=1)
 
 
+# %% tags=["export"]
 def segment(n: int, rng: torch.Generator) -> Tensor:
     """A straight line (n, 2)."""
     return torch.rand(n, 1, generator=rng) * torch.tensor([2.0, 1.2]) - torch.tensor([1.0, 0.6])
 
 
+# %% tags=["export"]
 TOYS = {
     "ring": data.ring(std=0.05).sample,
     "grid": data.grid(spacing=0.5, std=0.04).sample,
@@ -1835,7 +2102,7 @@ TOYS = {
 # happens if you switch it off).
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def wasserstein_value(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     """E D(x) - E D(G(z)), which a critic of slope at most 1 raises to W1 (Arjovsky et al. 2017,
     equation 2).
@@ -1843,10 +2110,19 @@ def wasserstein_value(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     return real_scores.mean() - fake_scores.mean()
 
 
+# %% tags=["export"]
 GAMES = {name: (value, loss) for name, loss in GENERATOR_LOSSES.items()}
 GAMES["Wasserstein"] = (wasserstein_value, lambda fake_scores: -fake_scores.mean())
 
 
+# %% [markdown]
+# Now the GAN itself, from the parts of this notebook. `train` is the loop of the first game: D's
+# step, then G's, on fresh samples. It differs in the optimiser, Adam for each player, and in the R1
+# penalty. `measure` notes the JSD. Two finite samples of the *same* distribution differ, too, so
+# `floor` is the JSD of real samples against other real samples: the dotted line in the display.
+
+
+# %% tags=["export", "long"]
 class ToyGAN:
     """Two small networks that play for one of TOYS; z is uniform on the square [-1, 1]^2."""
 
@@ -1915,7 +2191,8 @@ class ToyGAN:
 # arrows shrink.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export", "figure", "long"]
+# @title Code that draws the plane
 def draw_plane(
     axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1.7, shown: int = 250
 ) -> None:
@@ -1961,6 +2238,12 @@ def draw_plane(
     axis.grid(False)
 
 
+# %% [markdown]
+# One frame of the display is that plane and, beside it, the JSD so far.
+
+
+# %% tags=["export", "figure"]
+# @title Code that draws one frame
 def draw_gan(gan: ToyGAN, loss: str = "non-saturating", **_) -> plots.Picture:
     """One frame of the display: the plane, and the divergence so far."""
     figure, (left, right) = plots.subplots(1, 2, figsize=(8.3, 4.4), width_ratios=(1.1, 1))
@@ -1997,6 +2280,12 @@ claim("The JSD of the live GAN begins near log 2", gan.history[0][1], at_least=0
 claim(
     "The JSD of the live GAN ends below half of log 2", gan.history[-1][1], at_most=math.log(2) / 2
 )
+# %% [markdown]
+# Is it worth anything to end below half of $\log 2$? A generator that spread its samples evenly on
+# a circle through all clusters would do that, too, without having found one. So that circle is the
+# reference.
+
+# %%
 turn = 2 * math.pi * torch.rand(4000, generator=runtime.rng(8))
 circle = torch.stack([turn.cos(), turn.sin()], dim=1) * data.ring().centres.norm(dim=1).mean()
 claim(
@@ -2015,17 +2304,6 @@ claim(
 # **start again** begins anew. *Steps a frame* is the speed: set it to 1 for slow motion. The loss
 # and R1 may be changed while it plays; another data set begins anew. In a viewer without widgets
 # you see the film strip of the recorded run instead.
-#
-# Things to look for:
-#
-# - *Saturation.* Start again, switch R1 off and freeze the generator, so that the discriminator
-#   runs ahead. With the saturating loss the arrows die away, with the non-saturating loss they do
-#   not. Without freezing you will see little difference: where both players take equal turns, this
-#   discriminator is never sure enough.
-# - *Friction.* Let the ring run for a thousand steps with R1, and then without: the arrows grow
-#   several times longer, and the samples begin to jump about.
-# - *The line.* Data without any thickness, and a sheet that has to fold flat to reach it.
-# - *Wasserstein without R1.* Nothing bounds the critic, and its slope keeps growing.
 
 
 # %% tags=["export"]
@@ -2048,6 +2326,18 @@ def gan_lab(still: plots.Picture | None = None, seed: int = 0):
         speed=widgets.slider(1, 50, 10, "steps a frame"),
     )
 
+
+# %% [markdown]
+# Things to look for:
+#
+# - *Saturation.* Start again, switch R1 off and freeze the generator, so that the discriminator
+#   runs ahead. With the saturating loss the arrows die away, with the non-saturating loss they do
+#   not. Without freezing you will see little difference: where both players take equal turns, this
+#   discriminator is never sure enough.
+# - *Friction.* Let the ring run for a thousand steps with R1, and then without: the arrows grow
+#   several times longer, and the samples begin to jump about.
+# - *The line.* Data without any thickness, and a sheet that has to fold flat to reach it.
+# - *Wasserstein without R1.* Nothing bounds the critic, and its slope keeps growing.
 
 # %% tags=["widget", "nbval-ignore-output"]
 # @title Code of the widget
