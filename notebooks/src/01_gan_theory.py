@@ -1180,9 +1180,18 @@ def dirac_field(
 
 
 # %% [markdown]
-# Is this still the slope of a value? Another way to average over the noise is the trapezoid rule
-# over its density. Autograd differentiates that average of $V$, less the penalty, at the same 20
-# points.
+# Is this still the slope of a value? With all switches off it should be that of $V$.
+
+# %%
+claim(
+    "With all switches off dirac_field is what autograd makes of V",
+    (dirac_field(here.detach()) - by_autograd).abs().max(),
+    at_most=1e-12,
+)
+
+# %% [markdown]
+# Another way to average over the noise is the trapezoid rule over its density. Autograd
+# differentiates that average of $V$, less the penalty, at the same 20 points.
 
 # %%
 noise = torch.linspace(-8, 8, 1601, dtype=torch.float64)  # ten standard deviations to either side
@@ -1190,7 +1199,9 @@ density = Normal(double(0)[0], double(0.8)[0]).log_prob(noise).exp()
 theta, psi = here[:, :1], here[:, 1:]  # (20, 1)
 noisy_v = F.logsigmoid(psi * noise) + F.logsigmoid(-psi * (theta + noise))  # (20, 1601)
 total = (torch.trapezoid(density * noisy_v, noise) - 0.3 / 2 * psi[:, 0] ** 2).sum()
-by_autograd = torch.autograd.grad(total, here)[0] * double(-1, 1)
+by_autograd = torch.autograd.grad(total, here)[0] * double(-1, 1)  # (20, 2)
+
+# %%
 claim(
     "With noise and a penalty the field is what autograd makes of the averaged V, to 1e-3",
     (dirac_field(here.detach(), gamma=0.3, sigma=0.8) - by_autograd).abs().max(),
@@ -1313,7 +1324,8 @@ claim(
 # %% [markdown]
 # An *eigenvalue* of $J$ is a number $\lambda$ with $J y = \lambda y$ for some $y$ other than 0.
 # From there one round only multiplies by $\lambda$, and $k$ rounds by $\lambda^k$. A 2 x 2 matrix
-# has two eigenvalues, and they may be complex, $\lambda = |\lambda| e^{i\omega}$.
+# has two eigenvalues. If they differ, every point is a mixture of two such $y$. Eigenvalues may be
+# complex, $\lambda = |\lambda| e^{i\omega}$, and so may their $y$.
 
 # %% [markdown]
 # To multiply by a complex number is to turn by its angle $\omega$ and to stretch by its absolute
@@ -1333,7 +1345,8 @@ claim(
 # $$J_{\text{sim}} = \begin{pmatrix} 1 & ha \\ -ha & 1 \end{pmatrix}, \qquad
 # J_{\text{alt}} = \begin{pmatrix} 1 & ha \\ 0 & 1 \end{pmatrix}
 # \begin{pmatrix} 1 & 0 \\ -ha & 1 \end{pmatrix} .$$
-#
+
+# %% [markdown]
 # Their eigenvalues are
 #
 # $$\lambda_{\text{sim}} = 1 \pm i h a, \quad |\lambda| = \sqrt{1 + h^2 a^2} > 1, \qquad
@@ -1341,10 +1354,13 @@ claim(
 # \sqrt{\big(1 - \tfrac{h^2a^2}{2}\big)^2 - 1},$$
 #
 # the latter with $|\lambda| = 1$ for $ha \le 2$ and one $|\lambda| > 1$ beyond (lemmas 2.4 and 2.5
-# for one step of each player). **No step size brings both eigenvalues below 1 in absolute
-# value**, with either way of taking turns. Smaller steps only go round more slowly. The
-# non-saturating loss has the same two eigenvalues; with alternating steps its orbit creeps inwards
-# by terms of higher order, so that it slows down as it gets closer.
+# for one step of each player).
+
+# %% [markdown]
+# **No step size brings both eigenvalues below 1 in absolute value**, with either way of taking
+# turns. Smaller steps only go round more slowly. The non-saturating loss has the same two
+# eigenvalues; with alternating steps its orbit creeps inwards by terms of higher order, so that it
+# slows down as it gets closer.
 
 # %% [markdown]
 # ### The cure: friction
@@ -1410,7 +1426,8 @@ checks.r1_eigenvalues(r1_eigenvalues, solution=True)
 # steps add $h$ times the field to where one is:
 #
 # $$J_{\text{sim}} = \begin{pmatrix} 1 & ha \\ -ha & 1 - h\gamma \end{pmatrix} .$$
-#
+
+# %% [markdown]
 # In alternating steps the discriminator moves first and the generator sees the new $\psi$, so that
 # two matrices are multiplied:
 #
@@ -2051,6 +2068,8 @@ plots.show(
 mean_radius = {
     decay: average[-1000:].norm(dim=1).mean().item() for decay, average in averages.items()
 }
+
+# %%
 claim(
     "The averaged weights lie as near the centre as the formula says, to 10 %",
     [mean_radius[decay] / averaging_gain(decay, omega) for decay in (0.9, 0.99)],
@@ -2166,7 +2185,7 @@ TOYS = {
 }
 
 # %% [markdown]
-# The game offers three losses. `wasserstein` is the Wasserstein GAN's value, a difference of mean
+# The game offers three losses. "Wasserstein" is the Wasserstein GAN's value, a difference of mean
 # outputs without any logarithm; it needs a rein on the slope, so leave R1 on with it (and see what
 # happens if you switch it off).
 
@@ -2186,9 +2205,12 @@ GAMES["Wasserstein"] = (wasserstein_value, lambda fake_scores: -fake_scores.mean
 
 # %% [markdown]
 # Now the GAN itself, from the parts of this notebook. `train` is the loop of the first game: D's
-# step, then G's, on fresh samples. It differs in the optimiser, Adam for each player, and in the R1
-# penalty. `measure` notes the JSD. Two finite samples of the *same* distribution differ, too, so
-# `floor` is the JSD of real samples against other real samples: the dotted line in the display.
+# step, then G's, on fresh samples. It differs in the optimiser (Adam for each player), the
+# generator's loss (non-saturating unless another is asked for) and the R1 penalty.
+
+# %% [markdown]
+# `measure` notes the JSD. Two finite samples of the *same* distribution differ, too. So `floor` is
+# the JSD of real samples against other real samples: the dotted line in the display.
 
 
 # %% tags=["export", "long"]
@@ -2260,7 +2282,7 @@ class ToyGAN:
 # arrows shrink.
 
 
-# %% tags=["export", "figure", "long"]
+# %% tags=["export", "figure"]
 # @title Code that draws the plane
 def draw_plane(
     axis, gan: ToyGAN, loss: str = "non-saturating", limit: float = 1.7, shown: int = 250
@@ -2351,9 +2373,8 @@ claim(
 )
 
 # %% [markdown]
-# Is it worth anything to end below half of $\log 2$? A generator that spread its samples evenly on
-# a circle through all clusters would do that, too, without having found one. So that circle is the
-# reference.
+# Is that a good end? An even circle through all clusters is the reference: a generator could spread
+# its samples there without gathering at any cluster.
 
 # %%
 turn = 2 * math.pi * torch.rand(4000, generator=runtime.rng(8))
@@ -2376,7 +2397,8 @@ claim(
 # you see the film strip of the recorded run instead.
 
 
-# %% tags=["export"]
+# %% tags=["export", "figure"]
+# @title Code of the controls
 def gan_lab(still: plots.Picture | None = None, seed: int = 0):
     """The GAN in the plane with its controls (a widget); `still` is what viewers without widgets
     show.
@@ -2444,7 +2466,8 @@ for name, number in rows.items():
 # %% [markdown]
 # `COURSE_SEED=1` in the environment repeats all of it with another seed; the claims are chosen to
 # hold.
-#
+
+# %% [markdown]
 # ## What went wrong, and what helped
 #
 # - **The network that learns D\*.** At a constant step size its output kept trembling around
@@ -2462,7 +2485,8 @@ for name, number in rows.items():
 # - **Arrows and colours.** Drawn to the scale of the picture, the pushes were too small to see, and
 #   $D(G(z))$ stays so near to ½ that a map of $D$ looked white. Arrows are enlarged, and the map
 #   shows the logit.
-#
+
+# %% [markdown]
 # ## Further reading
 #
 # - Goodfellow, Pouget-Abadie, Mirza et al. 2014, *Generative Adversarial Nets*: sections 3 and 4,
@@ -2486,7 +2510,8 @@ for name, number in rows.items():
 # - Kahng, Thorat, Chau et al. 2019, *GAN Lab*: the interactive display for the browser.
 # - Peyré and Cuturi 2019, *Computational Optimal Transport*: section 2.6, the line, where sorting
 #   is all it takes.
-#
+
+# %% [markdown]
 # ## Next
 #
 # Notebook 02 plays the game with pictures: a convolutional GAN, its training loop, and numbers that
