@@ -172,7 +172,6 @@ plots.film_strip(
 # no pictures, in classes of three pictures. `data.folder` says what it found, what it skipped and
 # which classes are small. The rest you must look for.
 
-
 # %% [markdown]
 # ### Duplicates
 #
@@ -183,6 +182,8 @@ plots.film_strip(
 # A *difference hash* finds most of these: reduce the picture to 9 x 8 grey fields, and write down
 # for each field whether its right neighbour is brighter. Such a list of 64 bits hardly changes when
 # a picture is saved again.
+
+
 # %% tags=["export"]
 def difference_hash(x: Tensor, side: int = 8, margin: float = 0.1) -> Tensor:
     """Bits (N, side * side) of pictures x (N, C, H, W) in [-1, 1]: is the right one of two
@@ -236,8 +237,8 @@ DAMAGE = {
 
 # %%
 pick = torch.randperm(len(drawn["train"]), generator=runtime.rng(1))[:400]
-some = drawn["train"].x[pick]
-hashes = difference_hash(some)
+some = drawn["train"].x[pick]  # (400, 3, 32, 32)
+hashes = difference_hash(some)  # (400, 64)
 found_share = {
     name: ((difference_hash(harm(some)) != hashes).sum(dim=1) <= 2).double().mean().item()
     for name, harm in DAMAGE.items()
@@ -246,6 +247,7 @@ found_share = {
 # %% [markdown]
 # The other error is a false alarm: a pair of *different* things by the same hand that is within 2
 # bits. Each held-out emoji is compared with each training one, by bits and by pixels.
+
 # %%
 of_train, of_test = difference_hash(drawn["train"].x), difference_hash(drawn["test"].x)
 same_hand = drawn["test"].hand[:, None] == drawn["train"].hand
@@ -314,13 +316,14 @@ plots.film_strip(
 # alarm costs nothing when both pictures go to one side. But the relation must be closed: if A is
 # near B and B near C, all three belong together, also when A and C differ.
 
-
 # %% [markdown]
 # **Exercise 11.1** · a duplicate finder · difficulty 3/5 · 12 minutes
 #
 # `bits` (N, K) are the hashes of N pictures. Two pictures are linked if at most `at_most` bits
 # differ. Return for each picture the smallest index that can be reached from it over links: a
 # tensor (N,) of whole numbers. A picture without links is its own group.
+
+
 # %% tags=["exercise"]
 def my_groups(bits, at_most):
     return ...
@@ -401,6 +404,8 @@ class Material:
 # photographs of one garden on one afternoon are one thing, and so are the frames of a film. Give
 # each its own subfolder and hold out whole subfolders, if you want to know what the model does
 # elsewhere.
+
+
 # %% tags=["export"]
 def hold_out(group: Tensor, y: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """Which of N pictures are held out (N,): whole groups, in random order, until a `share` of each
@@ -489,14 +494,13 @@ def write_crops(folder: Path, side: int = 64, each: int = 20) -> int:
 
 # %% [markdown]
 # The folder then goes through `material`, as yours would.
+
 # %% tags=["nbval-ignore-output"]
 scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # Windows keeps open files
 garden = Path(scratch.name) / "photographs"
 written = write_crops(garden)
 photos = material(garden, 32, flips=True)
 print(f"{written} files; {len(photos.train)} to train on, {len(photos.held)} held out")
-
-# %%
 
 # %% tags=["figure"]
 # @title Crops of photographs, read from files
@@ -511,7 +515,7 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# No file may be lost on the way, and no suspect may lie on both sides of the split.
+# No file may be lost on the way, and no pair of suspects may lie on both sides of the split.
 
 # %%
 claim("The folder of photographs holds at least 200 files", written, at_least=200)
@@ -544,13 +548,14 @@ claim(
 # which are tall and have the face above the middle, that is a bad choice, and squeezing the picture
 # into a square is a worse one: the model learns squeezed faces.
 
-
 # %% [markdown]
 # **Exercise 11.2** · your own crop · difficulty 2/5 · 8 minutes
 #
 # Write a crop for a picture x (C, H, W): the largest square that fits, at the share `along` of the
 # room there is along the longer side. 0 is the left or upper end, 1 the other one, and a half the
 # middle; round the place to a whole pixel. Nothing is resized.
+
+
 # %% tags=["exercise"]
 def my_crop(x, along):
     return ...
@@ -718,12 +723,13 @@ claim(
 # often, and that is how dogs get copied. Between the two lies a power: each picture is drawn with a
 # probability proportional to (pictures in its class) to the power of minus `power`.
 
-
 # %% [markdown]
 # **Exercise 11.4** · class-balanced sampling · difficulty 2/5 · 8 minutes
 #
 # Return these probabilities (N,) for classes y (N,), with sum 1. `power` 0 draws every picture
 # equally often, 1 every class that is there. Some class numbers may have no picture.
+
+
 # %% tags=["exercise"]
 def my_weights(y, power):
     return ...
@@ -751,8 +757,9 @@ class_weights = checks.use(my_weights, class_weights)  # yours from here on, onc
 POWER = 0.5  # half-way between the data's shares and equal ones
 
 # %% [markdown]
-# The table draws as many pictures as there are to train on, with three powers. Its last column says
-# how often one picture of the rarest class comes up on average.
+# The table compares three powers. Its last column says how often one picture of the rarest class is
+# drawn, on average, in as many draws as there are pictures.
+
 # %% tags=["nbval-ignore-output"]
 sizes = train.y.bincount(minlength=len(mine.classes))
 plots.table(
@@ -769,10 +776,10 @@ plots.table(
 # ## Two models, one loop
 #
 # The loop below knows nothing of GANs or diffusion. It calls `job.step(number)`, keeps the losses,
-# and saves. Three decisions make a training *resumable* to the last digit. The first:
+# and saves. Three decisions make a training *resumable* to the last digit.
 #
-# - **Everything that has a state is in one dictionary**: networks, optimisers, averages. In a `Job`
-#   that is `parts`.
+# First, **everything that has a state is in one dictionary**: networks, optimisers, averages. In a
+# `Job` that is `parts`.
 
 
 # %% tags=["export"]
@@ -792,9 +799,9 @@ class Job:
 
 
 # %% [markdown]
-# - **Random numbers hang on the number of the step.** Before step n the generator is seeded with n,
-#   so the whole state of chance is one integer. (The usual way saves the generators' states; one
-#   that is forgotten, in a data loader or on the graphics card, changes the run in silence.)
+# Second, **random numbers hang on the number of the step.** Before step n the generator is seeded
+# with n, so the whole state of chance is one integer. (The usual way saves the generators' states;
+# one that is forgotten, in a data loader or on the graphics card, changes the run in silence.)
 
 
 # %% tags=["export"]
@@ -840,7 +847,7 @@ def fit(
 
 
 # %% [markdown]
-# - **The learning rate is a function of the step**, not an object with a memory of its own.
+# Third, **the learning rate is a function of the step**, not an object with a memory of its own.
 
 
 # %% tags=["export"]
@@ -859,7 +866,7 @@ def draw_batch(part: Part, weights: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """n pictures and classes, each picture drawn with its weight, and mirrored half of the time
     where it may be.
     """
-    index = torch.multinomial(weights, n, replacement=True)
+    index = torch.multinomial(weights, n, replacement=True)  # (n,)
     x, turned = part.x[index], part.flips[index] & (torch.rand(n) < 0.5)
     return torch.where(turned[:, None, None, None], x.flip(-1), x), part.y[index]
 
@@ -917,7 +924,7 @@ def diffusion_job(
 
     def step(number: int) -> dict[str, float]:
         optimiser.param_groups[0]["lr"] = lr * rate(number, num_steps)
-        x0, y = draw_batch(part, weights, batch_size)
+        x0, y = draw_batch(part, weights, batch_size)  # (N, 3, size, size), (N,)
         y, t = nb05.drop_labels(y, 0.1, null), nb05.sample_timesteps(often, batch_size)
         noise = torch.randn(x0.shape)
         x0, y, t, noise = (each[share].to(run.device) for each in (x0, y, t, noise))
@@ -936,7 +943,8 @@ def diffusion_job(
 
 
 # %% [markdown]
-# Samples come from the average of the weights, by a solver of second order in ten steps.
+# The sampler is a function of its own, since the shipped model further down uses it too. A job
+# gives it the running average of the weights.
 
 
 # %% tags=["export"]
@@ -975,7 +983,7 @@ def random_colour(x: Tensor) -> Tensor:
     x = x + (brightness - 0.5)
     grey = x.mean(dim=1, keepdim=True)
     x = grey + 2 * saturation * (x - grey)
-    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)  # (N, 1, 1, 1)
     return mean + (contrast + 0.5) * (x - mean)
 
 
@@ -1003,7 +1011,7 @@ def random_translation(x: Tensor, share: float = 0.125) -> Tensor:
 def random_cutout(x: Tensor, share: float = 0.5) -> Tensor:
     """A square of a `share` of the side set to 0 in each picture (N, C, H, W), anywhere."""
     side, half = x.shape[-1], round(share * x.shape[-1]) / 2
-    at = torch.rand(2, len(x), 1, device=x.device) * side
+    at = torch.rand(2, len(x), 1, device=x.device) * side  # (2, N, 1)
     ticks = torch.arange(side, device=x.device) + 0.5
     rows, columns = ((ticks - place).abs() < half for place in at)  # (N, side)
     return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
@@ -1039,6 +1047,7 @@ def without_batch_norm(net: nn.Sequential) -> nn.Sequential:
 
 # %% [markdown]
 # And the loss is R3GAN's: relativistic, with R1 and R2.
+
 # %% tags=["export"]
 critic_loss = nb03.penalised(nb03.relativistic_loss, r1=True, r2=True)
 
@@ -1188,7 +1197,7 @@ for name, make in MAKERS.items():
 # ## Stop it, and go on
 #
 # A training that cannot be stopped is a training that you lose. Here one breaks off in the middle,
-# between two checkpoints, as if the battery had died. An exception plays the battery.
+# between two checkpoints, as if the battery had died. The exception `PowerCut` breaks it off.
 
 
 # %%
@@ -1286,7 +1295,7 @@ def losses_of(
         rng = torch.Generator().manual_seed(t)
         for start in range(0, len(part), batch_size):
             x0, y = (part_[start : start + batch_size] for part_ in (part.x, part.y))
-            noise = torch.randn(x0.shape, generator=rng)
+            noise = torch.randn(x0.shape, generator=rng)  # (N, 3, size, size)
             pair = (x0.flip(-1), noise.flip(-1)) if mirrored else (x0, noise)
             x0, noise = (each.to(device) for each in pair)
             level = schedule.level(torch.full((len(x0),), t, device=device))
@@ -1461,6 +1470,7 @@ def shipped() -> nb05.Preconditioned:
 
 # %% [markdown]
 # All three models get the classes of the held-out pictures, so the sets can be compared later.
+
 # %% tags=["nbval-ignore-output"]
 longer = shipped().to(run.device)
 its = mine if ON_EMOJI else material(None)  # what it was trained on
@@ -1541,6 +1551,7 @@ def copied(fake: Tensor, train: Tensor, held: Tensor, share: float = 0.05) -> fl
 # %% [markdown]
 # Before you believe a test, give it what it must find: here training pictures that were saved as
 # JPEG, moved by a pixel, or mirrored.
+
 # %%
 some = train.x[torch.randperm(len(train), generator=runtime.rng(11))[:200]]
 planted = {
@@ -1549,9 +1560,6 @@ planted = {
     "copies, moved by 1 pixel": some.roll(1, dims=-1),
     "copies, mirrored": some.flip(-1),
 }
-
-# %% [markdown]
-# All sets are looked at in both spaces.
 
 # %%
 SPACES = {"pixels": lambda x: x.flatten(1), "features": eyes}
@@ -1562,8 +1570,8 @@ seen = {
 }
 
 # %% [markdown]
-# The test is also given pictures of which it must not find many: one half of the held-out emoji
-# sets the threshold, and the other half is tested.
+# The test is also given what it must not report: one half of the held-out emoji sets the threshold,
+# and the other half is tested.
 
 # %%
 half = torch.arange(len(held)) % 2 == 0
@@ -1600,9 +1608,6 @@ plots.film_strip(
     ),
 )
 
-# %% [markdown]
-# The planted copies first, then the models.
-
 # %%
 claim(
     "In pixels the test finds at least 85 of 100 training pictures that were saved as JPEG",
@@ -1636,6 +1641,7 @@ if ON_EMOJI:
 # Samples are not the only way out. A model can also know its training pictures without drawing
 # them: then its loss is lower on these than on others, and whoever has a picture can ask whether it
 # was in the set (notebook 08).
+
 # %%
 N_ASKED = 200
 asked = {
@@ -1717,7 +1723,7 @@ plots.show(
 )
 
 # %% tags=["figure"]
-# @title What the fine-tuned model draws
+# @title Samples of the fine-tuned model
 drawn_again = list(over.frames.values())[-1]
 away = torch.cdist(drawn_again.flatten(1), tiny.x.flatten(1)).amin(dim=1)
 closest = away.argsort()[:12]
@@ -1765,8 +1771,9 @@ claim(
 # network that takes mirrored pictures for equally likely has the same loss; one that knows better
 # has a higher one. The longer model was trained with flips in five groups and without in three. It
 # should have learnt both.
+
 # %% tags=["nbval-ignore-output"]
-turned_gap = losses_of(longer, its.held, mirrored=True) - losses_of(longer, its.held)
+turned_gap = losses_of(longer, its.held, mirrored=True) - losses_of(longer, its.held)  # (N,)
 ratio = {}
 for name, group in (("mirrored in training", its.held.flips), ("never mirrored", ~its.held.flips)):
     gap = turned_gap[group]
@@ -1804,6 +1811,7 @@ claim(
 # %% [markdown]
 # All sets have as many pictures, and are compared with as many training pictures. Other training
 # pictures and held-out ones are the floor, uniform noise is the ceiling.
+
 # %%
 known = seen["features"]
 order = torch.randperm(len(known["train"]), generator=runtime.rng(14))
@@ -1871,7 +1879,7 @@ for measure in ("SWD", "FD"):
     )
 
 # %% [markdown]
-# Between the ceiling and the floor, the measures part.
+# SWD and KID disagree on what an hour of training gains.
 
 # %%
 claim(
@@ -1904,12 +1912,13 @@ if run.budget.size == "quick":
 # GAN's blots are smooth, and hardly differ by class; the diffusion model's are grainy, and have the
 # colours and the outline of their class.
 
-
 # %% [markdown]
 # ### Where two measures disagree
 #
 # Two more sets, made of real emoji. In one, the four quarters of every picture come from four
 # different emoji.
+
+
 # %%
 def quartered(x, rng):
     """Each quarter of each picture from another picture."""
@@ -1977,6 +1986,7 @@ claim(
 #
 # Class, seed and guidance are what you choose. The same seed gives the same picture; without
 # guidance (1) samples are varied and often unclear, and with too much of it they turn garish.
+
 # %% tags=["widget"]
 # @title Class, seed and guidance
 GROUPS, HANDS = list(drawn["train"].groups), list(emoji.HANDS.values())
@@ -2055,7 +2065,7 @@ def walk(
     """Pictures (len(at), 3, size, size) along a path between two noises `ends` (2, 3, size, size),
     at places from 0 to 1.
     """
-    a, b = ends.flatten(1)
+    a, b = ends.flatten(1)  # (3 * size * size,) each
     x_T = torch.stack([path(a, b, place) for place in at]).view(-1, *ends.shape[1:])
     schedule = nb04.Schedule.named("cosine", nb05.T)
     y = torch.full((len(x_T),), label, device=run.device)
@@ -2258,7 +2268,9 @@ PARTS_NEEDED = (
 )
 
 # %% [markdown]
-# The index names a scheduler of the library. Its settings are those of notebook 05's training.
+# The index names a scheduler of the library. Its settings repeat notebook 05's noise schedule, and
+# say that the network predicts v.
+
 # %% tags=["export"]
 LEVELS = {
     "num_train_timesteps": nb05.T,
@@ -2390,8 +2402,9 @@ print("\n".join(sorted(p.relative_to(place).as_posix() for p in place.rglob("*")
 print(card)
 
 # %% [markdown]
-# Is the folder complete? First the library must refuse it. Then, with the word of trust, it loads
-# it, and classes are asked for by name or by number.
+# Is the folder complete? First the library must refuse it. With `trust_remote_code=True` it must
+# load it, and take classes by name or by number.
+
 # %%
 try:
     DiffusionPipeline.from_pretrained(place)
@@ -2409,9 +2422,10 @@ arrays = pipe(
     asked_for, num_inference_steps=10, generator=torch.Generator().manual_seed(5), output_type="np"
 ).images
 
-
 # %% [markdown]
 # To compare with, the same loop is run on the network in memory.
+
+
 # %%
 def same_loop(net, labels, seed, num_steps=10, guidance=2.0):
     """The pipeline's pictures from the network in memory, by the library's scheduler."""
