@@ -1633,7 +1633,7 @@ if ON_EMOJI:
 # Three things to take along. *The features fail on what matters most*: to a network that was
 # trained on photographs, the grain of JPEG on a small drawing is a larger change than another
 # drawing. *Pixels fail on copies that were moved or mirrored.* So a clean result means "no copies
-# of the kind that this test finds". And the longer model passes: it saw each emoji some two hundred
+# of the kind that this test finds". And the longer model passes: it saw each emoji a good hundred
 # times, mirrored and under new noise each time, and what it draws in the row above are signs that
 # mean nothing and faces that nobody drew. The clocks are the exception, since all clocks are alike.
 
@@ -1843,6 +1843,16 @@ def swd(x):
     return metrics.sliced_wasserstein(
         train.x[ours], x, patches=16, projections=64, rng=torch.Generator().manual_seed(0)
     )
+
+
+# %% [markdown]
+# KID (Bińkowski et al. 2018, section 4) takes the average of every product of up to three features
+# in each of two sets, and is a squared distance between these averages. The estimate is unbiased:
+# it is 0 on average when the sets come from one source, so it can be negative. Its floor is in the
+# row of other training pictures, which are real and are compared with other real ones.
+#
+# KID has no scale of its own. Features twice as large make it up to 64 times as large. So a KID
+# says something beside other KIDs of the same features, and nothing beside a paper's.
 
 
 # %%
@@ -2075,6 +2085,10 @@ def walk(
     return x.cpu().float().clamp(-1, 1)
 
 
+# %% [markdown]
+# The widget shows both ends and one place between them. The slider moves the place along the arc.
+# Group and hand change what is sampled; the two noises stay the same.
+
 # %% tags=["widget"]
 # @title Walk
 ends = torch.randn(2, 3, 32, 32, generator=runtime.rng(17))
@@ -2087,7 +2101,7 @@ def draw_walk(group, hand, place):
     figure, axis = plots.subplots(figsize=(5, 1.9), labels=False)
     axis.imshow(plots.tile(x, 3, padding=2), interpolation="nearest")
     axis.set_axis_off()
-    axis.set_title(f"start, place {place} of {PLACES}, end")
+    axis.set_title(f"{group}, {hand}: start, place {place} of {PLACES}, end")
     return plots.render(figure, f"Two emoji of {group} and the one at place {place} between them.")
 
 
@@ -2814,6 +2828,7 @@ scratch.cleanup()
 # - Karras et al. 2020, *Training Generative Adversarial Networks with Limited Data*: section 2
 #   (augmentations that leak).
 # - Karras et al. 2018, *Progressive Growing of GANs*: section 5 (sliced Wasserstein distance).
+# - Bińkowski et al. 2018, *Demystifying MMD GANs*: section 4 (KID).
 # - Huang et al. 2024, *The GAN is dead; long live the GAN!*: section 2 (R3GAN's loss).
 # - Carlini et al. 2023, *Extracting Training Data from Diffusion Models*: section 4.
 # - Somepalli et al. 2023, *Diffusion Art or Digital Forgery?*: section 4 (copies in small sets).
