@@ -124,11 +124,11 @@ N = run.budget.pick(quick=1000, full=2000)  # pictures of a set that is judged
 
 # %%
 pixels, labels = data.embedded(DATASET, "train")
-every = data.to_unit_range(pixels)
+every = data.to_unit_range(pixels)  # (20000, 1, 28, 28)
 order = torch.randperm(len(every), generator=runtime.rng(1))
 train_x, train_y = every[order[:4000]], labels[order[:4000]].long()
 pool_x, pool_y = every[order[4000:]], labels[order[4000:]].long()
-held_out = data.to_unit_range(data.embedded(DATASET, "test")[0])
+held_out = data.to_unit_range(data.embedded(DATASET, "test")[0])  # (4000, 1, 28, 28)
 held_out = held_out[torch.randperm(len(held_out), generator=runtime.rng(2))]
 print(f"training {len(train_x):,}, held out {len(held_out):,}, pool {len(pool_x):,}")
 
@@ -300,9 +300,9 @@ copy_share = checks.use(my_copy_share, copy_share)  # yours from here on, once i
 # Distances are taken between the classifier's features.
 
 # %%
-train_features = metrics.features(train_x, DATASET).double()
-reference = metrics.features(held_out, DATASET).double()
-pool_features = metrics.features(pool_x, DATASET).double()
+train_features = metrics.features(train_x, DATASET).double()  # (4000, 128)
+reference = metrics.features(held_out, DATASET).double()  # (4000, 128)
+pool_features = metrics.features(pool_x, DATASET).double()  # (16000, 128)
 
 # %% [markdown]
 # The pool is real and no copy. It is asked twice: with sets of one size, and with a training set
@@ -531,8 +531,8 @@ quarters = [metrics.precision_recall(part, noise_features)[0] for part in refere
 # huge. So look which balls hold the noise, and what is left without the largest ones.
 
 # %%
-radii = torch.cdist(reference, reference).kthvalue(4, dim=1).values
-inside = torch.cdist(noise_features, reference) <= radii
+radii = torch.cdist(reference, reference).kthvalue(4, dim=1).values  # (4000,)
+inside = torch.cdist(noise_features, reference) <= radii  # (N, 4000)
 used = inside.any(dim=0).double().mean().item()  # of the real balls, those that hold any noise
 without_large = (inside & (radii <= radii.quantile(0.9))).any(dim=1).double().mean().item()
 
@@ -748,8 +748,8 @@ claim(
 # %% [markdown]
 # ## Which features?
 #
-# FD is a distance between features, and says what the features say. Networks have features of
-# unequal number. So all are reduced to the 32 main directions of the reference.
+# FD is a distance between features, and says what the features say. The networks below have unequal
+# numbers of features, so all are reduced to the 32 main directions of the reference.
 
 
 # %% tags=["export"]
@@ -855,7 +855,7 @@ def crops(n: int, side: int, rng: torch.Generator) -> Tensor:
 
 
 # %% [markdown]
-# Papers do not always say in which format the pictures were kept. JPEG changes them, too.
+# Another step that changes pictures is to save them as JPEG.
 
 
 # %% tags=["export"]
@@ -1206,9 +1206,9 @@ claim(
 )
 
 # %% [markdown]
-# Tone is what guidance changes most: it pushes away from what all
-# classes have in common, and the black background is that. FD of the classifier hardly shows it,
-# as the table above said of a darker set. The sliced distance does.
+# Tone is what guidance changes most: it pushes away from what all classes have in common, and the
+# black background is that. FD of the classifier hardly shows it, as the table above said of a
+# darker set. The sliced distance does.
 
 # %% [markdown]
 # ## The watermark taken apart
@@ -1310,7 +1310,7 @@ z_scores = checks.use(my_z_scores, z_scores)  # yours from here on, once it pass
 # %%
 N_MARKED = 64
 large = crops(N_MARKED, 256, runtime.rng(100))  # (N, 3, 256, 256) in [0, 1]
-tiny = (held_out[:1000] + 1) / 2
+tiny = (held_out[:1000] + 1) / 2  # (1000, 1, 28, 28)
 KEY = "gans-to-diffusion"
 signs = {256: signs_of((256, 256), KEY), 28: signs_of((28, 28), KEY)}
 marked = {256: embed(large, signs[256], 2.0), 28: embed(tiny, signs[28], 6.0)}
@@ -1415,9 +1415,9 @@ claim(
 # %% [markdown]
 # ## What the mark survives
 #
-# Things that happen to pictures. The strongest of them is *regeneration*: the picture gets noise
-# and is denoised, as in notebook 06's image to image. It exists at 28 pixels only, where the course
-# has a model. How much of the picture itself that changes was not measured.
+# Things that happen to pictures. One of them is *regeneration*: the picture gets noise and is
+# denoised, as in notebook 06's image to image. It exists at 28 pixels only, where the course has a
+# model. How much of the picture itself that changes was not measured.
 
 
 # %% tags=["export"]
@@ -1427,15 +1427,11 @@ def regenerated(x: Tensor, net: torch.nn.Module, labels: Tensor, share: float) -
     levels = schedule.levels(20)
     levels = levels[len(levels) - 1 - round(20 * share) :]
     device = next(net.parameters()).device
-    noise = torch.randn(x.shape, generator=runtime.rng(110))
+    noise = torch.randn(x.shape, generator=runtime.rng(110))  # (N, 1, 28, 28)
     start = nb04.add_noise(2 * x - 1, noise, levels[0]).to(device)
     denoiser = nb05.Denoiser(net, schedule, labels.to(device))
     back = nb04.sample(denoiser, start, levels).cpu()
     return ((back.clamp(-1, 1) + 1) * 127.5).round() / 255
-
-
-# %% [markdown]
-# Turning is by one degree.
 
 
 # %% tags=["export"]
@@ -1450,8 +1446,8 @@ def turned(x: Tensor, degrees: float) -> Tensor:
 
 
 # %% [markdown]
-# Resizing goes to three quarters and back. Cropping takes a sixteenth of width and height away and
-# enlarges the rest.
+# Turning is by one degree. Resizing goes to three quarters and back. Cropping takes a sixteenth of
+# width and height away and enlarges the rest.
 
 
 # %% tags=["export"]
@@ -1603,7 +1599,8 @@ def hamming(bits: np.ndarray) -> np.ndarray:
 
 
 # %% [markdown]
-# It repairs one error among seven: the three checks spell the place of the wrong bit.
+# It repairs one error among seven: the three checks, read as a binary number, are the place of the
+# wrong bit.
 
 
 # %% tags=["export"]
@@ -1708,13 +1705,12 @@ claim(
 # ## Washed out, and forged
 #
 # All pictures carry the same pattern. Whoever has many can take the mean of what is left when each
-# picture's smooth part is removed: the pictures cancel, the pattern stays. Then the pattern can be
-# subtracted, or put on a picture that no model has made.
+# picture's smooth part is removed: the pictures cancel, the pattern stays.
 
 # %%
 MANY = N_MARKED * 3 // 4
-rest = luminance(marked[256][:MANY]) - luminance(blurred(marked[256][:MANY], 1.0))
-c = dctn(np.clip(rest, -20, 20).mean(axis=0), norm="ortho")
+rest = luminance(marked[256][:MANY]) - luminance(blurred(marked[256][:MANY], 1.0))  # (N, H, W)
+c = dctn(np.clip(rest, -20, 20).mean(axis=0), norm="ortho")  # (H, W)
 estimate = np.sign(c) * (signs[256] != 0)
 known_signs = (estimate == signs[256])[signs[256] != 0].mean()
 
@@ -1975,7 +1971,7 @@ def publish(name: str, receipt: str, log: Path) -> str:
 
 
 # %% [markdown]
-# The limits are for this course's models. They must at least stop the two GANs.
+# The limits must at least stop the two GANs of the course.
 
 # %%
 MODEL = "course-ddpm"
@@ -2001,6 +1997,9 @@ attempts = (
     {"measured": measured | {"FD": math.nan}, "approved": True},
     {"measured": measured | {"copy share": 0.97}, "approved": True},
 )
+
+# %% [markdown]
+# Right numbers and a real approval must then open it.
 
 # %%
 for attempt in attempts:
@@ -2061,6 +2060,7 @@ before_kill = len(read_log(killed_log))
 with killed_log.open("ab") as file_handle:
     file_handle.write(b'{"entry": {"i": 99')  # what a power cut would leave
 _ = append_log(killed_log, {"i": "after"})
+
 # %%
 claim("The gate refuses 1, a text, NaN and a copier: four of four", len(said), equal=4)
 claim("Under python -O, with the exception swallowed, publishing still fails",
