@@ -310,16 +310,11 @@ pool_features = metrics.features(pool_x, DATASET).double()  # (16000, 128)
 
 # %%
 fair = copy_share(pool_features[:2000], train_features, reference)
-unfair = [
-    (
-        torch.cdist(pool_features[:2000], part).amin(dim=1)
-        < torch.cdist(pool_features[:2000], reference[:800]).amin(dim=1)
-    )
-    .double()
-    .mean()
-    .item()
-    for part in (train_features,)
-][0]
+to_train, to_fewer = (
+    torch.cdist(pool_features[:2000], part).amin(dim=1)
+    for part in (train_features, reference[:800])
+)
+unfair = (to_train < to_fewer).double().mean().item()
 
 # %%
 claim(
@@ -1275,8 +1270,10 @@ def embed(x: Tensor, signs: np.ndarray, strength: float) -> Tensor:
 # %% [markdown]
 # **Exercise 9.3** · difficulty 2/5 · 8 minutes
 #
-# Write it for coefficients (N, H, W) of N pictures and signs (H, W), NumPy arrays. Coefficients
-# outside the band, where the sign is 0, count in neither sum. Return (N,).
+# Write it for coefficients (N, H, W) of N pictures and signs (H, W), NumPy arrays; `limit` is the
+# $L$ of the formula. Coefficients outside the band, where the sign is 0, count in neither sum. A
+# picture of a single grey has only zeros in the band, so that both sums are 0: its score is 0, and
+# not NaN. Return the scores (N,).
 
 
 # %% tags=["exercise"]
@@ -1292,10 +1289,11 @@ checks.z_scores(my_z_scores)
 # @title Solution 9.3
 def z_scores(coefficients: np.ndarray, signs: np.ndarray, limit: float = 4.0) -> np.ndarray:
     """Scores (N,) of coefficients (N, H, W), standard normal for signs that have nothing to do
-    with them.
+    with them; 0 where all coefficients of the band are 0.
     """
     limited = coefficients / (np.abs(coefficients) + limit) * (signs != 0)
-    return (limited * signs).sum(axis=(1, 2)) / np.sqrt(np.square(limited).sum(axis=(1, 2)))
+    norm = np.sqrt(np.square(limited).sum(axis=(1, 2)))
+    return (limited * signs).sum(axis=(1, 2)) / np.where(norm > 0, norm, 1)
 
 
 checks.z_scores(z_scores, solution=True)
@@ -1316,10 +1314,17 @@ signs = {256: signs_of((256, 256), KEY), 28: signs_of((28, 28), KEY)}
 marked = {256: embed(large, signs[256], 2.0), 28: embed(tiny, signs[28], 6.0)}
 
 # %% [markdown]
-# The parts must give what the course's own detector gives.
+# From here on pictures are scored with the limit 4, as `pictures` does. The parts must give what
+# the course's own detector gives.
+
 
 # %%
-ours = z_scores(coefficients(marked[256][:3]), signs[256])
+def score_of(x, signs):
+    return np.asarray(z_scores(coefficients(x), signs, 4.0))
+
+
+# %%
+ours = score_of(marked[256][:3], signs[256])
 theirs = [pictures.mark_strength(2 * x - 1, KEY) for x in marked[256][:3]]
 claim(
     "The detector from its parts gives the scores of pictures.mark_strength",
@@ -1384,7 +1389,7 @@ null = {
     256: null_scores(large, [f"key {i}" for i in range(200)]),  # (64, 200)
     28: null_scores(tiny, [f"key {i}" for i in range(60)]),  # (1000, 60)
 }
-limit_at = {side: threshold(scores.ravel(), 1e-3) for side, scores in null.items()}
+limit_at = {side: float(threshold(scores.ravel(), 1e-3)) for side, scores in null.items()}
 
 # %% [markdown]
 # The thresholds are tried on other keys.
@@ -1481,7 +1486,7 @@ ATTACKS = {
 scores = {side: {} for side in (256, 28)}
 for side, x in marked.items():
     for name, attack in ATTACKS.items():
-        scores[side][name] = z_scores(coefficients(attack(x)), signs[side])
+        scores[side][name] = score_of(attack(x), signs[side])
 
 # %% [markdown]
 # Regeneration needs a class for each picture. The classifier says which.
@@ -1494,8 +1499,8 @@ some, some_labels = (
     ),
 )
 for share in (0.1, 0.3):
-    scores[28][f"regenerated, {share:.0%}"] = z_scores(
-        coefficients(regenerated(some, ddpm, some_labels, share)), signs[28]
+    scores[28][f"regenerated, {share:.0%}"] = score_of(
+        regenerated(some, ddpm, some_labels, share), signs[28]
     )
 
 # %%
@@ -1520,7 +1525,7 @@ rates = np.logspace(-4, 0, 40)
 for side, attack, style in (
     (256, "JPEG 50", "-"), (28, "none", "-"), (28, "JPEG 75", "--"), (28, "regenerated, 10%", ":")
 ):  # fmt: skip
-    cut = [threshold(null[side].ravel(), min(rate, 0.999)) for rate in rates]
+    cut = [float(threshold(null[side].ravel(), min(rate, 0.999))) for rate in rates]
     roc.semilogx(rates, [(scores[side][attack] > c).mean() for c in cut], style,
                  color=plots.BLUE if side == 256 else plots.VERMILION,
                  label=f"{side}: {attack}")  # fmt: skip
@@ -1720,10 +1725,7 @@ known_signs = (estimate == signs[256])[signs[256] != 0].mean()
 # %% tags=["nbval-ignore-output"]
 washed = embed(marked[256][MANY:], estimate, -2.0)
 forged = embed(large[MANY:], estimate, 2.0)
-after = {
-    "washed": z_scores(coefficients(washed), signs[256]),
-    "forged": z_scores(coefficients(forged), signs[256]),
-}
+after = {"washed": score_of(washed, signs[256]), "forged": score_of(forged, signs[256])}
 print(f"{known_signs:.0%} of the signs are known from {MANY} pictures")
 
 # %%
@@ -1743,13 +1745,22 @@ claim(
 # %%
 claim(
     "Subtracting that estimate lowers the score of marked pictures that were not used for it",
-    np.median(z_scores(coefficients(marked[256][MANY:]), signs[256]) - after["washed"]),
+    np.median(score_of(marked[256][MANY:], signs[256]) - after["washed"]),
     at_least=3,
 )
 
 # %% [markdown]
-# So a mark says "probably ours" and proves nothing. A key for each picture stops the averaging, and
-# then the detector must try all keys.
+# What does one key for many pictures cost? The mark is the same in all of them, so their mean shows
+# it. The line above says which share of the signs became known from so few pictures. Whoever has
+# them weakens the mark in pictures to come and forges it, and needs the key for neither.
+#
+# Instead, give each picture a key of its own, such as a hash of one secret and the picture's
+# number. Then no pattern is common to them, and a mean shows none. The price is paid by the
+# detector. It must try all keys, each try is one more chance for a false alarm, and the threshold
+# must rise. A key for each day or each customer lies between: it limits how many pictures share a
+# pattern.
+#
+# With any number of keys a mark says "probably ours" and proves nothing. A proof needs a signature.
 
 # %% [markdown]
 # ## Provenance: a signed statement
