@@ -79,6 +79,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# %% tags=["export"]
 import diffusers
 import matplotlib.pyplot as plt
 import safetensors.torch
@@ -89,6 +90,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import to_pil_image
 
+# %% tags=["export"]
 from course_utils import data, emoji, imagenet, metrics, photographs, pictures, plots, runtime
 from course_utils import standin, training, widgets
 from course_utils.checks import nb11 as checks
@@ -767,7 +769,7 @@ plots.table(
     [
         [power, f"{share.min():.1%}", f"{share.max():.1%}", f"{w.max() * len(train):.2f}"]
         for power in (0.0, 0.5, 1.0)
-        for w in [torch.as_tensor(class_weights(train.y, power))]
+        for w in [torch.as_tensor(class_weights(train.y, power)).double()]
         for share in [torch.zeros(len(sizes)).double().index_add(0, train.y, w)]
     ],
 )
