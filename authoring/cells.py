@@ -119,5 +119,12 @@ def strip(nb: NotebookNode) -> NotebookNode:
     clean_metadata(nb)
     for cell in nb.cells:
         if cell.cell_type == "code":
+            shows = any(WIDGET_VIEW in out.get("data", {}) for out in cell.outputs)
+            if shows and not {"widget", "nbval-ignore-output"} & set(tags(cell)):
+                raise CourseError(
+                    f"The cell that begins with {next(iter(cell.source.splitlines()), '')!r} shows a widget or a "
+                    "progress bar, which is not stored, so nbval would miss it: switch it off (diffusers.utils."
+                    "logging.disable_progress_bar) or tag the cell nbval-ignore-output."
+                )
             cell.outputs = clean_outputs(cell.outputs)
     return nb

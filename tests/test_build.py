@@ -28,7 +28,7 @@ from authoring.cells import (
     with_outputs,
     write_notebook,
 )
-from authoring.course import Course
+from authoring.course import Course, CourseError
 from authoring.lessons import silent, update_lesson
 from authoring.pages import FORMULA, _mathml, web_page
 from authoring.readme import PICTURE, readme_text, update_readme
@@ -69,7 +69,8 @@ def test_colab_leftovers_go_and_adjacent_streams_are_joined():
         return nbformat.v4.new_output("stream", name=name, text=text)
 
     view = {WIDGET_VIEW: {"model_id": "1"}, "text/plain": "IntSlider()"}
-    cell = nbformat.v4.new_code_cell("1", metadata={"outputId": "x", "id": "y", "executionInfo": {}, "tags": ["long"]})
+    cell = nbformat.v4.new_code_cell("1", metadata={"outputId": "x", "id": "y", "executionInfo": {}})
+    cell.metadata["tags"] = ["long", "nbval-ignore-output"]
     cell.outputs = [
         stream("a"), stream("b"), stream("c", "stderr"), stream("d"),
         nbformat.v4.new_output("display_data", view),
@@ -77,10 +78,18 @@ def test_colab_leftovers_go_and_adjacent_streams_are_joined():
     ]  # fmt: skip
     nb = nbformat.v4.new_notebook(cells=[cell], metadata={"colab": {}, "widgets": {}, "course": {"title": "t"}})
     strip(nb)
-    assert nb.cells[0].metadata == {"tags": ["long"]}
+    assert nb.cells[0].metadata == {"tags": ["long", "nbval-ignore-output"]}
     assert "widgets" not in nb.metadata and "colab" not in nb.metadata
     assert [out.get("text") for out in nb.cells[0].outputs] == ["ab", "c", "d", None]
     assert set(nb.cells[0].outputs[-1].data) == {"image/png", "text/plain"}
+
+
+def test_a_progress_bar_that_would_be_lost_and_missed_by_nbval_is_refused():
+    cell = nbformat.v4.new_code_cell("load(place)")
+    cell.outputs = [nbformat.v4.new_output("display_data", {WIDGET_VIEW: {"model_id": "1"}, "text/plain": "0%"})]
+    nb = nbformat.v4.new_notebook(cells=[cell], metadata={"course": {"title": "t"}})
+    with pytest.raises(CourseError, match=r"load\(place\).*progress bar"):
+        strip(nb)
 
 
 def test_unchanged_cells_keep_their_id_and_outputs_and_new_ones_get_their_own(course, nb):

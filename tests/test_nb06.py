@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from diffusers.utils.logging import get_logger
 from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
 
 from course_utils import latent, training
@@ -85,6 +90,33 @@ def test_the_lora_has_less_than_two_percent_of_the_weights_and_leaves_the_others
     assert len(losses) == 3 and kept.keys() == base.keys()
     assert all(torch.equal(kept[name], weight) for name, weight in base.items())
     assert any(name.endswith("lora_B.style.weight") and w.any() for name, w in pipe.unet.state_dict().items())
+
+
+@contextmanager
+def overheard() -> Iterator[io.StringIO]:
+    """What the library says meanwhile."""
+    heard = io.StringIO()
+    handler = logging.StreamHandler(heard)
+    get_logger().addHandler(handler)
+    try:
+        yield heard
+    finally:
+        get_logger().removeHandler(handler)
+
+
+def test_one_message_of_the_library_is_kept_back_and_no_other() -> None:
+    with overheard() as heard:
+        with nb06.kept_back("as expected"):
+            get_logger("diffusers.some.module").warning("this is as expected")
+            get_logger("diffusers.some.module").warning("this is news")
+        get_logger().warning("and this is as expected")
+    assert heard.getvalue().splitlines() == ["this is news", "and this is as expected"]
+
+
+def test_a_sister_pipeline_shares_its_parts_without_a_warning(pipe) -> None:
+    with overheard() as heard:
+        other = nb06.sister(StableDiffusionImg2ImgPipeline, pipe)
+    assert other.unet is pipe.unet and heard.getvalue() == ""
 
 
 BIG = """

@@ -73,29 +73,66 @@ def _psnr_is(found: Tensor, x: Tensor, y: Tensor, border: int) -> None:
     def cut(z: Tensor) -> Tensor:
         return z[..., border : z.shape[-2] - border, border : z.shape[-1] - border]
 
-    inside, raw = cut(x.clamp(0, 1) - y), cut(x - y)
+    def decibels(error: Tensor) -> Tensor:
+        return -10 * error.square().mean(dim=(1, 2, 3)).log10()
+
+    error = x.clamp(0, 1) - y
+    inside, raw = cut(error), cut(x - y)
     mse = inside.square().mean(dim=(1, 2, 3))
     wanted = -10 * mse.log10()
     if same(found, wanted):
         return
     expect(found.isfinite().all(), "some PSNR is not finite: with a border of 0, x[..., 0:-0] has no pixels.")
-    one_side = (x.clamp(0, 1) - y)[..., border:, border:]
+    height, width = y.shape[-2:]
+    two = 20 * torch.tensor(2.0, dtype=torch.float64).log10()  # a factor of 2 in the error, in dB
+    within = torch.zeros_like(error)
+    within[..., border : height - border, border : width - border] = 1
     slips = {
-        "the border still counts.": -10 * (x.clamp(0, 1) - y).square().mean(dim=(1, 2, 3)).log10(),
-        "the border is left out at two sides only.": -10 * one_side.square().mean(dim=(1, 2, 3)).log10(),
-        "the outputs are not clipped: a file cannot hold what is outside [0, 1].": -10
-        * raw.square().mean(dim=(1, 2, 3)).log10(),
+        "the border still counts.": decibels(error),
+        "the border is left out at two sides only.": decibels(error[..., border:, border:]),
+        "the border is left out above and below only, not left and right.": decibels(
+            error[..., border : height - border, :]
+        ),
+        "the border is left out left and right only, not above and below.": decibels(
+            error[..., border : width - border]
+        ),
+        "the border's error is 0 and still counts in the mean: cut those pixels off.": decibels(error * within),
+        "the outputs are not clipped: a file cannot hold what is outside [0, 1].": decibels(raw),
+        "the outputs are not clipped to [0, 1], and the border still counts.": decibels(x - y),
+        "the outputs are clipped to [-1, 1]: pixels here are in [0, 1].": decibels(cut(x.clamp(-1, 1) - y)),
+        "the difference is clipped: clip the outputs, before the originals are taken off.": decibels(raw.clamp(0, 1)),
+        "the difference is clipped, and the outputs are to be.": decibels(raw.clamp(-1, 1)),
         "the peak is 1 here, not 255.": wanted + 20 * torch.tensor(255.0, dtype=torch.float64).log10(),
-        "the peak is 1: pixels are in [0, 1], not in [-1, 1].": wanted + 20 * torch.tensor(2.0).double().log10(),
+        "the peak is 1, and pixels are in [0, 1]: yours are multiplied by 255, and the peak is not.": wanted
+        - 20 * torch.tensor(255.0, dtype=torch.float64).log10(),
+        "the peak is 1: pixels are in [0, 1], not in [-1, 1].": wanted + two,
+        "pixels are in [0, 1] here: yours are stretched to twice the range, and the peak is still 1.": wanted - two,
         "20 log10 is for the root of the mean squared error, 10 log10 for the mean squared error.": 2 * wanted,
+        "10 log10 is for the mean squared error, and yours is its root, or 5 log10: half of the dB.": wanted / 2,
+        "this is the mean of the channels' PSNRs: take the mean squared error over all three channels first.": (
+            -10 * inside.square().mean(dim=(2, 3)).log10()
+        ).mean(dim=1),
+        "this is the mean of the pixels' logarithms: take the mean before the logarithm.": (
+            -10 * (inside.square() + 1e-12).log10()
+        ).mean(dim=(1, 2, 3)),
+        "this is the squared error's sum: a mean is wanted.": -10 * inside.square().sum(dim=(1, 2, 3)).log10(),
         "this is the mean absolute error on a logarithmic scale: square first.": -10
         * inside.abs().mean(dim=(1, 2, 3)).log10(),
         "this is the natural logarithm: a decibel is a tenth of log10.": -10 * mse.log(),
+        "this is the logarithm to base 2: a decibel is a tenth of log10.": -10 * mse.log2(),
         "the sign is turned round: more is better.": -wanted,
         "this is the mean squared error itself: its logarithm is missing.": mse,
     }
     reject(found, slips, same)
-    raise WrongAnswer(f"the first PSNR is {wanted[0]:.2f} dB, and yours {found[0]:.2f} dB.")
+    first = f"the first PSNR is {wanted[0]:.2f} dB, and yours {found[0]:.2f} dB"
+    gap, ratio = found - wanted, found / wanted
+    if same(gap, gap.mean().expand_as(gap)):
+        raise WrongAnswer(
+            f"{first}, off by the same {gap.mean():+.2f} dB for every picture: look at the peak and at constants."
+        )
+    if same(ratio, ratio.mean().expand_as(ratio)):
+        raise WrongAnswer(f"{first}, {ratio.mean():.2f} times for every picture: look at the factor of the logarithm.")
+    raise WrongAnswer(f"{first}: look at which pixels count, and at what is clipped.")
 
 
 @exercise("7.3")
@@ -180,21 +217,65 @@ def relativistic_g_loss(answer: Callable[[Tensor, Tensor], Tensor]) -> None:
         if same(found, wanted):
             continue
         d = (-F.logsigmoid(real - fake.mean()).mean() - F.logsigmoid(real.mean() - fake).mean()) / 2
-        plain = -F.logsigmoid(fake).mean()
+        plain, plain_real = -F.logsigmoid(fake).mean(), F.softplus(real).mean()
         slips = {
             "this is the critic's loss: 0 and 1 are exchanged.": d,
+            "this is the critic's loss with a minus: exchange 0 and 1 instead, or the gradient fades.": -d,
+            "this is the critic's loss, and twice of it: 0 and 1 are exchanged, and the half is missing.": 2 * d,
+            "the sign is turned round: the generator makes this loss small.": -(up + down) / 2,
             "this is the sum: the mean of the two terms is wanted.": up + down,
+            "both terms have the same label: enlarged pictures get 1 and real ones 0.": (
+                up - F.logsigmoid(real - fake.mean()).mean()
+            )
+            / 2,
+            "each kind is compared with its own mean: take that of the other kind.": (
+                -F.logsigmoid(fake - fake.mean()).mean() - F.logsigmoid(real.mean() - real).mean()
+            )
+            / 2,
+            "each term is a mean over its logits, and yours is a sum.": (up * fake.numel() + down * real.numel()) / 2,
+            "the two terms count the same, however many logits each has: yours is the mean over all logits.": (
+                up * fake.numel() + down * real.numel()
+            )
+            / (fake.numel() + real.numel()),
+            "the mean is one number over all logits of a kind: yours is taken along the batch only.": _per_place(
+                real, fake
+            ),
+            "every logit is compared with every one of the other kind: compare it with their mean.": -F.logsigmoid(
+                fake.flatten() - real.flatten()[:, None]
+            ).mean(),
+            "the means alone are compared: compare each logit with the mean of the other kind.": -F.logsigmoid(
+                fake.mean() - real.mean()
+            ),
+            "the sigmoid is taken twice: BCE with logits takes it itself.": _sigmoid_twice(real, fake),
             "only the enlarged pictures count here: the real ones are in the generator's loss, too.": up,
             "only half of the first term is here.": up / 2,
             "this is the usual GAN's loss: nothing is compared with the other kind.": plain,
+            "these are the usual GAN's two terms: nothing is compared with the other kind.": (plain + plain_real) / 2,
+            "these are the usual GAN's two terms, summed: nothing is compared with the other kind.": plain + plain_real,
             "only the real pictures' term is here.": down,
+            "only half of the real pictures' term is here.": down / 2,
+            "these are differences of scores, as for a Wasserstein critic: BCE is missing.": real.mean() - fake.mean(),
+            "this is a Wasserstein critic's score: nothing is compared, and BCE is missing.": -fake.mean(),
             "the means are missing: compare with the mean of the other kind, not with a partner.": _paired(real, fake),
         }
         reject(found, {said: float(value) for said, value in slips.items()}, same)
-        raise WrongAnswer(f"for logits {shapes[0]} and {shapes[1]} the loss is {wanted:.4f}, and yours {found:.4f}.")
+        raise WrongAnswer(
+            f"for logits {shapes[0]} and {shapes[1]} the loss is {wanted:.4f}, and yours {found:.4f}: look at which"
+            " logits are compared with which mean, and at the labels 1 and 0."
+        )
 
 
 def _paired(real: Tensor, fake: Tensor) -> Tensor:
     if real.shape != fake.shape:
         return torch.tensor(float("nan"))
     return -F.logsigmoid(fake - real).mean()
+
+
+def _per_place(real: Tensor, fake: Tensor) -> Tensor:
+    up, down = -F.logsigmoid(fake - real.mean(dim=0)), -F.logsigmoid(fake.mean(dim=0) - real)
+    return (up.mean() + down.mean()) / 2
+
+
+def _sigmoid_twice(real: Tensor, fake: Tensor) -> Tensor:
+    up, down = torch.sigmoid(fake - real.mean()), torch.sigmoid(real - fake.mean())
+    return (F.softplus(-up).mean() + F.softplus(down).mean()) / 2

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
@@ -359,26 +361,16 @@ def check_input(name: str, x: Tensor, n: int) -> None:
         )
 
 
-def sample_prompts(
+def check_request(
     pipe: StableDiffusionPipeline,
     prompts: Sequence[str],
-    *,
-    steps: int = 20,
-    guidance: float = 2.0,
-    negative: str = "",
-    seed: int = 0,
-    batch_size: int = 100,
-    **inputs: Any,
-) -> Tensor:
-    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
-    Diffusion's kind.
-
-    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its
-    neighbours. `inputs` are what image to image, inpainting and ControlNet take besides: `image`
-    (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`, and numbers under the names that
-    the pipeline gives them. The course's model makes 32 x 32, of which the middle 28 x 28 is
-    returned.
-    """
+    steps: int,
+    guidance: float,
+    negative: str,
+    batch_size: int,
+    inputs: dict[str, Any],
+) -> None:
+    """ValueError for what the pipelines would take in silence."""
     if (
         isinstance(prompts, str)
         or not prompts
@@ -414,6 +406,29 @@ def sample_prompts(
             f"The course's model never saw {', '.join(unknown)}: use words that it knows "
             f"({', '.join(WORDS)})."
         )
+
+
+def sample_prompts(
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    steps: int = 20,
+    guidance: float = 2.0,
+    negative: str = "",
+    seed: int = 0,
+    batch_size: int = 100,
+    **inputs: Any,
+) -> Tensor:
+    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
+    Diffusion's kind.
+
+    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its
+    neighbours. `inputs` are what image to image, inpainting and ControlNet take besides: `image`
+    (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`, and numbers under the names that
+    the pipeline gives them. The course's model makes 32 x 32, of which the middle 28 x 28 is
+    returned.
+    """
+    check_request(pipe, prompts, steps, guidance, negative, batch_size, inputs)
     images = []
     for i in range(0, len(prompts), batch_size):
         part = list(prompts[i : i + batch_size])
@@ -456,18 +471,31 @@ def image_to_image(
     return denoise(scheduler.add_noise(latents, noise, t), timesteps)
 
 
+@contextmanager
+def kept_back(words: str) -> Iterator[None]:
+    """While it lasts, the library's messages that hold these words are not shown."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return words not in record.getMessage()
+
+    handlers = list(diffusers.utils.logging.get_logger().handlers)
+    for handler in handlers:
+        handler.addFilter(others)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(others)
+
+
 def sister(kind: type, pipe: StableDiffusionPipeline, **more: Any) -> Any:
     """`kind.from_pipe(pipe)`: another pipeline of the same parts, in their type, without its bar.
 
     from_pipe casts to float32 unless it is told a type, and warns of the cast to the type that is
     there: that warning alone is kept back.
     """
-    level = diffusers.utils.logging.get_verbosity()
-    diffusers.utils.logging.set_verbosity_error()
-    try:
+    with kept_back("should be kept in float32"):
         other = kind.from_pipe(pipe, **{TYPE: pipe.dtype}, **more)
-    finally:
-        diffusers.utils.logging.set_verbosity(level)
     other.set_progress_bar_config(disable=True)
     return other
 

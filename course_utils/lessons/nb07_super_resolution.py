@@ -207,7 +207,7 @@ class RRDBNet(nn.Module):
         if x.shape[-1] % self.fold or x.shape[-2] % self.fold:
             raise ValueError(f"Height and width must be multiples of {self.fold}.")
         h = self.conv_first(F.pixel_unshuffle(x, self.fold) if self.fold > 1 else x)
-        h = h + self.conv_body(self.body(h))
+        h = h + self.conv_body(self.body(h))  # (N, num_feat, H / fold, W / fold)
         for layer in (self.conv_up1, self.conv_up2):
             h = F.leaky_relu(layer(F.interpolate(h, scale_factor=2, mode="nearest")), 0.2)
         return self.conv_last(F.leaky_relu(self.conv_hr(h), 0.2))
@@ -321,9 +321,9 @@ def train_l1(
     lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, rise_and_fall(num_steps))
     scaler = run.scaler()
     for step in training.progress(num_steps, "L1"):
-        x, y = (part.to(device) for part in batch())
+        x, y = (part.to(device) for part in batch())  # (N, 3, h, w), (N, 3, 4h, 4w)
         with run.autocast():
-            x_pred = model(x).float()
+            x_pred = model(x).float()  # like y
         loss = (x_pred - y).abs().mean()
         optimiser.zero_grad()
         scaler.scale(loss).backward()
@@ -440,11 +440,11 @@ def train_gan(
         scaler.update()
 
     for step in training.progress(num_steps, "GAN"):
-        x, y = (part.to(device) for part in batch())
+        x, y = (part.to(device) for part in batch())  # (N, 3, h, w), (N, 3, 4h, 4w)
         critic.requires_grad_(False)
         with run.autocast():
             x_pred = model(x).float()
-            real, fake = critic(y).float(), critic(x_pred).float()
+            real, fake = critic(y).float(), critic(x_pred).float()  # (N, 1, h/2, w/2)
         loss = weights[1] * relativistic_g_loss(real, fake) + weights[2] * (x_pred - y).abs().mean()
         if looking is not None:
             loss = loss + weights[0] * perceptual_loss(looking, x_pred, y)

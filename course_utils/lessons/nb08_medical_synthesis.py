@@ -108,15 +108,15 @@ class ClinicalGenerator(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(8, n) for n in (2 * width, width))
 
     def forward(self, latents: Tensor, encoded: Tensor) -> Tensor:
-        z, noise = latents.split([LATENT_DIM, phantoms.SIZE**2], dim=1)
+        z, noise = latents.split([LATENT_DIM, phantoms.SIZE**2], dim=1)  # (N, 32), (N, 2304)
         h = self.dense(torch.cat([z, encoded], dim=1)).view(len(z), 2 * self.width, 12, 12)
         h = F.leaky_relu(self.norms[0](self.coarse(F.leaky_relu(h, 0.2))), 0.2)
-        h = F.interpolate(h, scale_factor=2, mode="nearest")
-        h = torch.cat([h, planes(encoded, 24), edge(encoded, 24)], dim=1)
+        h = F.interpolate(h, scale_factor=2, mode="nearest")  # (N, 2 width, 24, 24)
+        h = torch.cat([h, planes(encoded, 24), edge(encoded, 24)], dim=1)  # 16 and 1 more
         h = torch.cat([h, noise.view(-1, 4, 24, 24)], dim=1)
         h = F.leaky_relu(self.norms[1](self.fine(h)), 0.2)
         h = F.leaky_relu(self.finer(h), 0.2)
-        return F.pixel_shuffle(self.out(h), 2).tanh()
+        return F.pixel_shuffle(self.out(h), 2).tanh()  # (N, 4, 24, 24) to (N, 1, 48, 48)
 
 
 class ClinicalDiscriminator(nn.Module):
@@ -147,7 +147,7 @@ class ClinicalDiscriminator(nn.Module):
         )
 
     def forward(self, x: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.trunk(x)
+        h = self.trunk(x)  # (N, 128)
         return projected(h, self.request(encoded), self.score(h)[:, 0]), self.numbers(h)
 
 
@@ -188,8 +188,8 @@ def train_clinical(
     ema = training.EMA(generator, decay=ema_decay)
     for step in training.progress(num_steps):
         index = torch.randint(len(x), (batch_size,))
-        real = x[index].to(device).requires_grad_()
-        encoded = encode(forget(parameters[index], label_dropout)).to(device)
+        real = x[index].to(device).requires_grad_()  # (N, 1, 48, 48)
+        encoded = encode(forget(parameters[index], label_dropout)).to(device)  # (N, 13)
         gamma, losses = 0.3 * 0.01 ** (step / num_steps), {}
         for which in ("d", "g"):
             with autocast():  # once a pass: it keeps copies of the weights until it ends
@@ -385,14 +385,14 @@ def measure(pictures: Tensor, num_steps: int = 12) -> Tensor:
     """What is in pictures (N, 1, 48, 48) in [-1, 1]: (N, 4), the lesion's x and y (mm), radius (mm)
     and contrast (HU), by a method that knows no network. On the CPU, in float64.
     """
-    hu = phantoms.to_hu(pictures.detach().cpu().double())[:, 0]
+    hu = phantoms.to_hu(pictures.detach().cpu().double())[:, 0]  # (N, 48, 48)
     skull = (hu > 150).double()
     brain = enclosed(skull) * (1 - skull)
     brain = 1 - F.max_pool2d(1 - brain[:, None], 3, 1, 1)[:, 0]  # one pixel less all round
     level = torch.stack(
         [h[b > 0].median() if (b > 0).any() else h.new_tensor(40.0) for h, b in zip(hu, brain)]
     )
-    theta = find_disks(hu, brain, level)
+    theta = find_disks(hu, brain, level)  # (N, 5): x, y, radius, contrast, level
     x, y = (part.double().flatten() for part in phantoms.grid())
     near = ((x - theta[:, :1]) ** 2 + (y - theta[:, 1:2]) ** 2).sqrt() < theta[:, 2:3] + 14
     weight, hu = brain.flatten(1) * near, hu.flatten(1)

@@ -68,22 +68,30 @@ if importlib.util.find_spec("course_utils") is None:
         )
     importlib.invalidate_caches()
 
+# %% [markdown]
+# Python and torch first; then what this notebook takes from the library and from `peft`; then the
+# course.
+
 # %% tags=["export"]
 import inspect
-
 import json
+import logging
+import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import matplotlib.pyplot as plt
-import os
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+# %% tags=["export"]
+import diffusers
 from diffusers import (
     AutoPipelineForImage2Image,
     ControlNetModel,
@@ -107,8 +115,8 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from torch import Tensor
 
+# %% tags=["export"]
 from course_utils import data, hub, latent, metrics, pictures, plots, runtime, training, widgets
 from course_utils.checks import nb06 as checks
 from course_utils.claims import claim, origin, stored
@@ -145,20 +153,31 @@ train_set, test_set = data.images(DATASET, "train"), data.images(DATASET, "test"
 # ## A pipeline from the hub
 #
 # Three lines are all that the famous example needs: a name, a call, a picture. The next cell asks
-# once whether the hub answers. If it does, the call below fetches the model of Ho et al. (2020) for
-# CIFAR-10. If not, the same call gets the course's own small pipeline, and says so: what you see is
-# then clothes, not aeroplanes.
+# once whether the hub answers.
 #
-# That second case is the course's doing and not the library's: `hub.start` puts a wrapper around
-# `from_pretrained` until the kernel ends. Copied without that cell, the call fails where the hub
-# does not answer.
+# That cell is the course's doing and not the library's: `hub.start` puts a wrapper around
+# `from_pretrained` until the kernel ends. Copied without that cell, the call below fails where the
+# hub does not answer.
 
 # %% tags=["nbval-ignore-output"]
 _ = hub.start({"google/ddpm-cifar10-32": data.ASSETS / "ddpm_pipeline"})
 
+# %% [markdown]
+# If the hub answers, the call fetches the model of Ho et al. (2020) for CIFAR-10. If not, the same
+# call gets the course's own small pipeline, and says so: what you see is then clothes, not
+# aeroplanes.
+#
+# What is fetched is what the repository's branch `main` holds on that day. `revision=` with the
+# hash of a commit pins a download.
+
 # %% tags=["nbval-ignore-output"]
 pipeline = DDPMPipeline.from_pretrained("google/ddpm-cifar10-32")
 pipeline.set_progress_bar_config(disable=True)
+
+# %% [markdown]
+# Two parts came: a network and a scheduler. Each knows its own settings.
+
+# %% tags=["nbval-ignore-output"]
 pipeline.to(run.device)
 print(
     type(pipeline.unet).__name__,
@@ -202,8 +221,9 @@ def sample_pipeline(pipeline, n, steps, generator):
 # %% [markdown]
 # A pipeline is a folder of parts: one file for each part's settings, one for each network's
 # weights, and an index. A DDPM pipeline has two parts, the network that predicts the noise and the
-# scheduler that knows the levels and the step. There is no more to it:
-#
+# scheduler that knows the levels and the step. There is no more to it.
+
+# %% [markdown]
 # **Exercise 6.1** · find the bug · difficulty 2/5 · 10 minutes
 #
 # This loop should give what `sample_pipeline` gives, bit for bit: a tensor (n, C, H, W) in [0, 1].
@@ -251,13 +271,24 @@ checks.loop(sample_loop, solution=True)
 # %%
 sample_loop = checks.use(my_sample_loop, sample_loop)  # yours from here on, once it passes
 
+# %% [markdown]
+# Does the loop give what the pipeline gives? Both start from the same seed.
+
 # %%
-theirs = sample_pipeline(pipeline, 16, 50, rng())
+theirs = sample_pipeline(pipeline, 16, 50, rng())  # (16, C, H, W)
 ours = sample_loop(pipeline.unet, pipeline.scheduler, 16, 50, rng())
+
+# %% [markdown]
+# The loop asks nothing about the kind of scheduler. So the same loop should be `DDIMPipeline`, too,
+# when it is given a DDIM scheduler.
+
+# %%
 ddim = DDIMPipeline(pipeline.unet, DDIMScheduler.from_config(pipeline.scheduler.config))
 ddim.set_progress_bar_config(disable=True)
 theirs_ddim = sample_pipeline(ddim, 8, 20, rng())
 ours_ddim = sample_loop(pipeline.unet, ddim.scheduler, 8, 20, rng())
+
+# %%
 claim(
     "Our sample_loop and DDPMPipeline give the same pictures, bit for bit",
     (theirs - ours).abs().max(),
@@ -268,6 +299,9 @@ claim(
     (theirs_ddim - ours_ddim).abs().max(),
     equal=0,
 )
+
+# %% tags=["figure"]
+# @title What the pipeline draws
 plots.image_grid(
     theirs * 2 - 1,
     alt=(
@@ -282,9 +316,10 @@ plots.image_grid(
 #
 # What must a network have to be a part of a pipeline? A `config` that is enough to build it again,
 # `save_pretrained` and `from_pretrained`, and a call `unet(sample, timestep).sample`. Two base
-# classes give the first three, and `forward` is ours to write. The course ships a network that was
-# trained for an hour: the U-Net of notebook 05, with a head start by a formula that notebook 12
-# explains. It needs fifteen lines:
+# classes give the first three, and `forward` is ours to write.
+#
+# The course ships a network that was trained for an hour: the U-Net of notebook 05, with a head
+# start by a formula that notebook 12 explains. One class makes it a part of the library:
 
 
 # %% tags=["export"]
@@ -325,12 +360,7 @@ class CourseUNet(ModelMixin, ConfigMixin):
 # %% [markdown]
 # The scheduler must be told what the network was trained for. `squaredcos_cap_v2` is notebook 04's
 # cosine schedule, `v_prediction` says what the network puts out, and `trailing` starts at T - 1,
-# however many steps there are. The index of the saved folder names our class with the module that
-# it was defined in, and `from_pretrained` finds it there: in this kernel, or wherever that module
-# can be imported. Somebody else has neither. For them a pipeline may bring the class along, as a
-# file beside the weights. That file is a program of a stranger: it runs with all your rights when
-# the model is loaded. So the library refuses it unless you say `trust_remote_code=True`, and you
-# say that only after you have read the file.
+# however many steps there are.
 
 # %% tags=["export"]
 LEVELS = {
@@ -340,13 +370,31 @@ LEVELS = {
     "timestep_spacing": "trailing",
 }
 
+# %% [markdown]
+# The weights come from the file that the course ships.
 
+
+# %% tags=["export"]
 def course_unet() -> CourseUNet:
     """The model that the course ships, in eval mode."""
     unet = CourseUNet()
     unet.net.load_state_dict(pretrained().state_dict())
     return unet.eval()
 
+
+# %% [markdown]
+# The index of a saved folder names our class with the module that it was defined in, and
+# `from_pretrained` finds it there: in this kernel, or wherever that module can be imported.
+# Somebody else has neither. For them a pipeline may bring the class along, as a file beside the
+# weights.
+#
+# That file is a program of a stranger: it runs with all your rights when the model is loaded. So
+# the library refuses it unless you say `trust_remote_code=True`, and you say that only after you
+# have read the file. Pin it by `revision=`, too: tomorrow it may be another file.
+#
+# The next cell loads the folder three times: as we saved it, as a stranger's without trust, and as
+# a stranger's with trust. ("Expected types for unet" is a notice, no error: the library expects
+# its own U-Net there.)
 
 # %% tags=["nbval-ignore-output"]
 unet = course_unet().to(run.device)
@@ -375,11 +423,19 @@ again.set_progress_bar_config(disable=True)
 
 # %%
 drawn = sample_pipeline(again, 10, 50, rng())
+
+# %% [markdown]
+# Nothing may be lost on the way through the folder. So all weights are compared: ours, those of the
+# class in this kernel, and those of the class from the file.
+
+# %%
 before = {key: weight.cpu() for key, weight in unet.state_dict().items()}
 loaded = [
     {key: weight.cpu() for key, weight in other.unet.state_dict().items()}
     for other in (again, trusted)
 ]
+
+# %%
 claim(
     "Every weight of our U-Net is the same after save_pretrained and from_pretrained, with the "
     "class found in this kernel and with the class from the file",
@@ -393,6 +449,11 @@ claim(
     "from_pretrained refuses a folder with a class of its own until trust_remote_code says so",
     "trust_remote_code" in refused,
 )
+
+# %% [markdown]
+# And the pictures are compared: the loaded pipeline against our own loop.
+
+# %%
 apart = (drawn - sample_loop(unet, DDPMScheduler(**LEVELS), 10, 50, rng())).abs().max().item()
 claim(
     "DDPMPipeline with the loaded U-Net and our sample_loop with the one in memory give the same "
@@ -401,11 +462,12 @@ claim(
     at_most=1e-3,
 )
 
-# %%
+# %% tags=["figure"]
+# @title The course's network in the library's pipeline
 plots.film_strip(
     [drawn * 2 - 1],
     ["no class"],
-    title="Notebook 12's network in the library's pipeline",
+    title="Notebook 12's network draws clothes in the library's pipeline",
     alt=(
         "A row of ten generated clothes of random classes, from the library's pipeline with "
         "the course's network."
@@ -417,14 +479,14 @@ plots.film_strip(
 #
 # The library trains nothing by itself: it has parts, and a script that everybody copies. Its parts
 # here: `UNet2DModel`, `DDPMScheduler.add_noise`, `EMAModel`, a schedule for the learning rate. The
-# script adds clipping of the gradient's norm and checkpoints. A checkpoint that misses a part, most
-# often the average or the state of the random numbers, goes on *almost* as before, and nobody
-# notices. So the test is exact: stop half-way, build everything anew, load, go on, and compare with
-# the run that was not stopped. (The course's pipeline of the first section is this trainer after
-# 5,000 steps; before it was saved, `ema.copy_to` put the averaged weights in.)
+# script adds clipping of the gradient's norm and checkpoints. (The library's own scripts also use
+# `Accelerator`, of the package `accelerate`, for half precision and several cards.)
+#
+# First two checks. The trainer below takes pictures of one size in one range, and says no to
+# others.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def check_range(x: Tensor) -> None:
     """ValueError unless x holds floats in [-1, 1]."""
     if not x.is_floating_point() or not (x.abs() <= 1.001).all():  # rounding aside; NaN, too
@@ -434,11 +496,19 @@ def check_range(x: Tensor) -> None:
         )
 
 
+# %% tags=["export"]
 def check_pictures(x: Tensor) -> None:
     """ValueError unless x holds pictures (N, 1, 28, 28) in [-1, 1], one at least."""
     if x.shape != (len(x), 1, 28, 28) or len(x) == 0:
         raise ValueError(f"Pictures (N, 1, 28, 28) are wanted, not {tuple(x.shape)}.")
     check_range(x)
+
+
+# %% [markdown]
+# The trainer holds every part that a training needs, and `step` is one step of the script. All its
+# random numbers come from one generator, so that its state can be saved. (The course's pipeline of
+# the first section is this trainer after 5,000 steps; before it was saved, `ema.copy_to` put the
+# averaged weights in.)
 
 
 # %% tags=["export", "long"]
@@ -498,6 +568,11 @@ class Trainer:
         self.losses.append(loss.item())
 
 
+# %% [markdown]
+# A checkpoint that misses a part, most often the average or the state of the random numbers, goes
+# on *almost* as before, and nobody notices. So four parts are saved, and the generator's state and
+# the losses besides.
+
 # %%
 PARTS = ("unet", "optimiser", "lr_scheduler", "ema")
 
@@ -512,6 +587,12 @@ def save(trainer, path):
     )
 
 
+# %% [markdown]
+# To resume, everything is built anew, with another seed; then each part is replaced by the saved
+# one.
+
+
+# %%
 def resume(path, steps):
     trainer = Trainer(
         train_set.x, steps, seed=run.seed + 1, device=run.device
@@ -523,9 +604,18 @@ def resume(path, steps):
     return trainer
 
 
+# %% [markdown]
+# The test is exact: stop half-way, build everything anew, load, go on, and compare with the run
+# that was not stopped.
+
 # %% tags=["nbval-ignore-output"]
 STEPS = run.budget.pick(quick=50, full=20_000)
 whole = Trainer(train_set.x, STEPS, seed=run.seed, device=run.device)
+
+# %% [markdown]
+# One trainer runs through, and is saved half-way. The second one starts from that file.
+
+# %% tags=["nbval-ignore-output"]
 with tempfile.TemporaryDirectory(
     ignore_cleanup_errors=True
 ) as folder:  # Windows keeps an open file
@@ -536,6 +626,11 @@ with tempfile.TemporaryDirectory(
         if whole.done == STEPS // 2:
             save(whole, path)
     second = resume(path, STEPS)
+
+# %% [markdown]
+# The second trainer makes the other half of the steps.
+
+# %%
 while second.done < whole.done:
     second.step()
 
@@ -545,6 +640,8 @@ pairs = [
     *zip(whole.ema.shadow_params, second.ema.shadow_params),
 ]
 difference = max((a - b).abs().max().item() for a, b in pairs)
+
+# %%
 exact = run.device.type == "cpu"  # on a graphics card, sums run in an order that changes
 claim(
     "A training that was stopped and resumed ends with the weights and the average of one that ran "
@@ -557,6 +654,8 @@ claim(
     max(abs(a - b) for a, b in zip(whole.losses, second.losses)),
     at_most=0 if exact else 0.01,
 )
+
+# %%
 claim(
     "The trainer's loss has fallen by a third between its first ten and its last ten steps",
     sum(whole.losses[-10:]) / sum(whole.losses[:10]),
@@ -568,13 +667,11 @@ claim(
 #
 # A scheduler holds the noise levels and one step. Some fifteen of the library's share one signature
 # (`scheduler.compatibles` lists them), so that each can be tried on any model that was trained on
-# its levels; notebook 13 shows one that fails. Two calls hide that not all
-# keep the picture in the same units: some hold $x/\alpha$, so the starting noise is multiplied by
-# `init_noise_sigma`, and what the network sees is brought back by `scale_model_input`; for the
-# others both do nothing. And only some `step`s take a generator.
+# its levels; notebook 13 shows one that fails. No schedule has more steps than levels, which the
+# first function checks.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def check_steps(steps: int) -> None:
     """ValueError unless there are at least one and at most T of them, as many as a schedule has
     levels.
@@ -583,6 +680,14 @@ def check_steps(steps: int) -> None:
         raise ValueError(f"At least one step and at most {T} are wanted, not {steps}.")
 
 
+# %% [markdown]
+# Two calls hide that not all schedulers keep the picture in the same units: some hold $x/\alpha$,
+# so the starting noise is multiplied by `init_noise_sigma`, and what the network sees is brought
+# back by `scale_model_input`; for the others both do nothing. And only some `step`s take a
+# generator.
+
+
+# %% tags=["export"]
 @torch.no_grad()
 def sample_with(
     scheduler: SchedulerMixin,
@@ -624,7 +729,8 @@ def sample_with(
 # output for noise, without a word. Two things to know. Only settings that were given go over; where
 # the old scheduler had a default, the new class takes its own. And a key that the new class does
 # not know is ignored: `use_karras_sigmas` on DDIM changes nothing.
-#
+
+# %% [markdown]
 # **Exercise 6.2** · difficulty 1/5 · 5 minutes
 #
 # Write the swap: `kind` is a class of schedulers, such as `UniPCMultistepScheduler`. Give the
@@ -652,6 +758,11 @@ checks.swap(swap, solution=True)
 
 # %%
 swap = checks.use(my_swap, swap)  # yours from here on, once it passes
+
+# %% [markdown]
+# Each of four classes gets a scheduler with the settings of the model.
+
+# %%
 KINDS = {
     "DDPM": DDPMScheduler,
     "DDIM": DDIMScheduler,
@@ -661,14 +772,22 @@ KINDS = {
 y_each, SCHEDULERS = torch.arange(10), {}
 for name, kind in KINDS.items():
     SCHEDULERS[name] = swap(DDPMPipeline(unet, DDPMScheduler(**LEVELS)), kind).scheduler
+
+# %% [markdown]
+# Five steps are few, so that differences show. All four start from the same noise.
+
+# %%
 samples = {
     name: sample_with(scheduler, unet, y_each, 5, generator=rng())
     for name, scheduler in SCHEDULERS.items()
 }
+
+# %% tags=["figure"]
+# @title Four schedulers, five steps
 plots.film_strip(
     list(samples.values()),
     list(samples),
-    title="Four schedulers, five steps, the same starting noise",
+    title="Five steps: DDIM, DPM-Solver++ and UniPC nearly agree, DDPM does not",
     alt=(
         "Four rows of ten clothes, one class a column. DDIM, DPM-Solver++ and UniPC draw nearly "
         "the same ten, UniPC with the most detail; DDPM's differ from these and are smoother."
@@ -680,7 +799,7 @@ plots.film_strip(
 # once (`authoring/benchmarks/schedulers.py`, without guidance). Notebook 13 measures one of the
 # rows anew, has four more schedulers, and asks what this table cannot: where the steps should lie.
 
-# %% tags=["exact"]
+# %%
 table = json.loads((data.ASSETS / f"{DATASET}_schedulers.json").read_text("utf-8"))
 CLASSES = {
     "DDPM": "DDPM",
@@ -690,6 +809,7 @@ CLASSES = {
 }
 
 
+# %%
 def fd_of(name, nfe):
     """The FD of one row of the table, trailing steps."""
     wanted = (CLASSES[name], "trailing", nfe)
@@ -698,11 +818,17 @@ def fd_of(name, nfe):
     )
 
 
+# %% tags=["exact"]
 COUNTS = (5, 10, 20)
 plots.table(
     ["FD after", *(f"{n} steps" for n in COUNTS)],
     [[name, *(f"{fd_of(name, n):.2f}" for n in COUNTS)] for name in KINDS],
 )
+
+# %% [markdown]
+# Two sentences that can be read off the table, with its date and its spread:
+
+# %% tags=["exact"]
 from_the_table = origin([row for row in table if row["scheduler"] in CLASSES.values()])
 stored(
     "Of the four schedulers with trailing steps UniPC has the lowest FD at five and at ten",
@@ -749,8 +875,15 @@ def one(steps, guidance, seed, label=8, name="DPM-Solver++"):
     return sample_with(SCHEDULERS[name], unet, torch.tensor([label]), steps, guidance, rng(seed))[0]
 
 
-sheets = xyz(one, STEPS_X, GUIDANCE_Y, SEEDS_Z)
-figure, axes = plt.subplots(1, len(SEEDS_Z), figsize=(8.3, 3.4), layout="constrained")
+# %% [markdown]
+# The steps lie along $x$, the guidance along $y$, and each sheet has its own noise.
+
+# %%
+sheets = xyz(one, STEPS_X, GUIDANCE_Y, SEEDS_Z)  # (seeds, guidance, steps, 1, 28, 28)
+
+# %% tags=["figure"]
+# @title Steps by guidance, one sheet a seed
+figure, axes = plt.subplots(1, len(SEEDS_Z), figsize=(8.3, 3.5), layout="constrained")
 for axis, sheet, seed in zip(axes, sheets, SEEDS_Z):
     axis.imshow(
         plots.tile(sheet.flatten(0, 1), len(STEPS_X), padding=2).numpy(),
@@ -772,6 +905,7 @@ for axis, sheet, seed in zip(axes, sheets, SEEDS_Z):
     axis.grid(False)
     axis.spines[:].set_visible(False)
 axes[0].set_ylabel("guidance")
+plots.heading(figure, "More steps add detail, more guidance takes it away")
 plots.show(
     figure,
     (
@@ -828,36 +962,39 @@ explorer = widgets.explore(
 # one), and the U-Net looks at them by *cross-attention*: its queries come from the picture, keys
 # and values from the tokens. Guidance is that of notebook 05, with the empty prompt in the place of
 # "no class".
-#
+
+# %% [markdown]
 # The real model has a billion weights and wants a graphics card. The course ships one of the same
 # classes, made for this page: pictures of clothes, latents of $4 \times 8 \times 8$, and a
 # vocabulary of some two dozen words. It was trained on Fashion-MNIST with prompts whose words come
 # from the label and from what can be measured on a picture, so that what you ask for can be
-# measured on what you get (`authoring/latent.py` is all of it). What you see runs on any model of
-# this kind. Stable Diffusion 1.5 itself is fetched only when you ask for it, by
-# `COURSE_STABLE_DIFFUSION=1` in the environment, on a graphics card and with the hub: 2.7 GB in
-# half precision, its safety checker included (`variant="fp16"` fetches the files that are half as
-# large). Then it draws prompts,
-# changed pictures and filled ones, too; what is measured is measured on the course's model. The
-# type is said when loading, by `dtype=...` (`torch_dtype` before version $0.40$ of the library):
-# changing it later by `.to` is what the library warns of. Stable Diffusion's pipeline brings a
-# *safety checker* that blackens pictures it takes for explicit ones; the course's model has none,
-# since it can draw clothes only.
+# measured on what you get (`authoring/latent.py` is all of it).
 
 # %% tags=["nbval-ignore-output"]
 caption_draw = rng(4)
 shown = test_set.x[:8]
 for prompt in captions(shown, test_set.y[:8], caption_draw):
     print(prompt)
+
+# %% tags=["figure"]
+# @title Eight test pictures
 plots.image_grid(
     shown,
     alt=(
-        "Eight clothes of the test set in a row: their prompts are the first eight lines "
-        "printed with this figure."
+        "Eight clothes of the test set in a row: their prompts are the eight lines printed above."
     ),
     title="Eight test pictures, whose prompts are printed above",
 )
-print("\nall words:", ", ".join(word for word in WORDS if word.isalpha()))
+
+# %%
+print("all words:", ", ".join(word for word in WORDS if word.isalpha()))
+
+# %% [markdown]
+# What you see runs on any model of this kind. Stable Diffusion 1.5 itself is fetched only when you
+# ask for it, by `COURSE_STABLE_DIFFUSION=1` in the environment, on a graphics card and with the
+# hub: 2.7 GB in half precision, its safety checker included (`variant="fp16"` fetches the files
+# that are half as large). Then it draws prompts, changed pictures and filled ones, too; what is
+# measured is measured on the course's model.
 
 # %% tags=["export"]
 # maintained; runwayml's was deleted in August 2024
@@ -865,7 +1002,15 @@ STABLE_DIFFUSION = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 OLD = tuple(map(int, diffusers.__version__.split(".")[:2])) < (0, 40)
 TYPE = "torch_dtype" if OLD else "dtype"  # the option that says in which type weights are loaded
 
+# %% [markdown]
+# The type is said when loading, by `dtype=...` (`torch_dtype` before version $0.40$ of the
+# library): changing it later by `.to` is what the library warns of.
+#
+# Many sites hand out all weights in one file, `.safetensors` or `.ckpt`.
+# `StableDiffusionPipeline.from_single_file` loads such a file.
 
+
+# %% tags=["export"]
 def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiffusionPipeline]:
     """The course's small pipeline and, where the hub is to be asked, Stable Diffusion 1.5; both
     with the fast solver.
@@ -884,6 +1029,16 @@ def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiff
     return pipes
 
 
+# %% [markdown]
+# Stable Diffusion's pipeline brings a *safety checker* that blackens pictures it takes for explicit
+# ones. What it found stands in the pipeline's output beside `images`: `nsfw_content_detected` has
+# one truth value a picture, so that a black picture can be explained. Without a checker it is
+# `None`. The course's model has none, since it can draw clothes only.
+#
+# Some functions below must know which of the two models they are given.
+
+
+# %% tags=["export"]
 def is_small(pipe: StableDiffusionPipeline) -> bool:
     """Whether it is the course's own: one grey channel, some two dozen words."""
     return pipe.vae.config.in_channels == 1
@@ -894,6 +1049,11 @@ ASKED = os.environ.get("COURSE_STABLE_DIFFUSION") == "1"  # 2.7 GB
 BIG = ASKED and run.device.type == "cuda" and not hub.silence()
 pipes = prompt_pipelines(run.device, BIG)
 pipe = pipes["course"]
+
+# %% [markdown]
+# A pipeline of this kind has three networks.
+
+# %% tags=["nbval-ignore-output"]
 for part in (pipe.vae, pipe.unet, pipe.text_encoder):
     print(f"{type(part).__name__:<24}{training.parameters(part):>12,} weights")
 
@@ -919,6 +1079,11 @@ pieces = pipe.tokenizer.convert_ids_to_tokens(ids[0])
 print(" ".join(piece.removesuffix("</w>") for piece in pieces[: pieces.index("<|endoftext|>") + 1]))
 print(f"{ids.shape[1]} token ids, the rest is padding")
 
+# %% [markdown]
+# Our text encoder takes 16 token ids, start and end included; the CLIP encoder of Stable Diffusion
+# takes 77. What a longer prompt has beyond them is cut off. The pipeline warns and names the words
+# that it cut; our `embed` says nothing.
+
 
 # %% tags=["export"]
 @torch.no_grad()
@@ -927,12 +1092,19 @@ def embed(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
     return pipe.text_encoder(latent.token_ids(pipe.tokenizer, prompts).to(pipe.device))[0]
 
 
+# %% [markdown]
+# The U-Net knows latents multiplied by `scaling_factor`, the autoencoder knows them without it. So
+# one function divides before the decoder, and the other multiplies after the encoder.
+
+
+# %% tags=["export"]
 @torch.no_grad()
 def decode(pipe: StableDiffusionPipeline, latents: Tensor) -> Tensor:
     """Pictures (N, C, H, W) in [-1, 1] of latents (N, 4, h, w) as the U-Net knows them."""
     return pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample.clamp(-1, 1)
 
 
+# %% tags=["export"]
 @torch.no_grad()
 def encode(pipe: StableDiffusionPipeline, x: Tensor) -> Tensor:
     """Latents (N, 4, h, w) of pictures (N, C, H, W) in [-1, 1], scaled as the U-Net knows them."""
@@ -986,6 +1158,10 @@ checks.denoise(denoise, solution=True)
 # %%
 denoise = checks.use(my_denoise, denoise)  # yours from here on, once it passes
 
+# %% [markdown]
+# Around the loop stand two lines: the scheduler chooses its timesteps, and the noise gets the size
+# that the scheduler wants.
+
 
 # %% tags=["export"]
 def by_hand(
@@ -1004,10 +1180,15 @@ def by_hand(
 
 # %%
 four = ["a dark dress", "a bright bag", "a long-sleeved shirt", "an ankle boot"]
-noise = torch.randn(4, 4, 8, 8, generator=rng())
-wanted, unwanted = embed(pipe, four), embed(pipe, [""] * 4)
+noise = torch.randn(4, 4, 8, 8, generator=rng())  # latents are (N, 4, 8, 8)
+wanted, unwanted = embed(pipe, four), embed(pipe, [""] * 4)  # (4, L, D) each
 latents = by_hand(pipe, wanted, unwanted, 20, 3.0, noise)
-drawn = decode(pipe, latents).cpu()
+drawn = decode(pipe, latents).cpu()  # (4, 1, 32, 32)
+
+# %% [markdown]
+# The pipeline gets the same four prompts and the same noise.
+
+# %%
 theirs = pipe(
     four,
     num_inference_steps=20,
@@ -1015,11 +1196,18 @@ theirs = pipe(
     latents=noise.to(pipe.device),
     output_type="pt",
 ).images.cpu()
+
+# %%
 claim(
     "Our loop with tokens, guidance and decoding gives the pipeline's pictures, to a thousandth",
     ((drawn + 1) / 2 - theirs).abs().max(),
     at_most=1e-3,
 )
+
+# %% [markdown]
+# The vectors, too, should be the library's.
+
+# %%
 by_library, empty = pipe.encode_prompt(
     four,
     device=pipe.device,
@@ -1027,6 +1215,8 @@ by_library, empty = pipe.encode_prompt(
     do_classifier_free_guidance=True,
     negative_prompt=[""] * 4,
 )
+
+# %%
 claim(
     "Our embed gives what the library's encode_prompt gives, bit for bit",
     max((by_library - wanted).abs().max().item(), (empty - unwanted).abs().max().item()),
@@ -1038,7 +1228,8 @@ claim(
 # picture of the picture, and not a code without places.
 
 # %% tags=["figure"]
-figure, axes = plt.subplots(4, 5, figsize=(6.2, 4.6), layout="constrained")
+# @title Latents, channel by channel
+figure, axes = plt.subplots(4, 5, figsize=(6.2, 4.9), layout="constrained")
 greys, colours = plt.get_cmap("gray", 32), plt.get_cmap("coolwarm", 24)  # few, for a small file
 for row in range(4):
     axes[row, 0].imshow(latent.unpadded(drawn)[row, 0].numpy(), cmap=greys, vmin=-1, vmax=1)
@@ -1048,6 +1239,7 @@ for axis, title in zip(axes[0], ["decoded", *(f"channel {c + 1}" for c in range(
     axis.set_title(title, fontsize=9)
 for axis in axes.flat:
     axis.set_axis_off()
+plots.heading(figure, "Latents keep places: the garments show in channels 1 and 4")
 plots.show(
     figure,
     (
@@ -1058,7 +1250,7 @@ plots.show(
 
 # %% [markdown]
 # And where does each token act? In every cross-attention layer each place of the picture spreads a
-# weight of 1 over the tokens. The library lets you put your own *processor* into these layers; ours
+# weight of 1 over the tokens. The library lets you put your own *processor* into these layers. Ours
 # does what the standard one does in a cross-attention layer, and keeps the weights.
 
 
@@ -1089,6 +1281,9 @@ class KeepsAttention:
         return attn.to_out[1](attn.to_out[0](out))
 
 
+# %% [markdown]
+# `attn2` in a name marks the cross-attention layers. The other layers keep their processors.
+
 # %%
 maps, plain_processors = [], dict(pipe.unet.attn_processors)
 pipe.unet.set_attn_processor(
@@ -1097,15 +1292,28 @@ pipe.unet.set_attn_processor(
         for name, processor in plain_processors.items()
     }
 )
+
+# %% [markdown]
+# One shirt is drawn with these processors, and the plain ones are put back.
+
+# %%
 shirt = embed(pipe, ["a dark long-sleeved shirt"])
 again = by_hand(pipe, shirt, unwanted[:1], 20, 3.0, noise[:1])
 pipe.unet.set_attn_processor(plain_processors)
+
+# %% [markdown]
+# The weights are averaged over heads, layers and steps. Of each pair of predictions only the one
+# with the prompt counts.
+
+# %%
 attention = torch.stack([part[1].mean(0) for part in maps]).mean(0)  # the guided half, (16, L)
-share = attention.mean(0)
+share = attention.mean(0)  # (L,)
 pieces = pipe.tokenizer.convert_ids_to_tokens(
     latent.token_ids(pipe.tokenizer, ["a dark long-sleeved shirt"])[0]
 )
 used = pieces.index("<|endoftext|>") + 1
+
+# %%
 claim(
     "With the processor that keeps the weights the U-Net draws the same latents, to a thousandth",
     (again - by_hand(pipe, shirt, unwanted[:1], 20, 3.0, noise[:1])).abs().max(),
@@ -1113,7 +1321,8 @@ claim(
 )
 
 # %% tags=["figure"]
-figure, axes = plt.subplots(1, used + 1, figsize=(8.3, 1.5), layout="constrained")
+# @title Attention, token by token
+figure, axes = plt.subplots(1, used + 1, figsize=(8.3, 1.65), layout="constrained")
 axes[0].imshow(latent.unpadded(decode(pipe, again)).cpu()[0, 0].numpy(), cmap=greys)
 axes[0].set_title("drawn", fontsize=8)
 for axis, piece, j in zip(axes[1:], pieces, range(used)):
@@ -1124,6 +1333,7 @@ for axis, piece, j in zip(axes[1:], pieces, range(used)):
 for axis in axes:
     axis.set(xticks=[], yticks=[])
     axis.grid(False)
+plots.heading(figure, "The start token and 'a' get the most attention of all tokens")
 plots.show(
     figure,
     (
@@ -1136,34 +1346,49 @@ plots.show(
 # All maps share one scale. What is missing to 100 % goes to the padding behind the prompt. Where a
 # token acts can hardly be read off $4 \times 4$ places; on the $64 \times 64$ latents of Stable
 # Diffusion it can.
-#
+
+# %% [markdown]
 # ### Walks
 #
-# Noise and prompt are both vectors, so one can walk between two of each: along an arc between two
-# noises, as in notebook 02, and along a line between two prompts' vectors.
+# Noise and prompt are both vectors, so one can walk between two of each. Between two noises the
+# walk follows an arc, as in notebook 02.
 
 # %%
 WALK = torch.linspace(0, 1, 8)
 first, last = noise[1:2], noise[2:3]
-angle = torch.linspace(0, torch.pi / 2, 8)[:, None, None, None]
-arc = angle.cos() * first + angle.sin() * last  # unit variance all along
+angle = torch.linspace(0, torch.pi / 2, 8)[:, None, None, None]  # (8, 1, 1, 1)
+arc = angle.cos() * first + angle.sin() * last  # (8, 4, 8, 8), unit variance all along
+
+# %% [markdown]
+# Between two prompts' vectors it follows a line.
+
+# %%
 bag = embed(pipe, ["a bag"]).expand(8, -1, -1)
 dark, bright = embed(pipe, ["a dark dress", "a bright dress"]).split(1)
-between = dark.lerp(bright, WALK.to(pipe.device)[:, None, None])
+between = dark.lerp(bright, WALK.to(pipe.device)[:, None, None])  # (8, L, D)
 no_prompt = unwanted[:1].expand(8, -1, -1)
+
+# %% [markdown]
+# The first walk keeps the prompt, the second keeps the noise.
+
+# %%
 by_noise = latent.unpadded(decode(pipe, by_hand(pipe, bag, no_prompt, 20, 3.0, arc))).cpu()
-same = noise[:1].expand(8, -1, -1, -1)
+same = noise[:1].expand(8, -1, -1, -1)  # (8, 4, 8, 8)
 by_prompt = latent.unpadded(decode(pipe, by_hand(pipe, between, no_prompt, 20, 3.0, same))).cpu()
+
+# %% tags=["figure"]
+# @title Two walks
 plots.film_strip(
     [by_noise, by_prompt],
     ["a bag, two noises", "dark to bright"],
-    title="Two walks: from noise to noise, and from prompt to prompt",
+    title="Half-way between two noises, or two prompts, lies a clear picture",
     alt=(
         "Two rows of eight pictures. First a bag that changes into another bag; then one dress "
-        "that "
-        "becomes brighter from picture to picture, and grows sleeves half-way."
+        "that becomes brighter from picture to picture, and grows sleeves half-way."
     ),
 )
+
+# %%
 brightness = ((by_prompt + 1) / 2).mean((1, 2, 3))
 claim(
     "On the walk from 'a dark dress' to 'a bright dress' every picture is brighter than the last",
@@ -1175,8 +1400,7 @@ claim(
 # ### Many prompts
 #
 # From here on a function of ours, `sample_prompts`, calls the pipeline for many prompts at once,
-# with a generator for each picture. Most of its lines say no to what the pipeline would take in
-# silence. First the check of given pictures, which come later.
+# with a generator for each picture. First the check of given pictures, which come later.
 
 
 # %% tags=["export"]
@@ -1195,27 +1419,21 @@ def check_input(name: str, x: Tensor, n: int) -> None:
         )
 
 
-# %% tags=["export", "long"]
-def sample_prompts(
+# %% [markdown]
+# The second check looks at everything else. It says no to what the pipeline would take in silence.
+
+
+# %% tags=["export"]
+def check_request(
     pipe: StableDiffusionPipeline,
     prompts: Sequence[str],
-    *,
-    steps: int = 20,
-    guidance: float = 2.0,
-    negative: str = "",
-    seed: int = 0,
-    batch_size: int = 100,
-    **inputs: Any,
-) -> Tensor:
-    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
-    Diffusion's kind.
-
-    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its
-    neighbours. `inputs` are what image to image, inpainting and ControlNet take besides: `image`
-    (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`, and numbers under the names that
-    the pipeline gives them. The course's model makes 32 x 32, of which the middle 28 x 28 is
-    returned.
-    """
+    steps: int,
+    guidance: float,
+    negative: str,
+    batch_size: int,
+    inputs: dict[str, Any],
+) -> None:
+    """ValueError for what the pipelines would take in silence."""
     if (
         isinstance(prompts, str)
         or not prompts
@@ -1251,6 +1469,35 @@ def sample_prompts(
             f"The course's model never saw {', '.join(unknown)}: use words that it knows "
             f"({', '.join(WORDS)})."
         )
+
+
+# %% [markdown]
+# What is left is a loop over batches. Each picture has a generator of its own, so that it does not
+# depend on its neighbours.
+
+
+# %% tags=["export"]
+def sample_prompts(
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    steps: int = 20,
+    guidance: float = 2.0,
+    negative: str = "",
+    seed: int = 0,
+    batch_size: int = 100,
+    **inputs: Any,
+) -> Tensor:
+    """Pictures (N, C, H, W) in [-1, 1], on the CPU, of N prompts by a pipeline of Stable
+    Diffusion's kind.
+
+    Picture i draws its noise from a generator of seed `seed + i`, so it does not depend on its
+    neighbours. `inputs` are what image to image, inpainting and ControlNet take besides: `image`
+    (N, C, H, W) in [0, 1], `mask_image` (N, 1, H, W), `strength`, and numbers under the names that
+    the pipeline gives them. The course's model makes 32 x 32, of which the middle 28 x 28 is
+    returned.
+    """
+    check_request(pipe, prompts, steps, guidance, negative, batch_size, inputs)
     images = []
     for i in range(0, len(prompts), batch_size):
         part = list(prompts[i : i + batch_size])
@@ -1291,14 +1538,22 @@ PROMPTS = (
     "an ankle boot, dark",
     "a bright bag",
 )
+
+# %% [markdown]
+# Each prompt gets eight pictures, and their time is taken.
+
+# %%
 start = time.perf_counter()
 eight_each = [prompt for prompt in PROMPTS for _ in range(8)]
 gallery = sample_prompts(pipe, eight_each, guidance=3.0, seed=SEED)
 gallery_seconds = time.perf_counter() - start
+
+# %% tags=["figure"]
+# @title Eight prompts, eight seeds each
 plots.film_strip(
     list(gallery.split(8)),
     list(PROMPTS),
-    title="Eight prompts, eight seeds each",
+    title="Class, tone and sleeves are as asked for, stripes are not",
     alt=(
         "Eight rows of eight generated clothes, each row a prompt. Dresses, pullovers, "
         "shirts, boots and bags are what was asked for; bright and dark, long and short "
@@ -1306,6 +1561,9 @@ plots.film_strip(
         "have one broad dark band or spots, and none has stripes."
     ),
 )
+
+# %% [markdown]
+# Where Stable Diffusion 1.5 was asked for, it draws the same prompts.
 
 # %%
 for label, other in pipes.items():
@@ -1320,14 +1578,7 @@ for label, other in pipes.items():
 # %% [markdown]
 # Does it do as it is told? A prompt asks for a class, and perhaps for a tone, a texture or sleeves.
 # The course's classifier reads the class; the others are measured as they were when the prompts
-# were made. Four hundred prompts of test pictures, at three guidance scales; below them, the test
-# pictures after a trip through the autoencoder, and as they are. Of these, tone, texture and
-# sleeves are right by construction, since the prompts come from the same measurement; the class is
-# not, since the classifier errs.
-#
-# A share means nothing without *chance*: most prompts that name a texture say "plain", so that a
-# model that draws everything plain is right most of the time. The last row has it: always the most
-# frequent word. And the table below takes the words one by one.
+# were made.
 
 # %%
 N = 400
@@ -1339,17 +1590,35 @@ def obeyed(x):
     return {kind: marks.nanmean().item() for kind, marks in adherence(x, asked).items()}
 
 
+# %% [markdown]
+# Four hundred prompts of test pictures, at three guidance scales; below them, the test pictures
+# after a trip through the autoencoder, and as they are. Of these, tone, texture and sleeves are
+# right by construction, since the prompts come from the same measurement; the class is not, since
+# the classifier errs.
+
+# %%
 sampled = {
     f"guidance {w:g}": sample_prompts(pipe, asked, guidance=w, seed=SEED) for w in (1.0, 2.0, 4.0)
 }
 sampled["through the VAE"] = latent.reconstruct(pipe.vae, test_set.x[:N])
 sampled["test pictures"] = test_set.x[:N]
 follows = {label: obeyed(x) for label, x in sampled.items()}
+
+# %% [markdown]
+# A share means nothing without *chance*: most prompts that name a texture say "plain", so that a
+# model that draws everything plain is right most of the time. The last but one row of the table has
+# it: always the most frequent word.
+
+# %%
 wishes = {kind: [wish[kind] for wish in map(wished, asked)] for kind in follows["test pictures"]}
 named = {kind: [word for word in words if word >= 0] for kind, words in wishes.items()}
 chance = {kind: max(map(words.count, words)) / len(words) for kind, words in named.items()}
 
+# %% [markdown]
+# A second table takes the words one by one.
 
+
+# %%
 def by_word(x, kind):
     """For each word of this kind: the share of pictures that have it when it is asked for."""
     marks, asked_for = adherence(x, asked)[kind], torch.tensor(wishes[kind])
@@ -1362,6 +1631,8 @@ rows = [[label, *(f"{shares[k]:.0%}" for k in kinds)] for label, shares in follo
 rows += [["always the most frequent", *(f"{chance[k]:.0%}" for k in kinds)]]
 rows += [["prompts that name it", *(len(named[k]) for k in kinds)]]
 plots.table(["right", *kinds], rows)
+
+# %% tags=["nbval-ignore-output"]
 words = [(kind, i, word) for kind in ADJECTIVES for i, word in enumerate(ADJECTIVES[kind])]
 plots.table(
     ["of those asked for", *(word for _, _, word in words)],
@@ -1371,6 +1642,8 @@ plots.table(
         for label in sampled
     ],
 )
+
+# %% tags=["nbval-ignore-output"]
 print(f"64 guided pictures of 20 steps: {gallery_seconds:.1f} s")
 
 # %%
@@ -1386,12 +1659,16 @@ claim(
     at_two["class"],
     at_least=0.85,
 )
+
+# %%
 claim(
     "With guidance 4 class and tone of the prompt are right in at least 5 more of 100 pictures "
     "than with guidance 1",
     [strong["class"] - plain["class"], strong["tone"] - plain["tone"]],
     at_least=0.05,
 )
+
+# %%
 claim(
     "With guidance 2 the texture of the prompt is right in no more pictures than if all were plain",
     at_two["texture"] - chance["texture"],
@@ -1418,8 +1695,7 @@ claim(
 #
 # A *negative prompt* says what not to draw. It costs no further function evaluation: its prediction
 # takes the place of the prediction without a prompt, and guidance walks away from it. Write that
-# walk. At guidance
-# 1 the negative prompt must have no say.
+# walk. At guidance 1 the negative prompt must have no say.
 
 
 # %% tags=["exercise"]
@@ -1440,6 +1716,10 @@ def away_from(wanted, unwanted, guidance):
 
 checks.negative(away_from, solution=True)
 
+# %% [markdown]
+# A hundred sandals are drawn three times from the same noise: without a negative prompt, and with
+# two that differ in one word.
+
 # %%
 sandals = ["a sandal"] * 100
 NEGATIVES = {"none": "", "a dark sandal": "a dark sandal", "dark": "dark"}
@@ -1447,16 +1727,21 @@ by_negative = {
     label: sample_prompts(pipe, sandals, negative=text, seed=SEED)
     for label, text in NEGATIVES.items()
 }
+
+# %% tags=["figure"]
+# @title Sandals, without a negative prompt and with two
 plots.film_strip(
     [x[:10] for x in by_negative.values()],
     [f"not: {label}" if NEGATIVES[label] else "a sandal" for label in by_negative],
-    title="The same noise, without a negative prompt and with two of them",
+    title="Both negative prompts leave fewer dark sandals; 'a dark sandal' alters some",
     alt=(
         "Three rows of ten generated sandals from the same noise. With either negative prompt most "
         "are the same sandals and several are brighter; with 'a dark sandal' some lose their form "
         "or become another kind of shoe."
     ),
 )
+
+# %%
 dark_share = {
     label: (measured(x)["tone"] == 0).float().mean().item() for label, x in by_negative.items()
 }
@@ -1478,6 +1763,8 @@ claim(
     [dark_share[label] / dark_share["none"] for label in ("dark", "a dark sandal")],
     at_most=2 / 3,
 )
+
+# %%
 claim(
     "With the negative prompt 'dark' at least as many pictures are sandals as with 'a dark sandal'",
     still["dark"] - still["a dark sandal"],
@@ -1486,7 +1773,7 @@ claim(
 
 # %% [markdown]
 # Name what you do not want, and nothing else: "a dark sandal" walks away from sandals, too.
-#
+
 # %% [markdown]
 # ## From a picture to a picture
 #
@@ -1494,7 +1781,8 @@ claim(
 # pure noise but up to a level in between, and denoise from there under a prompt. What the noise has
 # not drowned stays. *Strength* says how far up: with strength $s$ and $n$ steps, only the last
 # $\lfloor s\,n \rfloor$ steps run.
-#
+
+# %% [markdown]
 # **Exercise 6.5** · difficulty 3/5 · 15 minutes
 #
 # Write it on latents. `latents` (N, 4, h, w) are those of the given pictures, `noise` is like them;
@@ -1543,11 +1831,34 @@ image_to_image = checks.use(my_image_to_image, image_to_image)  # yours from her
 # %% [markdown]
 # The library's pipelines for it take the parts of the one that is there:
 # `StableDiffusionImg2ImgPipeline.from_pipe(pipe)`; and `AutoPipelineForImage2Image.from_pipe(pipe)`
-# finds the class by itself. No weight is loaded or copied. Mind one thing: unless it is told a
-# type, the first of the two casts all of it to float32, also a pipeline that you loaded in half
-# precision; and since the parts are shared, the old pipeline changes with it. (The second one keeps
-# the type.) The scheduler is shared, too: each call sets its timesteps anew, so two pipelines must
-# not run at once.
+# finds the class by itself. No weight is loaded or copied.
+#
+# Mind one thing: unless it is told a type, the first of the two casts all of it to float32, also a
+# pipeline that you loaded in half precision; and since the parts are shared, the old pipeline
+# changes with it. (The second one keeps the type.) The scheduler is shared, too: each call sets its
+# timesteps anew, so two pipelines must not run at once.
+
+# %% [markdown]
+# `from_pipe` casts also the parts that have the type already, and the library warns of the cast.
+# `kept_back` hides this one message; all others are shown.
+
+
+# %% tags=["export"]
+@contextmanager
+def kept_back(words: str) -> Iterator[None]:
+    """While it lasts, the library's messages that hold these words are not shown."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return words not in record.getMessage()
+
+    handlers = list(diffusers.utils.logging.get_logger().handlers)
+    for handler in handlers:
+        handler.addFilter(others)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(others)
 
 
 # %% tags=["export"]
@@ -1557,16 +1868,17 @@ def sister(kind: type, pipe: StableDiffusionPipeline, **more: Any) -> Any:
     from_pipe casts to float32 unless it is told a type, and warns of the cast to the type that is
     there: that warning alone is kept back.
     """
-    level = diffusers.utils.logging.get_verbosity()
-    diffusers.utils.logging.set_verbosity_error()
-    try:
+    with kept_back("should be kept in float32"):
         other = kind.from_pipe(pipe, **{TYPE: pipe.dtype}, **more)
-    finally:
-        diffusers.utils.logging.set_verbosity(level)
     other.set_progress_bar_config(disable=True)
     return other
 
 
+# %% [markdown]
+# A given picture must have the size and the channels that the model knows.
+
+
+# %% tags=["export"]
 def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
     """The course's pictures (N, 1, 28, 28) in [-1, 1] as `pipe` wants them given: (N, C, H, W) in
     [0, 1].
@@ -1582,7 +1894,12 @@ def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
     )
 
 
-# %% tags=["export", "long"]
+# %% [markdown]
+# Two functions follow, one for each pipeline: a changed picture, and a picture with a part drawn
+# anew.
+
+
+# %% tags=["export"]
 def img2img(
     pipe: StableDiffusionPipeline,
     x: Tensor,
@@ -1602,6 +1919,7 @@ def img2img(
     )
 
 
+# %% tags=["export"]
 def inpaint(
     pipe: StableDiffusionPipeline, x: Tensor, mask: Tensor, prompts: Sequence[str], **options: Any
 ) -> Tensor:
@@ -1627,16 +1945,22 @@ def inpaint(
     )
 
 
+# %% [markdown]
+# Fifty sneakers are to become ankle boots, at five strengths.
+
 # %%
 sneakers, STRENGTHS = test_set.x[test_set.y == 7][:50], (0.2, 0.4, 0.6, 0.8, 1.0)
 booted = {
     s: img2img(pipe, sneakers, ["an ankle boot"] * len(sneakers), s, guidance=3.0, seed=SEED)
     for s in STRENGTHS
 }
+
+# %% tags=["figure"]
+# @title Sneakers on their way to ankle boots
 plots.film_strip(
     [sneakers[:10], *(x[:10] for x in booted.values())],
     ["given", *(f"strength {s}" for s in STRENGTHS)],
-    title="Ten sneakers on their way to 'an ankle boot'",
+    title="Up to strength 0.6 the shoes keep their shape, at 1.0 they are boots",
     alt=(
         "Six rows of ten shoes. First row: the given sneakers. Up to strength 0.6 they keep "
         "their shape and lose detail; at 0.8 most have grown a shaft; at 1.0 all are ankle "
@@ -1657,18 +1981,25 @@ for label, other in pipes.items():
             columns=4,
         )
 
-# %% tags=["nbval-ignore-output"]
-six = encode(pipe, latent.padded(sneakers[:6]))  # latents instead of pictures: nothing is drawn
+# %% [markdown]
+# Is our loop the library's? Both are given the latents of six sneakers.
+
+# %%
+six = encode(pipe, latent.padded(sneakers[:6]))  # (6, 4, 8, 8); latents need no encoding
 boots, nothing = embed(pipe, ["an ankle boot"] * 6), embed(pipe, [""] * 6)
 
 
+# %%
 def guided_from(x, timesteps):
     """The guided loop under the prompt 'an ankle boot'."""
     return denoise(pipe.unet, pipe.scheduler, x, timesteps, boots, nothing, 3.0)
 
 
+# %%
 start_noise = torch.randn(six.shape, generator=rng()).to(pipe.device)
 ours = image_to_image(guided_from, pipe.scheduler, six, start_noise, 20, 0.6)
+
+# %% tags=["nbval-ignore-output"]
 changes = sister(AutoPipelineForImage2Image, pipe)
 theirs = changes(
     ["an ankle boot"] * 6,
@@ -1688,12 +2019,17 @@ claim(
     at_most=1e-3,
 )
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# Two measures: what the classifier sees, and how far a picture has moved.
+
+# %%
 is_boot = {
     s: (metrics.class_probabilities(x, DATASET).argmax(1) == 9).float().mean().item()
     for s, x in booted.items()
 }
 moved = {s: (x - sneakers).square().mean().sqrt().item() for s, x in booted.items()}
+
+# %% tags=["nbval-ignore-output"]
 for s in STRENGTHS:
     print(
         f"strength {s}: {is_boot[s]:>4.0%} are ankle boots for the classifier, "
@@ -1706,6 +2042,8 @@ claim(
     [moved[b] - moved[a] for a, b in zip(STRENGTHS, STRENGTHS[1:])],
     at_least=0,
 )
+
+# %%
 claim(
     "At strength 0.2 at most one in five of the changed sneakers is an ankle boot",
     is_boot[0.2],
@@ -1722,27 +2060,27 @@ claim(
 # noise level (notebook 05's RePaint without the jumps). Here the known part is *latents*, and each
 # latent stands for a patch of $4 \times 4$ pixels and sees its neighbours. So something is lost
 # that pixel diffusion keeps: the known pixels come back only as well as the autoencoder can make
-# them. (Three things help at home: `image_processor.apply_overlay` puts the known pixels back over
-# the result; `padding_mask_crop`, for pictures of Pillow's, inpaints a larger copy of the masked
-# part; and there are U-Nets
-# trained for it, with nine input channels instead of four: latents, masked latents, mask.)
+# them.
 #
-# Is the lower half *filled in*, or only changed? Grey would be a change. So we ask three things of
-# it: does the classifier see the class of the prompt in the whole, is there no seam, and is the
-# half another one for another seed? Beside it stand four ways to cheat: grey, noise, the half of
-# another garment, and the mean of the class.
+# (Three things help at home: `image_processor.apply_overlay` puts the known pixels back over the
+# result; `padding_mask_crop`, for pictures of Pillow's, inpaints a larger copy of the masked part;
+# and there are U-Nets trained for it, with nine input channels instead of four: latents, masked
+# latents, mask.)
 
 # %%
 N_FILLED = 60
 clothes = test_set.x[:N_FILLED]
-lower = torch.zeros(1, 1, 28, 28).index_fill(2, torch.arange(14, 28), 1.0)
+lower = torch.zeros(1, 1, 28, 28).index_fill(2, torch.arange(14, 28), 1.0)  # 1: hidden
 names = [caption((NOUNS[c],), rng()) for c in test_set.y[:N_FILLED]]
 filled = inpaint(pipe, clothes, lower, names, guidance=3.0, seed=SEED)
 through = latent.reconstruct(pipe.vae, clothes)
+
+# %% tags=["figure"]
+# @title Inpainting under a prompt for each picture
 plots.film_strip(
     [x[:10] for x in (clothes, torch.where(lower > 0, -0.2, clothes), filled, through)],
     ["given", "the lower half hidden", "filled in", "given, through the VAE"],
-    title="Inpainting under a prompt for each picture",
+    title="The filled halves continue the given ones",
     alt=(
         "Four rows of ten clothes: given, with the lower half hidden, filled in, and the "
         "given ones through the VAE. The filled halves continue the upper ones in shape and "
@@ -1760,39 +2098,60 @@ for label, other in pipes.items():
             columns=4,
         )
 
+# %% [markdown]
+# Is the lower half *filled in*, or only changed? Grey would be a change. So we ask three things of
+# it: does the classifier see the class of the prompt in the whole, is there no seam, and is the
+# half another one for another seed? Beside it stand four ways to cheat: grey, noise, the half of
+# another garment, and the mean of the class.
+
 # %%
 top = (lower == 0).expand_as(clothes)
 means = torch.stack([train_set.x[train_set.y == c].mean(0) for c in range(10)])[
     test_set.y[:N_FILLED]
 ]
+
+# %%
 cheats = {
     "grey": torch.zeros_like(clothes),
     "noise": torch.rand(clothes.shape, generator=rng(5)) * 2 - 1,
     "another garment's half": clothes.roll(1, 0),
     "the class's mean": means,
 }
+
+# %%
 halves = {"given": clothes, "filled in": filled} | {
     label: torch.where(lower > 0, x, clothes) for label, x in cheats.items()
 }
 
+# %% [markdown]
+# Three measures of a set of pictures: how far the known half is off, how large the step at the seam
+# is, and how many have the class of the prompt.
 
+
+# %%
 def error(x):
     """Mean difference of the known half, in grey levels from -1 to 1."""
     return (x - clothes)[top].abs().mean().item()
 
 
+# %%
 def seam(x):
     """Mean step from the last known row to the first hidden one, over that of the rows above."""
     step = (x[:, :, 14] - x[:, :, 13]).abs().mean()
     return (step / (x[:, :, 13] - x[:, :, 12]).abs().mean()).item()
 
 
+# %%
 def of_class(x):
     """The share of pictures whose class is that of the given one, for the classifier."""
     seen = metrics.class_probabilities(x, DATASET).argmax(1)
     return (seen == test_set.y[:N_FILLED]).float().mean().item()
 
 
+# %% [markdown]
+# The same halves are filled once more, from other seeds.
+
+# %%
 filled_again = inpaint(pipe, clothes, lower, names, guidance=3.0, seed=SEED + 1000)
 varies = (filled - filled_again)[~top].abs().mean().item()
 
@@ -1810,6 +2169,8 @@ claim(
     of_class(filled),
     at_least=0.75,
 )
+
+# %%
 claim(
     "The seam of the filled pictures is at most twice that of the given ones",
     seam(filled) / seam(clothes),
@@ -1821,6 +2182,12 @@ claim(
     [seam(halves[c]) / seam(filled) for c in ("grey", "noise", "another garment's half")],
     at_least=1.5,
 )
+
+# %% [markdown]
+# The known half is compared with what the autoencoder alone does to it, and the hidden half with
+# another seed's.
+
+# %%
 claim(
     "Inpainting changes the known half at most half more than the autoencoder alone does",
     error(filled) / error(through),
@@ -1841,7 +2208,8 @@ claim(
 # picture, whose outputs are *added* inside the U-Net through convolutions that start at 0, so that
 # training begins with the model as it was. The U-Net itself stays untouched, and one can be had for
 # each kind of condition. `ControlNetModel.from_unet` makes the copy.
-#
+
+# %% [markdown]
 # The course ships one that was trained for outlines: 3,000 steps of 32, half of them without a
 # prompt (`authoring/latent.py`).
 
@@ -1853,27 +2221,36 @@ def controlled(pipe: StableDiffusionPipeline) -> StableDiffusionControlNetPipeli
     return sister(StableDiffusionControlNetPipeline, pipe, controlnet=net.to(pipe.device))
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 control = controlled(pipe)
 source, source_y = test_set.x[:N_FILLED], test_set.y[:N_FILLED]
 outlines = latent.outline(source)
 tones = {word: [f"a {word} {NOUNS[c]}" for c in source_y] for word in ("dark", "bright")}
 
 
+# %%
 def from_outline(prompts, scale=1.0, seed=SEED):
     """Pictures (N, 1, 28, 28) in [-1, 1] under prompts with the outlines of `source`."""
-    given = (latent.padded(outlines) + 1) / 2  # a condition lies in [0, 1]
+    given = (latent.padded(outlines) + 1) / 2  # (N, 1, 32, 32), a condition lies in [0, 1]
     return sample_prompts(
         control, prompts, guidance=3.0, seed=seed, image=given, controlnet_conditioning_scale=scale
     )
 
 
+# %% [markdown]
+# The outline of each picture is drawn as dark, as bright and without words; `alone` has the same
+# words and noise without the outline.
+
+# %%
 kept = {word: from_outline(prompts) for word, prompts in tones.items()}
 no_words = from_outline([""] * N_FILLED)
 alone = {
     words: sample_prompts(pipe, prompts, guidance=3.0, seed=SEED)
     for words, prompts in (tones | {"no words": [""] * N_FILLED}).items()
 }
+
+# %% tags=["figure"]
+# @title One outline, other words
 plots.film_strip(
     [x[:10] for x in (source, outlines, kept["dark"], kept["bright"], no_words, alone["bright"])],
     ["source", "outline", "dark ...", "bright ...", "no words", "bright, without"],
@@ -1881,22 +2258,21 @@ plots.film_strip(
     alt=(
         "Six rows of ten clothes: the source, its outline, drawn with the outline as dark, as "
         "bright and without words, and as bright without the outline. The rows with the outline "
-        "have "
-        "the source's form; the last row has other forms."
+        "have the source's form; the last row has other forms."
     ),
 )
 
+# %% [markdown]
+# Two measures: how far the outline of the drawn picture is off, and how bright the picture is.
 
-# %% tags=["nbval-ignore-output"]
+
+# %%
 def off_outline(x):
     """Mean difference of the outlines of x and of the source, in grey levels from -1 to 1."""
     return (latent.outline(x) - outlines).abs().mean().item()
 
 
-in_tone = {
-    word: (measured(x)["tone"] == ADJECTIVES["tone"].index(word)).float().mean().item()
-    for word, x in kept.items()
-}
+# %% tags=["nbval-ignore-output"]
 rows = kept | {"no words": no_words}
 plots.table(
     ["drawn", "outline off by", "without the ControlNet", "mean brightness"],
@@ -1918,6 +2294,8 @@ claim(
     [off_outline(x) / off_outline(alone[words]) for words, x in rows.items()],
     at_most=0.7,
 )
+
+# %%
 claim(
     "Of one outline, 'bright' draws pictures at least a tenth brighter, of white, than 'dark'",
     ((kept["bright"] - kept["dark"]).mean() / 2).item(),
@@ -1933,27 +2311,34 @@ claim(
 # trained and stored; $B$ starts at 0, so that training begins with the model as it is. ($\alpha$ is
 # a fixed number here, no noise level; we set it to $r$, so that the fraction is 1.) A factor before
 # the product is the strength of the style, to be turned like a knob.
-#
-# Hu et al. put them beside the attention of a language model. Our U-Net has little attention, and a
-# style lives in edges and tones, so here the convolutions get them (a convolution is a matrix, too,
-# from the patches it sees to its channels). The style is a drawing in white chalk: bright where a
-# picture changes, black where it does not. (A formula makes it, `latent.outline`, in one line. That
-# is why we take it: of a painter's style nobody knows the right answer, of this one we do, so that
-# the result can be measured.) The autoencoder knows it, since a fifth of its training pictures were
-# outlines or mosaics; the U-Net has never seen it.
+
+# %% [markdown]
+# The style is a drawing in white chalk: bright where a picture changes, black where it does not. (A
+# formula makes it, `latent.outline`, in one line. That is why we take it: of a painter's style
+# nobody knows the right answer, of this one we do, so that the result can be measured.) The
+# autoencoder knows it, since a fifth of its training pictures were outlines or mosaics; the U-Net
+# has never seen it.
 
 # %%
 STYLE, style = "outline", latent.STYLES["outline"]
-styled = style(train_set.x[:2000])
+styled = style(train_set.x[:2000])  # (2000, 1, 28, 28)
+
+# %% tags=["figure"]
+# @title What the style does to a picture
 plots.film_strip(
     [train_set.x[:10], styled[:10]],
     ["pictures", "the style"],
-    title="What the style does to a picture",
+    title="The style: contours white, insides black",
     alt="Ten training pictures, and below each its contours in white on black.",
 )
 
+# %% [markdown]
+# Hu et al. put the two matrices beside the attention of a language model. Our U-Net has little
+# attention, and a style lives in edges and tones, so here the convolutions get them (a convolution
+# is a matrix, too, from the patches it sees to its channels).
 
-# %% tags=["export", "long"]
+
+# %% tags=["export"]
 def add_lora(
     pipe: StableDiffusionPipeline,
     rank: int = 2,
@@ -1971,6 +2356,11 @@ def add_lora(
     return [p for p in pipe.unet.parameters() if p.requires_grad]
 
 
+# %% [markdown]
+# What the U-Net had before must stay as it was. Copies of its weights will show whether it did.
+
+
+# %% tags=["export"]
 def own_weights(unet: torch.nn.Module) -> dict[str, Tensor]:
     """Copies of the weights that a U-Net has without the style, under the names that they have
     without it.
@@ -1979,6 +2369,12 @@ def own_weights(unet: torch.nn.Module) -> dict[str, Tensor]:
     return {name.replace(".base_layer", ""): weight.clone() for name, weight in own.items()}
 
 
+# %% [markdown]
+# The training is that of any latent model: noise on latents, a prediction under a prompt, a squared
+# error. Latents and vectors of all prompts are computed once, before the first step.
+
+
+# %% tags=["export", "long"]
 def learn_style(
     pipe: StableDiffusionPipeline,
     x: Tensor,
@@ -2041,13 +2437,20 @@ def learn_style(
     return losses
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 thin = add_lora(pipe)
 base = own_weights(pipe.unet)  # before the training
+
+# %% [markdown]
+# Two thousand pictures in the style, with the prompts that fit what they show.
+
+# %% tags=["nbval-ignore-output"]
 style_prompts = captions(train_set.x[:2000], train_set.y[:2000], rng(2))
 style_losses = learn_style(
     pipe, latent.padded(styled), style_prompts, run.budget.pick(quick=300, full=4000), rng()
 )
+
+# %% tags=["nbval-ignore-output"]
 share_trained = sum(p.numel() for p in thin) / sum(weight.numel() for weight in base.values())
 print(
     f"{sum(p.numel() for p in thin):,} weights trained, {share_trained:.1%} of the U-Net; loss "
@@ -2067,6 +2470,11 @@ WISHES = [
     "a T-shirt",
     "a shirt",
 ]
+
+# %% [markdown]
+# `set_adapters` turns the knob: the same prompts and noise, at five strengths.
+
+# %%
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -2077,10 +2485,13 @@ def with_style(scale, prompts=WISHES, seed=SEED + 3):
 
 
 in_style = {scale: with_style(scale) for scale in SCALES}
+
+# %% tags=["figure"]
+# @title How much of the style
 plots.film_strip(
     list(in_style.values()),
     [f"style {scale}" for scale in SCALES],
-    title="One knob: how much of the style",
+    title="Turned up, the style blackens insides and whitens contours",
     alt=(
         "Five rows of ten clothes, the same prompts and noise. From the first row to the "
         "last the insides of dress, T-shirt, coat and shirt turn black and their contours "
@@ -2101,21 +2512,22 @@ def draw_style(scale):
 
 style_view = widgets.explore(draw_style, scale=widgets.slider(0.0, 1.0, 0.5, "style", step=0.25))
 
-
 # %% [markdown]
-# Is that the style, or only darker? A measure must tell the two apart. KID compares a set of
-# pictures with the test pictures *in the style*, in the classifier's features: 0 is no difference.
-# Beside it stand test pictures that are merely darkened.
+# What is learnt is a file. `save_lora_weights` writes the low-rank matrices and, where it is given
+# the adapter's settings, their `lora_alpha`: without it the strength is lost unless alpha was equal
+# to the rank. `load_lora_weights` puts them onto any pipeline of the same U-Net.
 #
-# And what is learnt is a file. `save_lora_weights` writes the low-rank matrices and, where it is
-# given the adapter's settings, their `lora_alpha`: without it the strength is lost unless alpha was
-# equal to the rank. `load_lora_weights` puts them onto any pipeline of the same U-Net, and
-# `set_adapters` mixes several, each with its own strength. (It also looks for matrices of the text
-# encoder, finds none, and says so: ours has none.) The course ships a second one, for *mosaics*.
+# `load_lora_weights` sorts the matrices by the prefix of their names: `unet` or `text_encoder`.
+# Ours all belong to the U-Net, and for the empty rest the library prints "No LoRA keys associated
+# to CLIPTextModel found with the prefix='text_encoder'". That is as it should be here, so we keep
+# this message back; for a file that should hold both, it would be news.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 pipe.unet.set_adapters(["style"], [1.0])
 other = prompt_pipelines(run.device, on_hub=False)["course"]
+NO_TEXT = "No LoRA keys associated to CLIPTextModel"
+
+# %% tags=["nbval-ignore-output"]
 with tempfile.TemporaryDirectory(
     ignore_cleanup_errors=True
 ) as folder:  # Windows keeps an open file
@@ -2125,27 +2537,43 @@ with tempfile.TemporaryDirectory(
         unet_lora_adapter_metadata=pipe.unet.peft_config["style"].to_dict(),
     )
     lora_bytes = sum(path.stat().st_size for path in Path(folder).iterdir())
-    other.load_lora_weights(folder, adapter_name="style")
-with warnings.catch_warnings():  # two adapters are what we want
+    with kept_back(NO_TEXT):
+        other.load_lora_weights(folder, adapter_name="style")
+
+# %% [markdown]
+# The course ships a second file, for *mosaics*. It goes onto the same pipeline.
+
+# %% tags=["nbval-ignore-output"]
+with warnings.catch_warnings(), kept_back(NO_TEXT):  # two adapters are what we want
     warnings.filterwarnings("ignore", "Already found a `peft_config`")
     other.load_lora_weights(latent.MOSAIC, adapter_name="mosaic")
+
+# %% tags=["nbval-ignore-output"]
 unet_bytes = 4 * sum(weight.numel() for weight in base.values())
 print(
     f"in single precision the file has {lora_bytes / 1e3:.0f} kB, the U-Net {unet_bytes / 1e3:.0f}"
 )
 
+# %% [markdown]
+# `set_adapters` mixes several, each with its own strength.
 
+
+# %%
 def mixed(chalk, mosaic, prompts=WISHES):
     """The same prompts and noise as above, with so much of each style."""
     other.set_adapters(["style", "mosaic"], [chalk, mosaic])
     return sample_prompts(other, prompts, guidance=3.0, seed=SEED + 3)
 
 
+# %%
 mixes = {(chalk, mosaic): mixed(chalk, mosaic) for chalk, mosaic in ((1, 0), (0, 1), (0.6, 0.6))}
+
+# %% tags=["figure"]
+# @title Two styles and their mixture
 plots.film_strip(
     list(mixes.values()),
     ["chalk", "mosaic", "0.6 of both"],
-    title="Two styles from two files, and their mixture",
+    title="Two styles from two files can be mixed",
     alt=(
         "Three rows of ten clothes, the same prompts and noise: as chalk drawings, as coarse "
         "squares of one grey each, and a mixture of both."
@@ -2155,16 +2583,22 @@ plots.film_strip(
 # %%
 claim(
     "The style loaded from its file onto a fresh pipeline gives the same pictures, to a thousandth "
-    "on "
-    "a CPU and a hundredth on a graphics card",
+    "on a CPU and a hundredth on a graphics card",
     (mixes[1, 0] - in_style[1.0]).abs().max(),
     at_most=1e-3 if run.device.type == "cpu" else 1e-2,
 )
+
+# %% [markdown]
+# Is that the style, or only darker? A measure must tell the two apart. KID compares a set of
+# pictures with the test pictures *in the style*, in the classifier's features: 0 is no difference.
+
+# %%
 N_STYLE = 150
 wishes_n = captions(test_set.x[:N_STYLE], test_set.y[:N_STYLE], rng(7))
 plain_x = with_style(0.0, wishes_n)
 
 
+# %%
 def kid(x, name):
     """KID of pictures to test pictures in the style of this name."""
     target = latent.STYLES[name](test_set.x[1000:2000])
@@ -2173,6 +2607,10 @@ def kid(x, name):
     )
 
 
+# %% [markdown]
+# Beside the pictures drawn in the style stand test pictures that are merely darkened.
+
+# %%
 kids = {
     "without the style": (kid(plain_x, "outline"), kid(plain_x, "mosaic")),
     "with it": (kid(with_style(1.0, wishes_n), "outline"), kid(mixed(0, 1, wishes_n), "mosaic")),
@@ -2202,6 +2640,11 @@ claim(
     kids["test pictures, merely darkened"][0] / kids["with it"][0],
     at_least=2,
 )
+
+# %% [markdown]
+# The style should cost few weights of its own, and leave the U-Net's as they were.
+
+# %%
 after = own_weights(pipe.unet)
 claim("Fewer than 2 % of the U-Net's weights were trained", share_trained, at_most=0.02)
 claim(
@@ -2213,13 +2656,7 @@ claim(
 # ### Style transfer: this picture, in that style
 #
 # Image to image under the style changes a *given* picture. It must forget enough to take the style
-# on, and by then it has forgotten part of the picture (the bags below). With the ControlNet above
-# the outline stays, and the picture may be drawn anew from pure noise. Since the formula gives the
-# right answer, the distance to it can be measured. Mind what this compares: the outline that is
-# handed on *is* the formula's picture of the chalk style, so the ControlNet is given the answer and
-# image to image is not. What is fair is the ControlNet with the style against the ControlNet
-# without it, and image to image against the trivial answers: the given picture, the given picture
-# darkened, and one grey everywhere.
+# on, and by then it has forgotten part of the picture (the bags below).
 
 # %%
 given, given_y = test_set.x[:N_FILLED], test_set.y[:N_FILLED]
@@ -2229,12 +2666,20 @@ transferred = {
     f"image to image, {strength}": img2img(pipe, given, names, strength, guidance=3.0, seed=SEED)
     for strength in (0.6, 0.85)
 }
+
+# %% [markdown]
+# With the ControlNet above the outline stays, and the picture may be drawn anew from pure noise.
+
+# %%
 chalk_control, condition = controlled(pipe), (latent.padded(outlines) + 1) / 2
 for label, scale in (("ControlNet, no style", 0.0), ("ControlNet", 1.0)):
     chalk_control.unet.set_adapters(["style"], [scale])
     transferred[label] = sample_prompts(
         chalk_control, names, guidance=2.0, seed=SEED, image=condition
     )
+
+# %% tags=["figure"]
+# @title Style transfer, with the outline and without
 plots.film_strip(
     [x[:10] for x in (given, *transferred.values(), truth)],
     ["given", *transferred, "by formula"],
@@ -2245,6 +2690,15 @@ plots.film_strip(
         "the style's formula. The row with outline and style is nearest to the formula's."
     ),
 )
+
+# %% [markdown]
+# Since the formula gives the right answer, the distance to it can be measured. Mind what this
+# compares: the outline that is handed on *is* the formula's picture of the chalk style, so the
+# ControlNet is given the answer and image to image is not. What is fair is the ControlNet with the
+# style against the ControlNet without it, and image to image against the trivial answers: the given
+# picture, the given picture darkened, and one grey everywhere.
+
+# %%
 trivial = {"given": given, "darkened": (given + 1) * 0.4 - 1}
 trivial["one grey"] = truth.mean().expand_as(truth)
 to_truth = {
@@ -2264,6 +2718,8 @@ claim(
     to_truth["ControlNet"] / to_truth["ControlNet, no style"],
     at_most=6 / 7,
 )
+
+# %%
 claim(
     "Image to image under the chalk style, at strength 0.6 and 0.85, is not a tenth nearer to the "
     "formula's pictures than their mean grey is",
@@ -2321,18 +2777,25 @@ def merged(W, A, B, alpha):
 
 checks.merge(merged, solution=True)
 
+# %% [markdown]
+# `fuse_lora` does the merging in the library, and `unfuse_lora` takes it back.
+
 # %%
 apart = with_style(1.0)
 pipe.unet.fuse_lora()
 together = sample_prompts(pipe, WISHES, guidance=3.0, seed=SEED + 3)
 pipe.unet.unfuse_lora()
 back = with_style(0.0)
+
+# %%
 claim(
     "The style gives the same pictures merged into the weights as beside them, to a thousandth on "
     "a CPU and a hundredth on a graphics card",
     (apart - together).abs().max().item(),
     at_most=1e-3 if run.device.type == "cpu" else 1e-2,
 )
+
+# %%
 claim(
     "After unmerging the model gives its own pictures again, to a thousandth on a CPU and a "
     "hundredth on a graphics card",
@@ -2345,19 +2808,33 @@ claim(
 #
 # `callback_on_step_end` is called after every step, may look at the latents and may change what the
 # next step is given. Two uses: a film of the denoising, and guidance that is switched off half-way.
-# The second half then costs one function evaluation a step instead of two.
+# A hook on the U-Net counts its function evaluations.
 
 # %%
 pipe.unet.set_adapters(["style"], [0.0])
 film, calls = [], []
 count = pipe.unet.register_forward_hook(lambda _, given, out: calls.append(len(given[0])))
 
+# %% [markdown]
+# The film decodes the latents of every step.
 
+
+# %%
 def keep_latents(pipe, step, t, kwargs):
     film.append(latent.unpadded(decode(pipe, kwargs["latents"])).cpu())
     return kwargs
 
 
+# %% [markdown]
+# Without guidance the second half costs one function evaluation a step instead of two.
+#
+# (The library has ready callbacks in `diffusers.callbacks`. `SDCFGCutoffCallback` switches guidance
+# off, too, but keeps the vectors of one prompt only, and our call has eight.
+# `IPAdapterScaleCutoffCallback` switches an IP-Adapter off, and `MultiPipelineCallbacks` joins
+# several callbacks.)
+
+
+# %%
 def guidance_off(pipe, step, t, kwargs):
     if step + 1 == pipe.num_timesteps // 2:
         pipe._guidance_scale = 1.0  # at 1 or less the pipeline asks once a step
@@ -2365,11 +2842,21 @@ def guidance_off(pipe, step, t, kwargs):
     return kwargs
 
 
+# %% [markdown]
+# First all the way with guidance, and with the film.
+
+# %%
 dresses = ["a bright dress"] * 8
 options = {"num_inference_steps": 20, "guidance_scale": 3.0, "output_type": "pt"}
 whole_way = pipe(dresses, generator=rng(), callback_on_step_end=keep_latents, **options).images
 evaluated = {"all the way": sum(calls)}
 calls.clear()
+
+# %% [markdown]
+# Then half-way. A callback sees only the tensors that it asks for: this one asks for the prompts'
+# vectors, too.
+
+# %%
 half_way = pipe(
     dresses,
     generator=rng(),
@@ -2379,14 +2866,22 @@ half_way = pipe(
 ).images
 evaluated["half-way"] = sum(calls)
 count.remove()
+
+# %% [markdown]
+# And once without any guidance, to compare with.
+
+# %%
 never = pipe(dresses, generator=rng(), **options | {"guidance_scale": 1.0}).images
 half_way, whole_way, never = (
     latent.unpadded(part.cpu() * 2 - 1) for part in (half_way, whole_way, never)
 )
+
+# %% tags=["figure"]
+# @title A film of the latents; guidance off half-way
 plots.film_strip(
     [film[i] for i in (0, 4, 9, 14, 19)] + [half_way],
     [f"step {i}" for i in (1, 5, 10, 15, 20)] + ["off half-way"],
-    title="A film of the latents, decoded; below it, guidance switched off half-way",
+    title="Dresses form in the first half; guidance in the second changes little",
     alt=(
         "Six rows of eight dresses from the same noise: decoded after steps 1, 5, 10, 15 and 20, "
         "from tangles of black and white to clear dresses, and in the last row drawn with guidance "
@@ -2412,14 +2907,14 @@ claim(
 #
 # The first question of everybody with a small graphics card. What the *weights* take can be
 # counted: their number times the bytes of the type, for Stable Diffusion 1.5 with the numbers of
-# weights of its files. *Offloading* keeps only the part on the card that works, so that the largest
-# one decides. What activations take depends on size and batch, and is not in this table.
+# weights of its files.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 PARTS_OF_SD = {"U-Net": 859_520_964, "text encoder": 123_060_480, "VAE": 83_653_863}
 # and a safety checker of 304 million, which `safety_checker=None` leaves out
 
 
+# %%
 def bytes_by_part(dtype):
     """What the weights of each part of the course's pipeline take when loaded in this type."""
     loaded = StableDiffusionPipeline.from_pretrained(
@@ -2429,6 +2924,11 @@ def bytes_by_part(dtype):
     return [sum(w.numel() * w.element_size() for w in part.parameters()) for part in parts]
 
 
+# %% [markdown]
+# *Offloading* keeps only the part on the card that works, so that the largest one decides. What
+# activations take depends on size and batch, and is not in this table.
+
+# %%
 single, half = bytes_by_part(torch.float32), bytes_by_part(torch.float16)
 counts = list(PARTS_OF_SD.values())
 rows = {
@@ -2436,10 +2936,14 @@ rows = {
     "float16": (sum(half), 2 * sum(counts)),
     "float16, the largest part alone": (max(half), 2 * max(counts)),
 }
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["weights in", "the course's, kB", "Stable Diffusion 1.5, MB"],
     [[label, round(a / 1e3), round(b / 1e6)] for label, (a, b) in rows.items()],
 )
+
+# %%
 claim(
     "Loaded in float16 the weights take half of float32's bytes",
     2 * sum(half) / sum(single),
@@ -2457,19 +2961,31 @@ claim(
 # | `enable_attention_slicing()` | attention in pieces | places squared, if no kernel is fused |
 # | `enable_group_offload(...)` | some layers are there while they work | most of the weights |
 # | `quantization_config=...` | 8 or 4 bits a weight | a half to three quarters of half precision |
+
+# %% [markdown]
+# (The first two kinds of offloading are done by the package `accelerate`; they want no
+# `.to("cuda")` before them. `device_map` in `from_pretrained` is accelerate's, too: `"cuda"` loads
+# every part straight onto the card, `"balanced"` spreads the parts over several cards.)
 #
-# (Offloading needs the package `accelerate`, and no `.to("cuda")` before it.) Slicing changes no
-# picture, and a claim below says so; tiling may, at the seams.
+# Slicing changes no picture, and a claim below says so; tiling may, at the seams. A hook on the
+# decoder notes how many latents it is given at once.
 
 # %%
-eight = latents.repeat(2, 1, 1, 1)
+eight = latents.repeat(2, 1, 1, 1)  # (8, 4, 8, 8)
 given = []
 hook = pipe.vae.decoder.register_forward_hook(lambda _, inputs, out: given.append(len(inputs[0])))
+
+# %% [markdown]
+# Eight latents are decoded at once and one by one.
+
+# %%
 as_one = decode(pipe, eight)
 pipe.vae.enable_slicing()
 sliced = decode(pipe, eight)
 pipe.vae.disable_slicing()
 hook.remove()
+
+# %%
 claim(
     "The decoder gets eight latents at once, and with slicing eight times one",
     given == [8] + 8 * [1],
@@ -2496,7 +3012,8 @@ claim(
 # | Stable Diffusion 3.5 Large, 2024 | transformer, 8 billion | 28 to 40 | yes | Stability's own |
 # | FLUX.1 dev, 2024 | transformer, 12 billion | 28 to 50 | distilled in | not for commerce |
 # | FLUX.1 schnell, 2024 | the same, distilled | 1 to 4 | none | Apache 2.0 |
-#
+
+# %% [markdown]
 # (After the model cards and the library's documentation in 2026; read the card itself before you
 # build on a licence. Each wants two bytes a weight in half precision, and its text encoders
 # besides: FLUX.1 about 24 GB for the transformer alone.) All are called as you have called the
@@ -2521,11 +3038,7 @@ for kind in (
 # %% [markdown]
 # *Flow matching* (Lipman et al. 2023) in three lines: the noisy picture lies on the straight line
 # $x_s = (1 - s)\, x_0 + s\, \epsilon$, and the network learns its direction $\epsilon - x_0$. A
-# step of Euler's method walks along it. With the direction of one pair a single step would do. But
-# the network cannot know the direction of one pair: it learns the *mean* direction of all pairs
-# whose lines cross at $x_s$. So its path is curved, and one step from pure noise ends at the mean
-# of the data. *Rectified flow* (Liu et al. 2023) and distillation straighten the path afterwards.
-# And the transformer: patches of the latents in the place of words.
+# step of Euler's method walks along it. With the direction of one pair a single step would do.
 
 # %%
 flow = diffusers.FlowMatchEulerDiscreteScheduler()
@@ -2534,20 +3047,36 @@ x0, eps = encode(pipe, latent.padded(clothes[:4])).cpu(), torch.randn(4, 4, 8, 8
 s = flow.sigmas[0]
 x_s = (1 - s) * x0 + s * eps
 landed = flow.step(eps - x0, flow.timesteps[0], x_s).prev_sample
+
+# %% [markdown]
+# But the network cannot know the direction of one pair: it learns the *mean* direction of all pairs
+# whose lines cross at $x_s$. So its path is curved, and one step from pure noise ends at the mean
+# of the data. *Rectified flow* (Liu et al. 2023) and distillation straighten the path afterwards.
+
+# %%
 flow.set_timesteps(1)
 mean = x0.mean(0, keepdim=True)  # all that a network can know of x0 from pure noise
 landed_mean = flow.step(eps - mean, flow.timesteps[0], x_s).prev_sample
+
+# %%
 claim(
     "One step of the flow-matching scheduler along one pair's own direction ends at its latents, "
     "along the best direction known from pure noise at the mean of the four",
     [(landed - x0).abs().max(), (landed_mean - mean).abs().max()],
     at_most=1e-4,
 )
+
+# %%
 claim(
     "The mean of the four latents is more than half as far from each as zero is",
     (mean - x0).square().sum((1, 2, 3)).sqrt() / x0.square().sum((1, 2, 3)).sqrt(),
     at_least=0.5,
 )
+
+# %% [markdown]
+# And the transformer: patches of the latents in the place of words.
+
+# %%
 transformer = diffusers.DiTTransformer2DModel(
     num_attention_heads=2,
     attention_head_dim=16,
@@ -2558,7 +3087,9 @@ transformer = diffusers.DiTTransformer2DModel(
     patch_size=2,
     norm_num_groups=8,
 )
-out = transformer(x_s, torch.tensor([500] * 4), torch.tensor([0] * 4)).sample
+
+# %%
+out = transformer(x_s, torch.tensor([500] * 4), torch.tensor([0] * 4)).sample  # (4, 4, 8, 8)
 print(
     f"a transformer of two layers, {training.parameters(transformer):,} weights: latents "
     f"{tuple(x_s.shape)} to {tuple(out.shape)}, over {(8 // 2) ** 2} patches"
@@ -2568,10 +3099,11 @@ print(
 # Two more names that you will meet: *textual inversion* (Gal et al. 2022) trains one new token's
 # vector and nothing else; an *IP-Adapter* (Ye et al. 2023) adds cross-attention to the features of
 # a picture, so that a picture is the prompt.
-#
+
 # %% [markdown]
 # ## A name that is gone, and a guard that is not there
-#
+
+# %% [markdown]
 # **Exercise 6.7** · find the bug · difficulty 2/5 · 8 minutes
 #
 # Two lines from the lesson behind this course, to be run before pictures of people are made:
@@ -2617,10 +3149,7 @@ checks.gate(gate, solution=True)
 # ## A picture that can be made again, and says what it is
 #
 # A generated picture without its settings is a dead end: nobody, its maker included, can draw it
-# again or say where it came from. PNG files have room for text. `pictures.save` writes the settings
-# that you give it into the file (here seed, steps, guidance, scheduler, the model's name and a hash
-# of its weights), and adds the libraries' versions and a hash of the pixels; `pictures.regenerate`
-# reads them, draws again, and compares every pixel.
+# again or say where it came from. So one function draws a picture from settings alone.
 
 # %%
 MODEL = "course-ddpm"
@@ -2635,6 +3164,12 @@ def make(settings):
     )[0]
 
 
+# %% [markdown]
+# PNG files have room for text. `pictures.save` writes the settings that you give it into the file
+# (here seed, steps, guidance, scheduler, the model's name and a hash of its weights), and adds the
+# libraries' versions and a hash of the pixels.
+
+# %%
 settings = {
     "seed": 3,
     "steps": 10,
@@ -2644,6 +3179,12 @@ settings = {
     "model": MODEL,
     "model_hash": pictures.model_hash(unet),
 }
+
+# %% [markdown]
+# `pictures.regenerate` reads them, draws again, and compares every pixel. A second file lies about
+# its seed.
+
+# %%
 with tempfile.TemporaryDirectory(
     ignore_cleanup_errors=True
 ) as folder:  # Windows keeps an open file
@@ -2656,6 +3197,8 @@ with tempfile.TemporaryDirectory(
         make(settings), Path(folder) / "other.png", settings | {"seed": 4}, kind="toy"
     )
     with_another_seed = pictures.regenerate(other, {MODEL: make}, {MODEL: unet})
+
+# %%
 print(again.report)
 claim("The settings in the PNG file are those that the picture was saved with", kept == settings)
 claim("The picture that regenerate makes from its file is the same in every pixel", again.identical)
@@ -2669,9 +3212,7 @@ claim(
 # be taken for real (`"photo"`, `"face"`, `"medical"`) `save` adds two marks unless it is told not
 # to: a strip with words below the picture, which anybody can read and cut off, and a pattern in the
 # picture's middle frequencies, which the eye hardly notices in a large picture and a detector
-# finds: `save` raises its strength until the detector's score is 5, and the detector's threshold is
-# 4. So what has to be measured is not that it is found here, but its price and what it survives.
-# On 28 x 28 pixels, enlarged, it shows as grain. Our toys are marked on request only, as
+# finds. On 28 x 28 pixels, enlarged, it shows as grain. Our toys are marked on request only, as
 # here; notebook 09 tries to wash the second mark out.
 
 # %%
@@ -2691,8 +3232,13 @@ with tempfile.TemporaryDirectory(
         pictures.load(path),
         pictures.regenerate(path, {MODEL: make}, {MODEL: unet}),
     )
+
+# %%
 plain = make(settings)
-figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.6), width_ratios=(1, 1, 1.1))
+
+# %% tags=["figure"]
+# @title A bag with its two marks
+figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9), width_ratios=(1, 1, 1.1))
 for axis, x, title in zip(
     axes,
     (plain[0], hidden[0], torch.tensor(seen)),
@@ -2701,6 +3247,7 @@ for axis, x, title in zip(
     axis.imshow(x.numpy(), cmap="gray")
     axis.set_title(title)
     axis.set_axis_off()
+plots.heading(figure, "One mark is hidden in faint grain, one can be read")
 plots.show(
     figure,
     (
@@ -2708,6 +3255,10 @@ plots.show(
         "this size, and the file, with a strip below that says AI-generated."
     ),
 )
+
+# %% [markdown]
+# `save` raises the pattern's strength until the detector's score is 5, and the detector's threshold
+# is 4. So what has to be measured is not that it is found here, but its price and what it survives.
 
 # %% tags=["nbval-ignore-output"]
 print(
@@ -2753,7 +3304,8 @@ print(
 
 # %% [markdown]
 # `COURSE_SEED=1` in the environment repeats it with other noise; the claims are chosen to hold.
-#
+
+# %% [markdown]
 # ## What went wrong, and what helped
 #
 # - *A scheduler that takes your settings may still be wrong for them.* Heun raised no error; only
@@ -2775,7 +3327,8 @@ print(
 #
 # The trials of training and of the style are listed with their figures in
 # `authoring/trials/nb06.md`.
-#
+
+# %% [markdown]
 # ## Further reading
 #
 # - von Platen, Patil, Lozhkov et al. 2022, *Diffusers: State-of-the-art diffusion models* (the
@@ -2795,7 +3348,8 @@ print(
 # - Peebles, Xie 2023, *Scalable Diffusion Models with Transformers*: section 3.
 # - Cox, Kilian, Leighton, Shamoon 1997, *Secure Spread Spectrum Watermarking for Multimedia*:
 #   section 4.
-#
+
+# %% [markdown]
 # ## Next
 #
 # Notebook 07 makes small pictures large: super-resolution, where a picture must be sharp *and*

@@ -83,6 +83,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# %% [markdown]
+# Earlier notebooks lend what was built there: the loss and its penalty (notebook 03), the noise
+# schedule and the sampler (notebook 04), the U-Net and its loss (notebook 05).
+
+# %% tags=["export"]
 from course_utils import data, phantoms, plots, runtime, training, widgets
 from course_utils.checks import nb08 as checks
 from course_utils.claims import claim, stored
@@ -100,6 +105,9 @@ from course_utils.lessons.nb05_ddpm_from_scratch import (
 
 plots.use_style()
 
+# %% [markdown]
+# The line below says on which device this notebook runs, and with which of two budgets, `quick` or
+# `full`. The budget sets how long the GAN is trained here, and how many requests are measured.
 
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
@@ -124,11 +132,19 @@ plots.table(
 # %% [markdown]
 # An angle of 0 points to the right of the picture, and angles grow anticlockwise. (In radiology the
 # picture's right is the patient's left.) *Dose* counts the photons of a ray before the head, as a
-# power of ten; a real dose is in mGy and grows with it. The
-# distance is from the middle of the head to the middle of the lesion. *Head* is half of the head's
-# width; small heads are rare on purpose, four in a hundred. The rest (tilt, length, skull,
-# ventricles, the brain's own HU) is drawn at random and nobody asks for it.
-#
+# power of ten; a real dose is in mGy and grows with it. The distance is from the middle of the head
+# to the middle of the lesion. *Head* is half of the head's width; small heads are rare on purpose,
+# four in a hundred. The rest (tilt, length, skull, ventricles, the brain's own HU) is drawn at
+# random and nobody asks for it.
+
+# %%
+rng = runtime.rng(1)
+asked = phantoms.draw_parameters(6, rng)
+asked[:, 4] = torch.linspace(4.5, 6, 6)  # the dose rises from left to right
+anatomy = phantoms.draw_anatomy(6, rng)
+before_scan = phantoms.head(asked, anatomy)  # (6, 1, 48, 48) in HU
+
+# %% [markdown]
 # The scanner is in the picture too. Rays cross the head, each pixel takes its share of them, and
 # detectors count photons. Counts follow Poisson's law: fewer photons, more noise. *Filtered
 # back-projection* makes a picture of the counts. All of it is one matrix, its transpose and a
@@ -137,12 +153,7 @@ plots.table(
 # rays, and pixels of half a millimetre, not of four. And a real lesion may be dark.
 
 # %%
-rng = runtime.rng(1)
-asked = phantoms.draw_parameters(6, rng)
-asked[:, 4] = torch.linspace(4.5, 6, 6)  # the dose rises from left to right
-anatomy = phantoms.draw_anatomy(6, rng)
-before_scan = phantoms.head(asked, anatomy)  # (6, 1, 48, 48) in HU
-scanned = phantoms.scan(before_scan, asked[:, 4], rng)
+scanned = phantoms.scan(before_scan, asked[:, 4], rng)  # (6, 1, 48, 48) in HU, with noise
 
 # %% tags=["figure"]
 # @title Six heads
@@ -163,7 +174,8 @@ plots.film_strip(
 # A CT has thousands of values, and a screen shows 256. So one looks through a *window*: a centre
 # and a width in HU, and all that lies below is black, all above white. A brain window has about
 # centre 40 and width 80. Files hold whole numbers, which a slope and an intercept turn into HU.
-#
+
+# %% [markdown]
 # **Exercise 8.1** · find the bug · difficulty 2/5 · 8 minutes
 #
 # This line is in many training scripts:
@@ -201,9 +213,19 @@ checks.window(window, solution=True)
 # %%
 window = checks.use(my_window, window)  # yours from here on, once it passes
 
+# %% [markdown]
+# Three of the six scans are stored as a file would hold them. The lowest and the highest value of
+# each are for the wrong line above.
+
 # %%
 kept_values = (scanned[2:5].clamp(-1000, 2000) + 1024).round()  # as a file would hold them
 lowest, highest = (kept_values.amin((1, 2, 3), True), kept_values.amax((1, 2, 3), True))
+
+# %% [markdown]
+# Five windows on them: one for the brain, one for bone, and three mistakes. The last two are slips
+# in the formula.
+
+# %%
 views = {
     "brain, 40 and 80": window(kept_values, 1, -1024, 40, 80),
     "bone, 400 and 1800": window(kept_values, 1, -1024, 400, 1800),
@@ -226,6 +248,9 @@ plots.film_strip(
     zoom=2,
 )
 
+# %% [markdown]
+# What does a wrong window cost? Count the grey levels that lie between the brain and a lesion.
+
 
 # %%
 def step_in_grey(low, high):
@@ -233,12 +258,21 @@ def step_in_grey(low, high):
     return 255 * 40 / (high - low)
 
 
+# %% [markdown]
+# Between them are 40 HU. In a window of its own a picture spends most grey levels on air and bone.
+
+# %%
 own = [step_in_grey(lo.item(), hi.item()) for lo, hi in zip(lowest, highest)]
 claim(
     "In a window of its own a scan shows a lesion of 40 HU with at most 8 of 256 grey levels",
     own,
     at_most=8,
 )
+
+# %% [markdown]
+# A brain window is 80 HU wide, so that those 40 HU get half of it.
+
+# %%
 claim(
     "A brain window of 80 HU shows it with half of all grey levels",
     step_in_grey(0, 80) / 255,
@@ -294,10 +328,7 @@ checks.encode(encode, solution=True)
 encode = checks.use(my_encode, encode)  # yours from here on, once it passes
 
 # %% [markdown]
-# A convolution does not know where it is. So the request also becomes *planes*: at each pixel, how
-# far to the right, upwards and in all the lesion's centre is (after Liu et al. 2018, CoordConv),
-# and the 13 numbers. Nothing is painted there: what a lesion looks like must be learnt. In
-# training, each number is forgotten one time in ten, so that the network also learns what to do
+# In training, each number is forgotten one time in ten, so that the network also learns what to do
 # without it.
 
 # %% tags=["export"]
@@ -310,6 +341,13 @@ def forget(parameters: Tensor, share: float) -> Tensor:
     return parameters.masked_fill(gone, math.nan)
 
 
+# %% [markdown]
+# A convolution does not know where it is. So the request also becomes *planes*: at each pixel, how
+# far to the right, upwards and in all the lesion's centre is (after Liu et al. 2018, CoordConv),
+# and the 13 numbers. Nothing is painted there: what a lesion looks like must be learnt.
+
+
+# %% tags=["export"]
 def planes(encoded: Tensor, size: int) -> Tensor:
     """Encoded requests (N, 13) as planes (N, 16, size, size): at each pixel how far the lesion's
     centre is, to the right, upwards and in all, in units of 40 mm (0 where the place is not asked
@@ -327,6 +365,12 @@ def planes(encoded: Tensor, size: int) -> Tensor:
     return torch.cat([away, encoded[:, :, None, None].expand(-1, -1, size, size)], dim=1)
 
 
+# %% [markdown]
+# One plane more says how far each pixel is outside the lesion's edge. What that mended is told at
+# the end of the notebook.
+
+
+# %% tags=["export"]
 def edge(encoded: Tensor, size: int) -> Tensor:
     """How far each pixel is outside the lesion's edge, (N, 1, size, size) in units of 10 mm; 0
     where place or radius are not asked for.
@@ -339,10 +383,6 @@ def edge(encoded: Tensor, size: int) -> Tensor:
 
 # %% [markdown]
 # ## The generator and the discriminator
-#
-# Latents are noise in two parts: 32 numbers for the anatomy, and one number a pixel, from which the
-# scanner's noise can be made. Half of the work is done at 24 x 24, with four pixels in four
-# channels, as notebook 05's U-Net does it.
 #
 # The discriminator must judge whether a picture is real *and* belongs to its request. *Projection*
 # (Miyato and Koyama 2018) adds to the score the inner product of the picture's features and the
@@ -378,12 +418,20 @@ checks.projected(projected, solution=True)
 # %%
 projected = checks.use(my_projected, projected)  # yours from here on, once it passes
 
+# %% [markdown]
+# The generator turns noise and a request into a picture. Its latents have two parts: 32 numbers for
+# the anatomy, and one number a pixel, from which the scanner's noise can be made.
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 LATENT_DIM = 32
 LATENTS = LATENT_DIM + phantoms.SIZE**2  # numbers: anatomy, and noise for each pixel
 
+# %% [markdown]
+# Half of the work is done at 24 x 24, with four pixels in four channels, as notebook 05's U-Net
+# does it. The request comes in twice: as numbers at the start, and as planes at 24 x 24.
 
+
+# %% tags=["export"]
 class ClinicalGenerator(nn.Module):
     """Latents (N, 2336) and encoded requests (N, 13) to pictures (N, 1, 48, 48) in [-1, 1]."""
 
@@ -398,17 +446,23 @@ class ClinicalGenerator(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(8, n) for n in (2 * width, width))
 
     def forward(self, latents: Tensor, encoded: Tensor) -> Tensor:
-        z, noise = latents.split([LATENT_DIM, phantoms.SIZE**2], dim=1)
+        z, noise = latents.split([LATENT_DIM, phantoms.SIZE**2], dim=1)  # (N, 32), (N, 2304)
         h = self.dense(torch.cat([z, encoded], dim=1)).view(len(z), 2 * self.width, 12, 12)
         h = F.leaky_relu(self.norms[0](self.coarse(F.leaky_relu(h, 0.2))), 0.2)
-        h = F.interpolate(h, scale_factor=2, mode="nearest")
-        h = torch.cat([h, planes(encoded, 24), edge(encoded, 24)], dim=1)
+        h = F.interpolate(h, scale_factor=2, mode="nearest")  # (N, 2 width, 24, 24)
+        h = torch.cat([h, planes(encoded, 24), edge(encoded, 24)], dim=1)  # 16 and 1 more
         h = torch.cat([h, noise.view(-1, 4, 24, 24)], dim=1)
         h = F.leaky_relu(self.norms[1](self.fine(h)), 0.2)
         h = F.leaky_relu(self.finer(h), 0.2)
-        return F.pixel_shuffle(self.out(h), 2).tanh()
+        return F.pixel_shuffle(self.out(h), 2).tanh()  # (N, 4, 24, 24) to (N, 1, 48, 48)
 
 
+# %% [markdown]
+# The discriminator makes features of the picture alone. From them come the projected score, and
+# seven numbers: what the picture's own request seems to be.
+
+
+# %% tags=["export"]
 class ClinicalDiscriminator(nn.Module):
     """Pictures (N, 1, 48, 48) and encoded requests (N, 13) to scores (N,) and to what the picture's
     own numbers seem to be, (N, 7).
@@ -437,10 +491,18 @@ class ClinicalDiscriminator(nn.Module):
         )
 
     def forward(self, x: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.trunk(x)
+        h = self.trunk(x)  # (N, 128)
         return projected(h, self.request(encoded), self.score(h)[:, 0]), self.numbers(h)
 
 
+# %% [markdown]
+# That second output is an *auxiliary regressor* (Odena et al. 2017 did it with classes). The
+# discriminator learns it on real pictures only; the generator is then told how far its picture is
+# from the request. It says "the lesion is too far left", where a score says "not good". What is
+# missing from a request does not count.
+
+
+# %% tags=["export"]
 def numbers_loss(found: Tensor, encoded: Tensor) -> Tensor:
     """Mean squared error of numbers read from pictures (N, 7) where the request has them."""
     missing = encoded[:, NUMBERS:]
@@ -449,11 +511,8 @@ def numbers_loss(found: Tensor, encoded: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# The *auxiliary regressor* (Odena et al. 2017 did it with classes) reads the seven numbers from a
-# picture. The discriminator learns it on real pictures only; the generator is then told how far its
-# picture is from the request. It says "the lesion is too far left", where a score says "not good".
-#
-# The loss is notebook 03's: relativistic pairs with R1 and R2.
+# The loss of both networks is notebook 03's: relativistic pairs with R1 and R2. The regressor's
+# error is added, with a weight of 5.
 
 
 # %% tags=["export", "long"]
@@ -487,8 +546,8 @@ def train_clinical(
     ema = training.EMA(generator, decay=ema_decay)
     for step in training.progress(num_steps):
         index = torch.randint(len(x), (batch_size,))
-        real = x[index].to(device).requires_grad_()
-        encoded = encode(forget(parameters[index], label_dropout)).to(device)
+        real = x[index].to(device).requires_grad_()  # (N, 1, 48, 48)
+        encoded = encode(forget(parameters[index], label_dropout)).to(device)  # (N, 13)
         gamma, losses = 0.3 * 0.01 ** (step / num_steps), {}
         for which in ("d", "g"):
             with autocast():  # once a pass: it keeps copies of the weights until it ends
@@ -519,11 +578,17 @@ def train_clinical(
     return ema
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 x_train, asked_train = phantoms.cohort("train")
 torch.manual_seed(run.seed)
 generator = ClinicalGenerator().to(run.device)
 discriminator = ClinicalDiscriminator().to(run.device)
+
+# %% [markdown]
+# Generator and discriminator are trained on the pictures of 4,000 people. What is used afterwards
+# is the generator's moving average.
+
+# %% tags=["nbval-ignore-output"]
 start = time.perf_counter()
 ema = train_clinical(
     generator,
@@ -541,14 +606,11 @@ print(f"{cfg['num_steps']} steps, {gan_seconds:.0f} s")
 # %% [markdown]
 # ## A diffusion model beside it
 #
-# Notebook 05's U-Net takes extra planes as it is. The preconditioning, the weights of timesteps and
-# the sampler are its own, too. Training it takes longer than this notebook has, so that its weights
-# are shipped, and beside them those of the GAN after 1,800 steps of 32. Both
-# learnt from the same 4,000 people. Guidance stays at 1. It would need the network's answer without
-# a request, and training showed all four numbers of the lesion missing once in 10,000 pictures.
+# A second kind of network shows which findings belong to the GAN alone. Notebook 05's U-Net takes
+# extra planes as it is; the request is laid beside the noisy picture.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 class ClinicalUNet(nn.Module):
     """Notebook 05's U-Net with encoded requests (N, 13) laid beside the picture as planes."""
 
@@ -561,6 +623,11 @@ class ClinicalUNet(nn.Module):
         return self.unet(torch.cat([x, *asked], dim=1), t)
 
 
+# %% [markdown]
+# The preconditioning and the weights of timesteps are notebook 05's, too; the sampler is notebook
+# 04's.
+
+# %% tags=["export"]
 SCHEDULE = Schedule.named("cosine", 1000)
 MEAN, STD = -0.43, 0.69  # of the phantoms' pixels
 
@@ -570,6 +637,12 @@ def make_denoiser_net(widths: tuple[int, int] = (32, 64)) -> nn.Module:
     return Preconditioned(ClinicalUNet(widths), SCHEDULE, MEAN, STD)
 
 
+# %% [markdown]
+# The training loop hands the network a request beside each noisy picture: encoded, and with numbers
+# forgotten as for the GAN.
+
+
+# %% tags=["export", "long"]
 def train_diffusion(
     net: nn.Module,
     x: Tensor,
@@ -608,10 +681,19 @@ def train_diffusion(
     return ema
 
 
+# %% [markdown]
+# Guidance stays at 1. It would need the network's answer without a request, and training showed all
+# four numbers of the lesion missing once in 10,000 pictures.
+
 # %% tags=["export"]
 GUIDANCE = 1.0
 
+# %% [markdown]
+# Each kind of network gets a function that takes requests and gives pictures. The GAN needs one
+# pass.
 
+
+# %% tags=["export"]
 @torch.no_grad()
 def sample_gan(generator: nn.Module, parameters: Tensor, rng: torch.Generator) -> Tensor:
     """A picture (N, 1, 48, 48) in [-1, 1], on the CPU, for each request (N, 6)."""
@@ -621,6 +703,11 @@ def sample_gan(generator: nn.Module, parameters: Tensor, rng: torch.Generator) -
     return torch.cat([generator(z.to(device), e.to(device)).cpu() for z, e in parts]).float()
 
 
+# %% [markdown]
+# The diffusion model denoises in 12 steps, with the same request at each.
+
+
+# %% tags=["export"]
 @torch.no_grad()
 def sample_diffusion(
     net: nn.Module,
@@ -651,6 +738,11 @@ def sample_diffusion(
     return torch.cat(found).float()
 
 
+# %% [markdown]
+# Training the diffusion model takes longer than this notebook has, so that its weights are shipped,
+# and beside them those of the GAN after 1,800 steps of 32. Both learnt from the same 4,000 people.
+
+
 # %% tags=["export"]
 def shipped(name: str) -> nn.Module:
     """The course's own network "gan", "diffusion" or "control", in eval mode, on the CPU."""
@@ -664,10 +756,16 @@ def shipped(name: str) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 gan, diffusion = shipped("gan").to(run.device), shipped("diffusion").to(run.device)
+
+# %% [markdown]
+# Now everyone gets the same requests. The real scans are of phantoms that have exactly what was
+# asked for.
+
+# %%
 rng = runtime.rng(2)
-wanted = phantoms.draw_parameters(cfg["people"], rng)
+wanted = phantoms.draw_parameters(cfg["people"], rng)  # (people, 6)
 pictures = {
     "real": phantoms.patients(len(wanted), rng, wanted)[0],
     "GAN, this training": sample_gan(ema, wanted, rng),
@@ -697,20 +795,18 @@ plots.film_strip(
 # ## Does it obey?
 #
 # Looking does not answer that. The judge must know nothing of the networks; a network that reads
-# parameters would be fooled by what fools its kind. So the judge is three classical steps.
-#
-# 1. *Threshold*: the skull is what is above 150 HU; the brain is what skull encloses.
-# 2. *Matched filter*: disks of sixteen radii are compared with every place in the brain; the best
-#    one explains most of the squared difference from the brain's median.
-# 3. *Least squares* (Levenberg and Marquardt): from there, the disk's place, radius and contrast
-#    and the level around it are fitted to the pixels near it. The disk's edge is as soft as the
-#    scanner makes it.
+# parameters would be fooled by what fools its kind. So the judge is three classical steps. Two of
+# them look for a disk whose edge is as soft as the scanner makes it.
 
-
-# %% tags=["export", "long"]
+# %% tags=["export"]
 EDGE = 2.2  # mm, how soft the scanner makes an edge
 
+# %% [markdown]
+# The first step is a *threshold*: the skull is what is above 150 HU; the brain is what skull
+# encloses.
 
+
+# %% tags=["export"]
 def enclosed(wall: Tensor) -> Tensor:
     """Which pixels (N, H, W) are wall or have wall on all four sides; wall is 1 there, else 0."""
     sides = [wall.cummax(dim=d).values for d in (1, 2)]
@@ -718,11 +814,22 @@ def enclosed(wall: Tensor) -> Tensor:
     return torch.stack(sides).amin(dim=0)
 
 
+# %% [markdown]
+# A lesion is taken for a disk with that edge.
+
+
+# %% tags=["export"]
 def soft_disk(away: Tensor, radius: Tensor | float) -> Tensor:
     """1 within `radius`, 0 outside, with the scanner's edge; distances in mm."""
     return torch.sigmoid((radius - away) / EDGE)
 
 
+# %% [markdown]
+# The second step is a *matched filter*. Disks of sixteen radii are compared with every place in the
+# brain; the best one explains most of the squared difference from the brain's median.
+
+
+# %% tags=["export"]
 def find_disks(hu: Tensor, brain: Tensor, level: Tensor) -> Tensor:
     """By matched filter the best disk's x, y, radius (mm), contrast (HU), and the level: (N, 5)."""
     ticks = (torch.arange(13, dtype=hu.dtype) - 6) * phantoms.PIXEL
@@ -740,6 +847,12 @@ def find_disks(hu: Tensor, brain: Tensor, level: Tensor) -> Tensor:
     return torch.stack([x, y, radii[best // phantoms.SIZE**2], contrast, level], dim=1)
 
 
+# %% [markdown]
+# The third step is *least squares* (Levenberg and Marquardt). It needs the picture that a disk
+# would make, and how each pixel changes with the disk's five numbers.
+
+
+# %% tags=["export"]
 def disk_model(theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """HU (N, P) of disks theta (N, 5) at places (P,), and the derivatives (N, P, 5)."""
     at_x, at_y, radius, contrast, level = (part[:, None] for part in theta.unbind(1))
@@ -756,19 +869,24 @@ def disk_model(theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return level + contrast * disk, torch.stack(parts, dim=2)
 
 
+# %% [markdown]
+# From the matched filter's disk, place, radius, contrast and the level around are fitted to the
+# pixels near it.
+
+
 # %% tags=["export", "long"]
 def measure(pictures: Tensor, num_steps: int = 12) -> Tensor:
     """What is in pictures (N, 1, 48, 48) in [-1, 1]: (N, 4), the lesion's x and y (mm), radius (mm)
     and contrast (HU), by a method that knows no network. On the CPU, in float64.
     """
-    hu = phantoms.to_hu(pictures.detach().cpu().double())[:, 0]
+    hu = phantoms.to_hu(pictures.detach().cpu().double())[:, 0]  # (N, 48, 48)
     skull = (hu > 150).double()
     brain = enclosed(skull) * (1 - skull)
     brain = 1 - F.max_pool2d(1 - brain[:, None], 3, 1, 1)[:, 0]  # one pixel less all round
     level = torch.stack(
         [h[b > 0].median() if (b > 0).any() else h.new_tensor(40.0) for h, b in zip(hu, brain)]
     )
-    theta = find_disks(hu, brain, level)
+    theta = find_disks(hu, brain, level)  # (N, 5): x, y, radius, contrast, level
     x, y = (part.double().flatten() for part in phantoms.grid())
     near = ((x - theta[:, :1]) ** 2 + (y - theta[:, 1:2]) ** 2).sqrt() < theta[:, 2:3] + 14
     weight, hu = brain.flatten(1) * near, hu.flatten(1)
@@ -795,6 +913,12 @@ def measure(pictures: Tensor, num_steps: int = 12) -> Tensor:
     return theta[:, :4].float()
 
 
+# %% [markdown]
+# What was found is then held against what was asked. A lesion counts as *lost* if it is more than
+# two pixels from its place.
+
+
+# %% tags=["export"]
 def errors(found: Tensor, wanted: Tensor) -> dict[str, float]:
     """What is found (N, 4) against requests (N, 6): mean distance in pixels, mean errors of radius
     and contrast as shares of the request, and the share that is further off than 2 pixels.
@@ -809,18 +933,24 @@ def errors(found: Tensor, wanted: Tensor) -> dict[str, float]:
 
 
 # %% [markdown]
-# The judge has an error of its own, on real scans of phantoms. It stands in the first row, and no
-# network can be seen to be better than it. Three more rows keep us honest: real scans of *other*
-# requests, noise, and somebody who does not listen: at the right place, but always 12 mm and 50 HU.
+# The networks' pictures go before the judge, and so do two sets that must fail: real scans of
+# *other* requests, and noise.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 pictures["real, other requests"] = pictures["real"].roll(1, dims=0)
 pictures["noise"] = torch.randn(len(wanted), 1, 48, 48, generator=rng).clamp(-1, 1)
 found = {name: measure(x) for name, x in pictures.items()}
+
+# %% [markdown]
+# One more row is somebody who does not listen: at the right place, but always 12 mm and 50 HU.
+
+# %%
 DEAF = "always 12 mm, 50 HU"
 found[DEAF] = found["real"].clone()
 found[DEAF][:, 2:4] = torch.tensor([12.0, 50.0])
 obeyed = {name: errors(readings, wanted) for name, readings in found.items()}
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["pictures", "place (pixels)", "radius", "contrast", "lost"],
     [
@@ -835,6 +965,10 @@ plots.table(
     ],
 )
 
+# %% [markdown]
+# The judge has an error of its own, on real scans of phantoms. It stands in the first row, and no
+# network can be seen to be better than it.
+
 # %%
 claim("On real scans the judge is off by at most 0.4 pixels", obeyed["real"]["place"], at_most=0.4)
 claim(
@@ -842,6 +976,11 @@ claim(
     [obeyed["real"]["radius"], obeyed["real"]["contrast"]],
     at_most=0.12,
 )
+
+# %% [markdown]
+# The shipped networks put lesions where they were asked for, the GAN more exactly.
+
+# %%
 claim(
     "The shipped GAN's lesions are at most 0.7 pixels from where they were asked for",
     obeyed["GAN, shipped"]["place"],
@@ -852,19 +991,29 @@ claim(
     obeyed["diffusion, shipped"]["place"],
     at_most=1.5,
 )
+
+# %% [markdown]
+# A judge could also be too kind. The two sets that must fail say that this one is not.
+
+# %%
 claim(
     "Of real scans of other requests and of noise, at least 7 in 10 count as lost",
     [obeyed[name]["lost"] for name in ("real, other requests", "noise")],
     at_least=0.7,
 )
 
+# %% [markdown]
+# And size and strength? First the median of found over asked.
 
+
+# %%
 def middle(name):
     """The median of found over asked, minus 1: of radius and of contrast."""
     read = found[name]
     return [(read[:, a] / wanted[:, b] - 1).median().item() for a, b in ((2, 0), (3, 3))]
 
 
+# %%
 claim(
     "In the median the shipped GAN's radius and contrast are within 12 in 100 of what was asked",
     [abs(gap) for gap in middle("GAN, shipped")],
@@ -876,9 +1025,11 @@ claim(
 # mm has no larger mean error of radius than the diffusion model. So here is every request against
 # what was found, over the whole range. Who does not listen makes a flat cloud in this picture.
 
+# %%
+shown = ["real", "GAN, shipped", "diffusion, shipped"]
+
 # %% tags=["figure"]
 # @title Calibration
-shown = ["real", "GAN, shipped", "diffusion, shipped"]
 figure, axes = plt.subplots(2, 3, figsize=(8.3, 5.2), sharex="row", sharey="row")
 for row, (column, unit) in enumerate(((0, "radius (mm)"), (3, "contrast (HU)"))):
     low, high = phantoms.LOW[column], phantoms.HIGH[column]
@@ -901,6 +1052,10 @@ plots.show(
     ),
 )
 
+# %% [markdown]
+# The least-squares slope of a cloud says in one number how much of the request arrives: 1 obeys, 0
+# does not listen.
+
 
 # %%
 def slope_of(name, column, at):
@@ -909,10 +1064,17 @@ def slope_of(name, column, at):
     return torch.cov(torch.stack([asked, read]))[0, 1].item() / asked.var().item()
 
 
+# %%
 slopes = {name: [slope_of(name, 0, 2), slope_of(name, 3, 3)] for name in (*shown, DEAF)}
 claim(
     "The slope of the judge on real scans is within 0.15 of 1", slopes["real"], between=(0.85, 1.15)
 )
+
+# %% [markdown]
+# *Radius* and *contrast* are half heard: small or weak lesions come out too large and too strong,
+# large or strong ones too small and too weak.
+
+# %%
 claim(
     "The shipped GAN listens: its radius and contrast rise at least 0.25 as fast as asked",
     slopes["GAN, shipped"],
@@ -927,22 +1089,29 @@ claim(
 
 # %% [markdown]
 # That is the answer of a measurement. The GAN obeys the *place*. The diffusion model is further off
-# and loses one or two lesions in a hundred. *Radius* and *contrast* are half heard: small or weak
-# lesions come out too large and too strong, large or strong ones too small and too weak. In the
-# mean the GAN's are off by a sixth of the radius and a quarter of the contrast, hardly less than
-# those of somebody who does not listen to the radius at all; only the slope tells them apart.
-# Whether a longer training mends it was not measured.
+# and loses one or two lesions in a hundred. In radius and contrast the GAN's lesions are off by a
+# sixth and a quarter in the mean, hardly less than those of somebody who does not listen to the
+# radius at all; only the slope tells them apart. Whether a longer training mends it was not
+# measured.
 #
 # ### Beyond the range
 #
 # No picture of training had a radius above 16 mm or a contrast above 80 HU. The networks take such
 # numbers without a word. Do they know what to do with them?
+#
+# One request is taken as typical. Then its radius, or its contrast, goes from below the range to
+# above it.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 N_BEYOND = 80
 rng = runtime.rng(3)
 typical = torch.tensor([12.0, 32.0, 0.0, 60.0, 5.5, 70.0])
 outside = {}
+
+# %% [markdown]
+# Every such request is answered by both networks and by a real scan, and the judge reads all three.
+
+# %%
 for what, column, ends in (("radius", 0, (4, 22)), ("contrast", 3, (5, 105))):
     beyond = typical.repeat(N_BEYOND, 1)
     beyond[:, 2] = 360 * torch.rand(N_BEYOND, generator=rng)
@@ -955,13 +1124,18 @@ for what, column, ends in (("radius", 0, (4, 22)), ("contrast", 3, (5, 105))):
     for name, x in made.items():
         outside[what, name] = beyond[:, column], measure(x)[:, 2 if what == "radius" else 3]
 
+# %% [markdown]
+# How far does the judge's reading stay behind the request, in the median?
 
+
+# %%
 def bias(what, name, low, high):
     """The median of found minus asked between two values."""
     asked, read = outside[what, name]
     return (read - asked)[(asked >= low) & (asked <= high)].median().item()
 
 
+# %% tags=["nbval-ignore-output"]
 for what, low, high, unit in (("radius", 18, 22, "mm"), ("contrast", 90, 105, "HU")):
     gaps = ", ".join(f"{name} {bias(what, name, low, high):+.1f}" for name in shown)
     print(f"{what} asked {low} to {high} {unit}, found minus asked: {gaps}")
@@ -1046,7 +1220,10 @@ def request(**asked: float) -> Tensor:
     return row
 
 
-# %% tags=["exact"]
+# %% [markdown]
+# Six requests that cannot be met, and the sentence that each gets:
+
+# %%
 wishes = [
     {"radius": -3},
     {"radius": 1.2},
@@ -1055,6 +1232,8 @@ wishes = [
     {"radius": 16, "distance": 40, "head": 60},
     {"colour": 3},
 ]
+
+# %% tags=["exact"]
 for wish in wishes:
     try:
         request(**wish)
@@ -1067,10 +1246,11 @@ for wish in wishes:
 # A patient has many slices, and slices of one patient look alike. If slices are dealt at random to
 # training and test, the test asks for people that the model has seen. The mistake is in many
 # published studies (Yagis et al. 2021 measured it for brains); its price is measured here in the
-# starkest way. Sixty people have six "slices" each, here six scans of one and
-# the same section, which is the worst case. The label is a coin, thrown once for each person:
-# nothing in a picture can tell it. So the right accuracy is one half.
-#
+# starkest way. Sixty people have six "slices" each, here six scans of one and the same section,
+# which is the worst case. The label is a coin, thrown once for each person: nothing in a picture
+# can tell it. So the right accuracy is one half.
+
+# %% [markdown]
 # **Exercise 8.4** · find the bug · difficulty 2/5 · 10 minutes
 #
 # ```python
@@ -1110,7 +1290,10 @@ checks.split(split, solution=True)
 # %%
 split = checks.use(my_split, split)  # yours from here on, once it passes
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# First the people, each with six slices.
+
+# %%
 PEOPLE, SLICES, REPEATS = 60, 6, 20
 
 
@@ -1122,12 +1305,21 @@ def slices_of(people, slices, rng):
     return phantoms.to_picture(hu), torch.arange(people).repeat_interleave(slices)
 
 
+# %% [markdown]
+# The model is the plainest one that can remember: the nearest training picture lends its label.
+
+
+# %%
 def nearest_accuracy(x, y, train, test):
     """The accuracy of the nearest neighbour's label."""
     nearest = torch.cdist(x[test].flatten(1), x[train].flatten(1)).argmin(dim=1)
     return (y[train][nearest] == y[test]).float().mean().item()
 
 
+# %% [markdown]
+# Both ways of dealing get the same slices and the same coins, twenty times over.
+
+# %% tags=["nbval-ignore-output"]
 leaky, honest = [], []
 for repeat in range(REPEATS):
     rng = runtime.rng(100 + repeat)
@@ -1159,17 +1351,19 @@ claim("With people dealt, a coin is predicted as a coin", np.mean(honest), betwe
 # whom the real rows do not have. So the table shows what somebody *receives* who is given a
 # generator instead of data. It does not show that a generator makes data out of nothing.
 
-# %% tags=["exact"]
+# %%
 table = json.loads((data.ASSETS / "medical_use.json").read_text("utf-8"))
 use = [row for row in table if row["part"] == "use"]
 INTERVAL = 4.303 / 3**0.5  # Student's t for three draws, 95 %
 
 
+# %%
 def spread(row):
     """The standard deviation over the draws."""
     return float(np.std(row["found"], ddof=1))
 
 
+# %% tags=["exact"]
 plots.table(
     ["trained on", "real pictures", "found (mean of 3)", "95 % interval"],
     [
@@ -1183,26 +1377,42 @@ plots.table(
     ],
 )
 
+# %% [markdown]
+# The differences that follow are between the means of rows. The spread stands beside each.
 
-# %% tags=["exact"]
+
+# %%
 def mean_found(name, n):
     """The mean share found in a row of the table."""
     return np.mean(next(row for row in use if (row["name"], row["real"]) == (name, n))["found"])
 
 
+# %%
 origin = {"date": use[0]["date"], "seeds": 3, "spread": max(map(spread, use))}
+
+# %% [markdown]
+# With ten real pictures those of a generator pay, in all three draws.
+
+# %% tags=["exact"]
 stored(
     "With ten real pictures, the GAN's pictures beside them raise the share found by at least 0.03",
     mean_found("real + GAN", 10) - mean_found("real", 10),
     at_least=0.03,
     **origin,
 )
+
+# %% tags=["exact"]
 stored(
     "Pictures of the GAN alone find more than ten real pictures, by at least 0.03",
     mean_found("synthetic, GAN", 0) - mean_found("real", 10),
     at_least=0.03,
     **origin,
 )
+
+# %% [markdown]
+# With 40 and 160 the differences are no larger than those between draws.
+
+# %% tags=["exact"]
 stored(
     "With 160 real pictures, the GAN's pictures beside them change the share found by at most 0.03",
     abs(mean_found("real + GAN", 160) - mean_found("real", 160)),
@@ -1211,10 +1421,8 @@ stored(
 )
 
 # %% [markdown]
-# With ten real pictures those of a generator pay, in all three draws. With 40 and 160 the
-# differences are no larger than those between draws. Turning and mirroring the ten, the cheaper
-# remedy, was not tried. This task is an easy one: a bright disk on grey. It says nothing of a task
-# in which a generator misses what matters.
+# Turning and mirroring the ten, the cheaper remedy, was not tried. This task is an easy one: a
+# bright disk on grey. It says nothing of a task in which a generator misses what matters.
 
 # %% [markdown]
 # ## Is it safe?
@@ -1224,7 +1432,8 @@ stored(
 # wants to know whether the person was in the training set. A diffusion model gives itself away by
 # its loss, which is lower on what it has learnt by heart. The *area under the ROC curve* (AUC) is
 # the probability that the attack gives a random member the higher mark than a random stranger.
-#
+
+# %% [markdown]
 # **Exercise 8.5** · difficulty 3/5 · 10 minutes
 #
 # Write the AUC for marks of members (M,) and of others (N,): the share of all M x N pairs in which
@@ -1253,6 +1462,10 @@ checks.auc(auc, solution=True)
 # %%
 auc = checks.use(my_auc, auc)  # yours from here on, once it passes
 
+# %% [markdown]
+# An AUC from a few hundred people has an error. Its interval says whether it can be told from one
+# half.
+
 
 # %% tags=["export"]
 def auc_interval(value: float, members: int, others: int) -> tuple[float, float]:
@@ -1265,6 +1478,12 @@ def auc_interval(value: float, members: int, others: int) -> tuple[float, float]
     return value - half, value + half
 
 
+# %% [markdown]
+# The attack's mark is minus the denoising loss at three timesteps. Everyone gets the same noise, so
+# that differences between people are not differences of noise.
+
+
+# %% tags=["export"]
 @torch.no_grad()
 def denoising_marks(
     net: nn.Module, x: Tensor, parameters: Tensor, timesteps: tuple[int, ...] = (150, 300, 450)
@@ -1290,15 +1509,17 @@ def denoising_marks(
 # %% [markdown]
 # An attack that finds nothing may be a bad attack. So there is a *positive control*: a small
 # diffusion model that went through 64 people three hundred times. There, the attack must succeed.
-# Beside the AUC we count the members that are caught at 1 % of false alarms, since an attacker who
-# is right about a few people does harm enough (Carlini et al. 2022).
 
-# %% tags=["nbval-ignore-output"]
+# %%
 x_test, asked_test = phantoms.cohort("test")
 x_few, asked_few = phantoms.cohort("control")
 control = shipped("control").to(run.device)
 
+# %% [markdown]
+# As many strangers as members are asked about.
 
+
+# %%
 def attacked(net, x, parameters, n):
     """Marks of the first n members and of n test people, and the AUC."""
     pair = (
@@ -1308,6 +1529,7 @@ def attacked(net, x, parameters, n):
     return *pair, auc(*pair)
 
 
+# %% tags=["nbval-ignore-output"]
 CONTROL_N, PUBLISHED_N = 64, 300
 *control_marks, control_auc = attacked(control, x_few, asked_few, CONTROL_N)
 *published_marks, published_auc = attacked(diffusion, x_train, asked_train, PUBLISHED_N)
@@ -1316,16 +1538,26 @@ print(
     f"control: AUC {control_auc:.3f}; published: AUC {published_auc:.3f}, {low:.3f} to {high:.3f}"
 )
 
+# %% [markdown]
+# Beside the AUC we count the members that are caught at 1 % of false alarms, since an attacker who
+# is right about a few people does harm enough (Carlini et al. 2022).
 
+
+# %%
 def caught(members, others, false_alarms=0.01):
     """The share of members above all but this share of the others."""
     return (members > others.quantile(1 - false_alarms)).double().mean().item()
 
 
+# %% tags=["nbval-ignore-output"]
 for name, marks in {"control": control_marks, "published": published_marks}.items():
     print(f"{name}: {caught(*marks):.1%} of the members are caught at 1 % of false alarms")
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# A GAN has no denoising loss. The attack on it samples eight pictures by the person's own request,
+# and asks how near the nearest of them comes.
+
+# %%
 rng = runtime.rng(4)
 
 
@@ -1336,6 +1568,7 @@ def nearest_distance(generator_net, x, parameters, draws=8):
     return (made - x.flatten(1)[:, None]).square().mean(dim=2).amin(dim=1)
 
 
+# %% tags=["nbval-ignore-output"]
 gan_auc = auc(
     -nearest_distance(gan, x_train[:PUBLISHED_N], asked_train[:PUBLISHED_N]),
     -nearest_distance(gan, x_test[:PUBLISHED_N], asked_test[:PUBLISHED_N]),
@@ -1366,12 +1599,20 @@ plots.show(
     ),
 )
 
+# %% [markdown]
+# Where people were learnt by heart the attack succeeds.
+
 # %%
 claim(
     "The attack on the model that was trained too long has an AUC of at least 0.7",
     control_auc,
     at_least=0.7,
 )
+
+# %% [markdown]
+# On the published networks it does not, as far as three hundred people can show.
+
+# %%
 claim(
     "The published diffusion model's AUC is within 0.05 of one half",
     abs(published_auc - 0.5),
@@ -1385,15 +1626,15 @@ claim(
 
 # %% [markdown]
 # One attack that fails is no proof of safety, and the one on the GAN has no positive control: its
-# number says little. A stronger one may succeed, above all on unusual
-# people, and only differential privacy gives a bound that holds for every attack; none is given
-# here.
+# number says little. A stronger one may succeed, above all on unusual people, and only differential
+# privacy gives a bound that holds for every attack; none is given here.
 #
 # ## Is it fair?
 #
 # Small heads, below 62 mm, were four in a hundred in training. A mean over all people hides them.
+# So they and the others are measured apart, eighty people each.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 N_GROUP = 80
 rng = runtime.rng(5)
 groups = {
@@ -1401,7 +1642,12 @@ groups = {
     "others": phantoms.draw_parameters(N_GROUP, rng, rare_share=0.0),
 }
 
+# %% [markdown]
+# One more reading is needed here, since the groups differ in the size of the head. It comes from
+# the pixels that the skull encloses, again without a network.
 
+
+# %%
 def width_of(x):
     """Half the head's width in mm (N,), from the second moments of what the skull encloses."""
     whole = enclosed((phantoms.to_hu(x.double())[:, 0] > 40).double())
@@ -1415,6 +1661,7 @@ def width_of(x):
     return (2 * ((xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()).sqrt()).float()
 
 
+# %% tags=["nbval-ignore-output"]
 rows, head_bias = [], {}
 for group, asked in groups.items():
     made = {
@@ -1427,6 +1674,8 @@ for group, asked in groups.items():
         head_bias[group, name] = (width_of(x) - asked[:, 5]).mean().item()
         parts = [f"{e['place']:.2f}", f"{e['radius']:.1%}", f"{e['contrast']:.1%}"]
         rows.append([f"{group}: {name}", *parts, f"{head_bias[group, name]:+.1f}"])
+
+# %% tags=["nbval-ignore-output"]
 plots.table(["who", "place (pixels)", "radius", "contrast", "head, found - asked (mm)"], rows)
 
 # %%
@@ -1436,6 +1685,8 @@ claim(
     place_by_group["small heads (4 in 100): GAN, shipped"],
     at_most=0.7,
 )
+
+# %%
 claim(
     "Both shipped networks make small heads as small as asked, within 1.5 mm in the mean",
     [
@@ -1453,12 +1704,8 @@ claim(
 # ## Files
 #
 # Hospitals keep pictures as DICOM. What a file says about itself matters as much as its pixels: a
-# synthetic picture that is taken for a patient's is dangerous. Here each file says it five times:
-# by the attribute that is made for it, *Synthetic Data* (0008,001C), in the name, the series and
-# the derivation in words, and by letters burned into a corner that no head reaches. (*Image Type*
-# begins with DERIVED. In PS3.3, C.7.6.1.1.2, that means computed from other images: the nearer one
-# of two values, and it does not say synthetic.) The request goes along in a private block.
-
+# synthetic picture that is taken for a patient's is dangerous. One mark does not
+# depend on the header: letters, burned into a corner that no head reaches.
 
 # %% tags=["export"]
 LETTERS = {"S": "111 100 111 001 111", "Y": "101 101 010 010 010", "N": "101 111 111 111 101"}
@@ -1471,6 +1718,14 @@ def burned(hu: Tensor) -> Tensor:
     found = hu.clone()
     found[1:6, 1:12] = -80 + 240 * mark
     return found
+
+
+# %% [markdown]
+# Here each file says five times that it is synthetic: by the attribute that is made for it,
+# *Synthetic Data* (0008,001C), in the name, the series and the derivation in words, and by the
+# letters. (*Image Type* begins with DERIVED. In PS3.3, C.7.6.1.1.2, that means computed from other
+# images: the nearer one of two values, and it does not say synthetic.) The request goes along in a
+# private block.
 
 
 # %% tags=["export", "long"]
@@ -1517,6 +1772,10 @@ def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = Non
     return file
 
 
+# %% [markdown]
+# Reading goes the way of exercise 8.1: slope, then intercept.
+
+
 # %% tags=["export"]
 def from_dicom(file) -> Tensor:
     """The picture of a data set in HU (H, W): slope x value + intercept."""
@@ -1524,10 +1783,15 @@ def from_dicom(file) -> Tensor:
     return float(file.RescaleSlope) * stored_values + float(file.RescaleIntercept)
 
 
-# %% tags=["exact"]
+# %% [markdown]
+# One picture on request is written to a file and read from it.
+
+# %%
 picture = sample_gan(
     gan, request(radius=14, distance=36, angle=40, contrast=60, dose=6, head=70), rng
 )
+
+# %%
 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
     path = Path(folder) / "synthetic.dcm"
     to_dicom(picture[0], torch.tensor([14, 36, 40, 60, 6, 70])).save_as(
@@ -1535,8 +1799,12 @@ with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
     )
     again = pydicom.dcmread(path)
     read_back = from_dicom(again)
+
+# %% tags=["exact"]
 for name in ("ImageType", "PatientName", "SeriesDescription", "RescaleIntercept", "PixelSpacing"):
     print(f"{name}: {again[name].value}")
+
+# %%
 claim(
     "Outside the mark, what is read back from DICOM is the picture to half an HU",
     (read_back - phantoms.to_hu(picture[0, 0]))[8:].abs().max().item(),
@@ -1549,11 +1817,7 @@ claim(
 # **De-identification** is the way back: a real header, and all that names a person must go. DICOM
 # PS3.15, annex E, lists hundreds of attributes, and a list of what to remove is never complete:
 # *OtherPatientNames*, *Occupation*, an overlay with a name in it, a sequence within a sequence. So
-# turn the list around: what is not known to be harmless goes. Three things are easily forgotten.
-# *Private* attributes may hold anything. *UIDs* lead back to the archive, and they must be replaced
-# by the same new one everywhere, or a series falls apart. And *pixels* may carry a name; no header
-# tells where, and a head's surface alone can be recognised.
-
+# turn the list around: what is not known to be harmless goes.
 
 # %% tags=["export"]
 KEPT = set(
@@ -1573,7 +1837,13 @@ ReferringPhysicianName Manufacturer PositionReferenceIndicator AcquisitionNumber
 )
 NEW_UIDS = {"SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"}
 
+# %% [markdown]
+# Three things are easily forgotten. *Private* attributes may hold anything. *UIDs* lead back to the
+# archive, and they must be replaced by the same new one everywhere, or a series falls apart. And
+# *pixels* may carry a name; no header tells where, and a head's surface alone can be recognised.
 
+
+# %% tags=["export"]
 def deidentified(file, uids: dict[str, str]):
     """A copy of a data set with nothing in it but what is listed above: KEPT, EMPTIED and new UIDs.
 
@@ -1594,7 +1864,11 @@ def deidentified(file, uids: dict[str, str]):
     return found
 
 
-# %% tags=["exact"]
+# %% [markdown]
+# For a trial, the file above gets names in usual and in unusual places: a profession, a hospital, a
+# sequence.
+
+# %%
 header = copy.deepcopy(again)
 header.PatientName, header.OtherPatientNames, header.Occupation = "Doe^Jane", "Roe^Jane", "Pilot"
 header.StudyDate, header.InstitutionName = "20260301", "A hospital"
@@ -1602,9 +1876,16 @@ header.IrradiationEventUID = pydicom.uid.generate_uid()
 step = pydicom.Dataset()
 step.RequestedProcedureDescription = "Jane Doe's head"
 header.RequestAttributesSequence = [step]
+
+# %% tags=["exact"]
 clean = deidentified(header, {})
 for name in ("PatientName", "OtherPatientNames", "Occupation", "RequestAttributesSequence"):
     print(f"{name}: was {str(header[name].value)[:24]!r}, is {str(clean.get(name, 'not there'))!r}")
+
+# %% [markdown]
+# The search goes through the whole data set, and not only through these four attributes.
+
+# %%
 claim(
     "After de-identification none of six telling texts and none of five old UIDs is in the file",
     sum(
@@ -1616,6 +1897,8 @@ claim(
     ),
     equal=0,
 )
+
+# %%
 claim("Its pixels are as they were", bool((from_dicom(clean) == read_back).all()))
 
 # %% [markdown]
@@ -1644,7 +1927,6 @@ claim("Its pixels are as they were", bool((from_dicom(clean) == read_back).all()
 # ## Ask for a lesion
 #
 # The dashed circle is the request; the picture is the shipped GAN's answer.
-
 
 # %% tags=["widget", "nbval-ignore-output"]
 # @title Code of the widget

@@ -114,6 +114,36 @@ def never_zero(x, y, border):
     return -10 * error.square().mean(AXES).log10()
 
 
+def by_slices_of(x, y, border):
+    """As by_slices, for outputs that are clipped already, or not at all."""
+    h, w = y.shape[-2:]
+    return -10 * (x - y)[..., border : h - border, border : w - border].square().mean(AXES).log10()
+
+
+def twice_the_range(x, y, border):
+    return by_slices_of(2 * x.clamp(0, 1) - 1, 2 * y - 1, border)
+
+
+def one_way(rows):
+    def answer(x, y, border):
+        h, w = y.shape[-2:]
+        error = x.clamp(0, 1) - y
+        error = error[..., border : h - border, :] if rows else error[..., border : w - border]
+        return -10 * error.square().mean(AXES).log10()
+
+    return answer
+
+
+def blackened(x, y, border):
+    h, w = y.shape[-2:]
+    error = (x.clamp(0, 1) - y)[..., border : h - border, border : w - border]
+    return -10 * F.pad(error, [border] * 4).square().mean(AXES).log10()
+
+
+def clipped_difference(low):
+    return lambda x, y, border: by_slices_of((x - y).clamp(low, 1), torch.zeros_like(y), border)
+
+
 PSNR = Case(
     checks.psnr,
     right=[nb07.psnr, by_slices, by_rows, by_root],
@@ -128,7 +158,24 @@ PSNR = Case(
         (psnr_of(lambda e: 10 * e.square().mean(AXES).log10()), "sign"),
         (psnr_of(lambda e: e.square().mean(AXES)), "logarithm is missing"),
         (lambda x, y, border: by_slices(x[..., border:, border:], y[..., border:, border:], 0), "two sides only"),
-        (lambda x, y, border: by_slices(2 * x.clamp(0, 1), 2 * y, border), "PSNR|dB"),
+        (twice_the_range, "twice the range"),
+        (lambda x, y, border: by_slices(x, y, border) - 20 * np.log10(255), "multiplied by 255"),
+        (psnr_of(lambda e: 20 * np.log10(2) - 10 * e.square().mean(AXES).log10()), r"not in \[-1, 1\]"),
+        (psnr_of(clip=False, cut=False), "not clipped to .* and the border still counts"),
+        (psnr_of(lambda e: -10 * e.square().mean(AXES).sqrt().log10()), "half of the dB"),
+        (psnr_of(lambda e: -10 * e.square().sum(AXES).log10()), "sum: a mean"),
+        (psnr_of(lambda e: (-10 * e.square().mean((2, 3)).log10()).mean(1)), "channels' PSNRs"),
+        (psnr_of(lambda e: (-10 * (e.square() + 1e-12).log10()).mean(AXES)), "before the logarithm"),
+        (psnr_of(lambda e: -10 * e.square().mean(AXES).log2()), "base 2"),
+        (one_way(rows=True), "not left and right"),
+        (one_way(rows=False), "not above and below"),
+        (blackened, "still counts in the mean"),
+        (clipped_difference(0), "the difference is clipped: clip the outputs"),
+        (clipped_difference(-1), "the difference is clipped, and the outputs are to be"),
+        (lambda x, y, border: by_slices_of(x.clamp(-1, 1), y, border), r"clipped to \[-1, 1\]"),
+        (lambda x, y, border: by_slices(x, y, border) + 1, r"the same \+1.00 dB for every picture"),
+        (lambda x, y, border: 3 * by_slices(x, y, border), "3.00 times for every picture"),
+        (lambda x, y, border: by_slices(x, y, border // 2), "which pixels count"),
         (never_zero, "not finite"),
     ],
 )  # fmt: skip
@@ -206,8 +253,8 @@ def by_labels(real, fake):
     return 0.5 * (bce(fake - real.mean(), ones) + bce(real - fake.mean(), zeros))
 
 
-def by_softplus(real, fake):
-    return (F.softplus(real.mean() - fake).mean() + F.softplus(real - fake.mean()).mean()) / 2
+def by_softplus(real, fake, **axes):
+    return (F.softplus(real.mean(**axes) - fake).mean() + F.softplus(real - fake.mean(**axes)).mean()) / 2
 
 
 def by_probabilities(real, fake):
@@ -224,6 +271,19 @@ def critics(real, fake):
     return by_labels(fake, real)
 
 
+def relative(one, other, label, reduction="mean"):
+    return bce(one - other.mean(), torch.full_like(one, label), reduction=reduction)
+
+
+def over_all_logits(real, fake):
+    return torch.cat([F.softplus(real.mean() - fake).flatten(), F.softplus(real - fake.mean()).flatten()]).mean()
+
+
+def sigmoid_first(real, fake):
+    up, down = torch.sigmoid(fake - real.mean()), torch.sigmoid(real - fake.mean())
+    return (bce(up, torch.ones_like(up)) + bce(down, torch.zeros_like(down))) / 2
+
+
 GAN = Case(
     checks.relativistic_g_loss,
     right=[nb07.relativistic_g_loss, by_labels, by_softplus, by_probabilities],
@@ -236,7 +296,24 @@ GAN = Case(
         (lambda real, fake: F.softplus(-fake).mean(), "usual GAN"),
         (lambda real, fake: F.softplus(real - fake).mean(), "means are missing|partner"),
         (without_mean, "a mean or a sum|one number"),
-        (lambda real, fake: -by_softplus(real, fake), "the loss is"),
+        (lambda real, fake: -by_softplus(real, fake), "sign is turned round"),
+        (lambda real, fake: -critics(real, fake), "critic's loss with a minus"),
+        (lambda real, fake: 2 * critics(real, fake), "twice of it"),
+        (lambda real, fake: (relative(fake, real, 1) + relative(real, fake, 1)) / 2, "the same label"),
+        (lambda real, fake: (relative(fake, real, 0) + relative(real, fake, 0)) / 2, "the same label"),
+        (lambda real, fake: (relative(fake, fake, 1) + relative(real, real, 0)) / 2, "its own mean"),
+        (lambda real, fake: (relative(fake, real, 1, "sum") + relative(real, fake, 0, "sum")) / 2, "yours is a sum"),
+        (over_all_logits, "the mean over all logits"),
+        (lambda real, fake: by_softplus(real, fake, dim=0), "along the batch only"),
+        (lambda real, fake: F.softplus(real.flatten()[:, None] - fake.flatten()).mean(), "every one of the other"),
+        (lambda real, fake: F.softplus(real.mean() - fake.mean()), "the means alone"),
+        (sigmoid_first, "taken twice"),
+        (lambda real, fake: (F.softplus(-fake).mean() + F.softplus(real).mean()) / 2, "usual GAN's two terms: "),
+        (lambda real, fake: F.softplus(-fake).mean() + F.softplus(real).mean(), "usual GAN's two terms, summed"),
+        (lambda real, fake: relative(real, fake, 0) / 2, "only half of the real"),
+        (lambda real, fake: real.mean() - fake.mean(), "differences of scores"),
+        (lambda real, fake: -fake.mean(), "Wasserstein critic's score"),
+        (lambda real, fake: 3 * by_softplus(real, fake), "the loss is .* which mean"),
     ],
 )  # fmt: skip
 
