@@ -120,6 +120,11 @@ def z_scores(answer: Callable[[np.ndarray, np.ndarray, float], np.ndarray]) -> N
         }
         reject(found, slips, same)
         raise WrongAnswer(f"with a limit of {limit} the first score is {wanted[0]:.4f}, yours {found[0]:.4f}.")
+    c, signs = np.stack([np.zeros((7, 9)), normal(7, 9).numpy()]), np.sign(normal(7, 9, seed=5).numpy())
+    with np.errstate(all="ignore"):  # of 0 / 0, which may be mended afterwards
+        found = tensor(answer(c, signs, 4.0), "the scores", (2,)).numpy()
+    expect(found[0] == 0, "a picture whose coefficients in the band are all 0 has the score 0, and not NaN.")
+    expect(np.isfinite(found).all(), "one picture without coefficients spoils the score of the other one.")
 
 
 @exercise("9.4")

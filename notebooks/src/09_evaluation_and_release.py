@@ -81,6 +81,7 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 from torch.nn import functional as F
 
+# %% tags=["export"]
 from course_utils import (
     data,
     imagenet,
@@ -123,21 +124,20 @@ N = run.budget.pick(quick=1000, full=2000)  # pictures of a set that is judged
 
 # %%
 pixels, labels = data.embedded(DATASET, "train")
-every = data.to_unit_range(pixels)
+every = data.to_unit_range(pixels)  # (20000, 1, 28, 28)
 order = torch.randperm(len(every), generator=runtime.rng(1))
 train_x, train_y = every[order[:4000]], labels[order[:4000]].long()
 pool_x, pool_y = every[order[4000:]], labels[order[4000:]].long()
-held_out = data.to_unit_range(data.embedded(DATASET, "test")[0])
+held_out = data.to_unit_range(data.embedded(DATASET, "test")[0])  # (4000, 1, 28, 28)
 held_out = held_out[torch.randperm(len(held_out), generator=runtime.rng(2))]
 print(f"training {len(train_x):,}, held out {len(held_out):,}, pool {len(pool_x):,}")
 
 
 # %% [markdown]
-# Each failure is a function that takes a generator of random numbers and gives `N` pictures. The
-# strengths are mostly mild: a metric that needs a caricature to notice is of no use.
+# The failures need a few tools. Blur is a Gaussian filter, written as a convolution.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def blurred(x: Tensor, sigma: float = 0.6) -> Tensor:
     """x (N, C, H, W) under a Gaussian filter of `sigma` pixels."""
     ticks = torch.arange(-3, 4, dtype=x.dtype)
@@ -146,6 +146,12 @@ def blurred(x: Tensor, sigma: float = 0.6) -> Tensor:
     return F.conv2d(F.pad(x, (3, 3, 3, 3), mode="replicate"), kernel, groups=x.shape[1])
 
 
+# %% [markdown]
+# Most failures are a bad choice among real pictures. `Sets` holds the pictures and has one method
+# for each such choice.
+
+
+# %% tags=["export", "long"]
 @dataclass(frozen=True)
 class Sets:
     """The pictures that failures are made of."""
@@ -183,6 +189,11 @@ class Sets:
         return self.train_x[torch.randperm(len(self.train_x), generator=rng)[:n]]
 
 
+# %% [markdown]
+# And one set comes from a generator that knows nothing yet.
+
+
+# %% tags=["export"]
 def untrained(n: int, rng: torch.Generator) -> Tensor:
     """Pictures (n, 1, 28, 28) of notebook 02's generator before its first step."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -191,8 +202,14 @@ def untrained(n: int, rng: torch.Generator) -> Tensor:
         return metrics.in_batches(net, torch.randn(n, 64, 1, 1))
 
 
+# %% [markdown]
+# Now each failure is a function that takes a number of pictures and a generator of random numbers.
+# The strengths are mostly mild: a metric that needs a caricature to notice is of no use.
+
 # %%
 sets = Sets(train_x, train_y, pool_x, pool_y)
+
+# %%
 FAILURES = {
     "blur": lambda n, rng: blurred(sets.real(n, rng)),
     "noise": lambda n, rng: (
@@ -238,7 +255,8 @@ plots.show(
 # generalises lies as near to the training set as to pictures that it has never seen. A copier lies
 # nearer to the training set. So count the samples whose nearest training picture is nearer than
 # their nearest held-out one. Half of them should be.
-#
+
+# %% [markdown]
 # **Exercise 9.1** · find the bug · difficulty 2/5 · 8 minutes
 #
 # These lines are in many evaluation scripts, with a training set of 50,000 and a test set of
@@ -278,21 +296,27 @@ checks.copy_share(copy_share, solution=True)
 # %%
 copy_share = checks.use(my_copy_share, copy_share)  # yours from here on, once it passes
 
+# %% [markdown]
+# Distances are taken between the classifier's features.
+
 # %%
-train_features = metrics.features(train_x, DATASET).double()
-reference = metrics.features(held_out, DATASET).double()
-pool_features = metrics.features(pool_x, DATASET).double()
+train_features = metrics.features(train_x, DATASET).double()  # (4000, 128)
+reference = metrics.features(held_out, DATASET).double()  # (4000, 128)
+pool_features = metrics.features(pool_x, DATASET).double()  # (16000, 128)
+
+# %% [markdown]
+# The pool is real and no copy. It is asked twice: with sets of one size, and with a training set
+# that is five times as large as the held-out one.
+
+# %%
 fair = copy_share(pool_features[:2000], train_features, reference)
-unfair = [
-    (
-        torch.cdist(pool_features[:2000], part).amin(dim=1)
-        < torch.cdist(pool_features[:2000], reference[:800]).amin(dim=1)
-    )
-    .double()
-    .mean()
-    .item()
-    for part in (train_features,)
-][0]
+to_train, to_fewer = (
+    torch.cdist(pool_features[:2000], part).amin(dim=1)
+    for part in (train_features, reference[:800])
+)
+unfair = (to_train < to_fewer).double().mean().item()
+
+# %%
 claim(
     "Real pictures lie as near to the training set as to the held-out set",
     fair,
@@ -321,7 +345,12 @@ claim(
 # | coverage | share of real neighbourhoods with a sample | high |
 # | sliced Wasserstein, SWD | do small patches look alike, at several sizes? No network. | low |
 # | copy share | is the training set nearer than other real pictures? | a half |
-#
+
+# %% tags=["export"]
+METRICS = ("IS", "FD", "KID", "precision", "recall", "density", "coverage", "SWD", "copy share")
+GOOD = (1, -1, -1, 1, 1, 1, 1, -1, -1)  # whether more is better; a copy share below a half is none
+
+# %% [markdown]
 # The sliced Wasserstein distance (Karras et al. 2018, section 5) is new here. A Laplacian pyramid
 # takes each picture apart by fineness. From each level come random patches of 7 x 7 pixels. Two
 # clouds of patches are compared along random directions, where the Wasserstein distance is easy:
@@ -329,10 +358,6 @@ claim(
 
 
 # %% tags=["export"]
-METRICS = ("IS", "FD", "KID", "precision", "recall", "density", "coverage", "SWD", "copy share")
-GOOD = (1, -1, -1, 1, 1, 1, 1, -1, -1)  # whether more is better; a copy share below a half is none
-
-
 def all_metrics(
     x: Tensor, train: Tensor, real: Tensor, held_out: Tensor, dataset: str = "fashion_mnist"
 ) -> list[float]:
@@ -357,22 +382,26 @@ def all_metrics(
 
 # %% [markdown]
 # One number is none. Each failure is made three times from other pictures, and the real pool gives
-# eight sets. The eight say how far a metric wanders when nothing is wrong. A metric *sees* a
-# failure when all three values are worse than the mean of the real sets by at least four of their
-# standard deviations. It *praises* a failure when all three are better by as much. Else it is
-# *blind*.
+# eight sets. The eight say how far a metric wanders when nothing is wrong.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 start = time.perf_counter()
 known = (train_features, reference, held_out)
 real_rows = torch.tensor(  # (8, 9)
     [all_metrics(sets.real(N, runtime.rng(10 + i)), *known) for i in range(8)]
 )
+
+# %% tags=["nbval-ignore-output"]
 broken = {
     name: torch.tensor([all_metrics(make(N, runtime.rng(30 + i)), *known) for i in range(3)])
     for name, make in FAILURES.items()
 }
 print(f"{8 + 3 * len(FAILURES)} sets in {time.perf_counter() - start:.0f} s")
+
+# %% [markdown]
+# A metric *sees* a failure when all three values are worse than the mean of the real sets by at
+# least four of their standard deviations. It *praises* a failure when all three are better by as
+# much. Else it is *blind*.
 
 
 # %% tags=["export"]
@@ -441,16 +470,12 @@ print({m: f"{count} of {len(broken)}" for m, count in counts.items()})
 # What the table says, for pictures of this size and this classifier:
 #
 # - *No metric sees everything.* Those with features of a classifier hardly notice a darker set,
-#   since a class does not depend on the light. The sliced Wasserstein distance sees it
-#   at once. It knows nothing of clothes, but the whole picture's tones are in its last level.
+#   since a class does not depend on the light. The sliced Wasserstein distance sees it at once. It
+#   knows nothing of clothes, but the whole picture's tones are in its last level.
 # - *Only the copy share sees copies.* To all others the training set is the best model there is.
 # - *Precision can be high for uniform noise.* The next section takes that apart.
 # - *Too few pictures* look like a bad model to FD and to the sliced distance, and like a better one
 #   to precision and recall, though they are real.
-#
-# First name the failure that you fear. Then choose what sees it: one distance (FD or KID), one that
-# needs no network (SWD), recall or coverage for diversity, and a copy test. A single number is for
-# a plot of a training.
 
 # %%
 claim(
@@ -461,6 +486,8 @@ claim(
     "Only the copy share sees that the training set was copied",
     [m for m in METRICS if seen["training set copied"][m] == "sees"] == ["copy share"],
 )
+
+# %%
 claim(
     "The sliced Wasserstein distance sees that a tenth of the light is gone",
     seen["darker by a tenth"]["SWD"] == "sees",
@@ -470,6 +497,8 @@ claim(
     abs(broken["bags missing"][:, 3] - real_rows[:, 3].mean()),
     at_most=0.06,
 )
+
+# %%
 claim(
     "The FD of 100 real pictures is at least five times that of 1,000",
     broken["real, but only 100"][:, 1].min() / real_rows[:, 1].mean(),
@@ -478,21 +507,31 @@ claim(
 claim("No metric sees all twelve failures", max(counts.values()), at_most=len(broken) - 1)
 
 # %% [markdown]
+# First name the failure that you fear. Then choose what sees it: one distance (FD or KID), one that
+# needs no network (SWD), recall or coverage for diversity, and a copy test. A single number is for
+# a plot of a training.
+
+# %% [markdown]
 # ## Precision's outlier, and density's cure
 #
-# Uniform noise gets a precision far above 0, and how far depends on the reference. Precision asks
-# whether a sample lies inside any real picture's ball, and a ball reaches to the third nearest real
-# neighbour. One strange real picture has no near neighbours, so that its ball is huge. Whether a
-# reference holds such a picture is chance. *Density* (Naeem et al. 2020) counts the balls and does
-# not ask for one: a sample among outliers lies in few.
+# Uniform noise gets a precision far above 0, and how far depends on the reference.
 
 # %%
 noise_features = metrics.features(FAILURES["uniform noise"](N, runtime.rng(30)), DATASET).double()
 quarters = [metrics.precision_recall(part, noise_features)[0] for part in reference.chunk(4)]
-radii = torch.cdist(reference, reference).kthvalue(4, dim=1).values
-inside = torch.cdist(noise_features, reference) <= radii
+
+# %% [markdown]
+# Precision asks whether a sample lies inside any real picture's ball, and a ball reaches to the
+# third nearest real neighbour. One strange real picture has no near neighbours, so that its ball is
+# huge. So look which balls hold the noise, and what is left without the largest ones.
+
+# %%
+radii = torch.cdist(reference, reference).kthvalue(4, dim=1).values  # (4000,)
+inside = torch.cdist(noise_features, reference) <= radii  # (N, 4000)
 used = inside.any(dim=0).double().mean().item()  # of the real balls, those that hold any noise
 without_large = (inside & (radii <= radii.quantile(0.9))).any(dim=1).double().mean().item()
+
+# %%
 claim(
     "Against all 4,000 held-out pictures uniform noise has a precision of at least 0.1",
     inside.any(dim=1).double().mean(),
@@ -503,6 +542,12 @@ claim(
     max(quarters) - min(quarters),
     at_least=0.3,
 )
+
+# %% [markdown]
+# Whether a reference holds such a picture is chance. *Density* (Naeem et al. 2020) counts the balls
+# and does not ask for one: a sample among outliers lies in few.
+
+# %%
 claim("Uniform noise has a density of at most 0.5", broken["uniform noise"][:, 5], at_most=0.5)
 claim("At most one in fifty of the real balls holds all of that noise", used, at_most=0.02)
 claim(
@@ -517,7 +562,8 @@ claim(
 # The covariance of few pictures is too peculiar, and FD takes that for a difference. The bias falls
 # like 1 / n. So measure at several n, lay a line through FD against 1 / n, and read it where 1 / n
 # is 0 (Chong and Forsyth 2020).
-#
+
+# %% [markdown]
 # **Exercise 9.2** · difficulty 2/5 · 6 minutes
 #
 # Write it: numbers of pictures `ns` and distances `fds`, two lists of one length; return the
@@ -546,6 +592,10 @@ checks.fd_infinity(fd_infinity, solution=True)
 # %%
 fd_infinity = checks.use(my_fd_infinity, fd_infinity)  # yours from here on, once it passes
 
+# %% [markdown]
+# Real pictures and two GANs of the course are measured. Samples of a GAN cost little, so there can
+# be many.
+
 
 # %% tags=["export"]
 def gan(name: str) -> nb02.Generator:
@@ -555,11 +605,18 @@ def gan(name: str) -> nb02.Generator:
     return net.eval()
 
 
+# %% tags=["export"]
 def gan_samples(name: str, n: int, rng: torch.Generator) -> Tensor:
     """Pictures (n, 1, 28, 28) in [-1, 1]."""
     return metrics.in_batches(gan(name), torch.randn(n, 64, 1, 1, generator=rng))
 
 
+# %% [markdown]
+# One distance at each n would be a single draw. So each n gets several random parts of the
+# features.
+
+
+# %% tags=["export"]
 def fd_by_n(features: Tensor, real: Tensor, ns: Sequence[int], draws: int) -> Tensor:
     """FD (draws, len(ns)) of random parts of `features` (M, D) of n rows each."""
     rng = runtime.rng(50)
@@ -582,11 +639,18 @@ of_gans = {
     name: metrics.features(gan_samples(name, 8000, runtime.rng(51)), DATASET).double()
     for name in ("dcgan", "wgan_gp")
 }
+
+# %%
 curves = {
     "real pictures": fd_by_n(pool_features, reference, NS, 6),
     "WGAN-GP": fd_by_n(of_gans["wgan_gp"], reference, NS, 6),
     "DCGAN": fd_by_n(of_gans["dcgan"], reference, NS, 6),
 }
+
+# %% [markdown]
+# The line is laid through the three middle values of n, once for each draw.
+
+# %%
 at_infinity = {
     name: [fd_infinity(NS[1:4], row[1:4].tolist()) for row in curve]
     for name, curve in curves.items()
@@ -621,6 +685,8 @@ plots.show(
 # %%
 small_sample = curves["real pictures"][:, 0].mean() / curves["real pictures"][:, 4].mean()
 claim("FD of 250 real pictures is at least five times that of 4,000", small_sample, at_least=5)
+
+# %%
 claim(
     "A line through the FDs of 500 to 2,000 pictures comes nearer to the FD of 16,000 than that of "
     "2,000 does",
@@ -636,13 +702,14 @@ claim(
 # bias away and does not tell so small a distance. Equal n for all models is no cure either: the
 # line of each model has its own slope, so its bias at one n differs from the others' (Chong and
 # Forsyth 2020). Here the slopes are small beside the distances between models; look at yours.
-#
+
+# %% [markdown]
 # ## When does a difference mean something?
 #
 # The usual advice is to resample: draw n pictures *with replacement*, and take the spread. For FD
 # this shifts the value itself. A sample with doubles has even fewer different pictures.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 draw = runtime.rng(60)
 thousand = pool_features[:1000]
 once = metrics.frechet_distance(reference, thousand)
@@ -651,6 +718,8 @@ again = [
     for _ in range(20)
 ]
 fresh = fd_by_n(pool_features, reference, (1000,), 20)[:, 0]
+
+# %% tags=["nbval-ignore-output"]
 print(
     f"FD of 1,000 real pictures {once:.2f}; resampled {np.mean(again):.2f} ± {np.std(again):.2f}; "
     f"of fresh ones {fresh.mean():.2f} ± {fresh.std():.2f}"
@@ -670,13 +739,12 @@ claim(
 # shift it, too. As a rule for this notebook: a difference counts when it is four standard
 # deviations of fresh real sets, and when seeds of the *training* agree, which no interval of
 # samples can tell.
-#
+
+# %% [markdown]
 # ## Which features?
 #
-# FD is a distance between features, and says what the features say. Here are three networks: the
-# course's classifier; the same network *untrained*; and EfficientNet-Lite0, which saw ImageNet's
-# million photographs and no catalogue of grey clothes. All features are reduced to the 32 main
-# directions of the reference, and each distance is divided by that of real pictures.
+# FD is a distance between features, and says what the features say. The networks below have unequal
+# numbers of features, so all are reduced to the 32 main directions of the reference.
 
 
 # %% tags=["export"]
@@ -687,6 +755,12 @@ def main_directions(reference: Tensor, k: int = 32) -> Callable[[Tensor], Tensor
     return lambda x: (x.double() - mean) @ vectors[:, -k:]
 
 
+# %% [markdown]
+# Here are three networks: the course's classifier; the same network *untrained*; and
+# EfficientNet-Lite0, which saw ImageNet's million photographs and no catalogue of grey clothes.
+
+
+# %% tags=["export"]
 def random_features(x: Tensor) -> Tensor:
     """Features (N, 128) of the course's classifier as it is before its first step."""
     with torch.random.fork_rng(devices=[]):
@@ -695,7 +769,7 @@ def random_features(x: Tensor) -> Tensor:
     return metrics.in_batches(net.features, x)
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 EYES = {
     "classifier": lambda x: metrics.features(x, DATASET),
     "untrained": random_features,
@@ -703,6 +777,11 @@ EYES = {
 }
 FEW = 500
 judged = ("blur", "noise", "darker by a tenth", "bags missing", "classes unequal", "mean of five")
+
+# %% [markdown]
+# Each distance is divided by that of real pictures.
+
+# %%
 ratios = {}
 for eye, look in EYES.items():
     seen_reference = look(held_out[:1200])
@@ -714,6 +793,8 @@ for eye, look in EYES.items():
 
     floor = np.mean([distance(sets.real(FEW, runtime.rng(70 + i))) for i in range(2)])
     ratios[eye] = {f: distance(FAILURES[f](FEW, runtime.rng(72))) / floor for f in judged}
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["FD over that of real pictures", *EYES],
     [[f, *(f"{ratios[eye][f]:.1f}" for eye in EYES)] for f in judged],
@@ -730,6 +811,8 @@ claim(
     ratios["untrained"]["darker by a tenth"] / ratios["classifier"]["darker by a tenth"],
     at_least=1.5,
 )
+
+# %%
 claim(
     "Missing bags are at least 1.5 times as far to the classifier as to untrained features",
     ratios["classifier"]["bags missing"] / ratios["untrained"]["bags missing"],
@@ -737,19 +820,18 @@ claim(
 )
 
 # %% [markdown]
-# No network is the right one. Each ignores something. The classifier sees
-# classes, and not the light. Untrained features see tones and blur, and hardly the noise.
-# ImageNet's know photographs, where noise is rare, and see that best of all. A distance without
-# the name of its features says nothing, and a model that was trained with the same network as a
-# loss has an advantage that no reader sees.
-#
+# No network is the right one. Each ignores something. The classifier sees classes, and not the
+# light. Untrained features see tones and blur, and hardly the noise. ImageNet's know photographs,
+# where noise is rare, and see that best of all. A distance without the name of its features says
+# nothing, and a model that was trained with the same network as a loss has an advantage that no
+# reader sees.
+
+# %% [markdown]
 # ## Colour photographs: the resize that is a failure itself
 #
 # FID's network wants one size, so pictures are resized first. Parmar, Zhang and Zhu (2022) found
 # that this step alone moves published numbers, since many libraries shrink without a filter. Here
-# both sets are crops of the same photographs, 256 pixels, reduced to 64. One is reduced with a
-# filter before, as `imagenet.resized` does. The other is damaged in ways that papers do not
-# mention. The measure is KID, since 160 crops are too few for a covariance of 1,280 features.
+# both sets are crops of the same photographs, 256 pixels, reduced to 64.
 
 
 # %% tags=["export"]
@@ -767,6 +849,11 @@ def crops(n: int, side: int, rng: torch.Generator) -> Tensor:
     return torch.stack(found)
 
 
+# %% [markdown]
+# Another step that changes pictures is to save them as JPEG.
+
+
+# %% tags=["export"]
 def through_jpeg(x: Tensor, quality: int) -> Tensor:
     """Pictures x (N, C, H, W) in [0, 1] as they come back from JPEG files."""
     back = []
@@ -778,7 +865,12 @@ def through_jpeg(x: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(np.stack(back)).permute(0, 3, 1, 2).float() / 255
 
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# One set is reduced with a filter before, as `imagenet.resized` does. The other is damaged in ways
+# that papers do not mention.
+
+
+# %%
 def small(x):
     return imagenet.resized(x, 64)
 
@@ -791,11 +883,16 @@ HARM = {
     "JPEG 75": lambda x: through_jpeg(small(x), 75),
 }
 
+# %% [markdown]
+# The measure is KID, since 160 crops are too few for a covariance of 1,280 features.
 
+
+# %%
 def eyes(x):
     return imagenet.image_features(2 * x.clamp(0, 1) - 1, side=64)
 
 
+# %%
 N_CROPS = 160
 of_real = eyes(small(crops(N_CROPS, 256, runtime.rng(80))))
 kids = {}
@@ -805,10 +902,18 @@ for name, harm in HARM.items():
         * metrics.kernel_distance(of_real, eyes(harm(crops(N_CROPS, 256, runtime.rng(81 + i)))))
         for i in range(3)
     ]
+
+# %% [markdown]
+# The *change* is against the same crops, reduced as they should be: twelve photographs are few, and
+# the draw of crops alone moves KID a lot. A comparison in pairs takes that out.
+
+# %%
 changes = {
     name: [damaged - plain for damaged, plain in zip(values, kids["nothing"])]
     for name, values in kids.items()
 }
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["what was done to the second set", "KID x 1000", "change", "± half of the range"],
     [
@@ -816,10 +921,6 @@ plots.table(
         for n, v in kids.items()
     ],
 )
-
-# %% [markdown]
-# The *change* is against the same crops, reduced as they should be: twelve photographs are few, and
-# the draw of crops alone moves KID a lot. A comparison in pairs takes that out.
 
 # %%
 claim(
@@ -836,7 +937,8 @@ claim(
 # %% [markdown]
 # A number without its resize and its file format compares file formats. Save generated pictures as
 # PNG, resize both sets by one function, and say which.
-#
+
+# %% [markdown]
 # ## Ask eyes
 #
 # People are the judge that counts, and they can be measured. Show a real picture and a generated
@@ -854,6 +956,10 @@ def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     half = z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
     return middle - half, middle + half
 
+
+# %% [markdown]
+# The generated pictures come from the course's diffusion model, with two strengths of guidance. The
+# same samples are judged by the metrics further down.
 
 # %% tags=["nbval-ignore-output"]
 start = time.perf_counter()
@@ -942,7 +1048,7 @@ claim(
 # information: only the DDPM and the latent pipeline know classes or captions. The table ranks
 # samples, not recipes.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 stored_samples = data.samples("fashion_mnist_samples")
 makers = {
     "DCGAN": gan_samples("dcgan", 1000, runtime.rng(93)),
@@ -950,6 +1056,8 @@ makers = {
     "DDPMPipeline": stored_samples["ddpm_pipeline"],
     "latent pipeline": stored_samples["latent_pipeline"],
 } | made
+
+# %% tags=["nbval-ignore-output"]
 model_rows = {name: torch.tensor(all_metrics(x, *known)) for name, x in makers.items()}
 spread = real_rows.std(dim=0)
 plots.table(
@@ -991,6 +1099,12 @@ def of(name, metric):
     return model_rows[name][METRICS.index(metric)].item()
 
 
+# %% [markdown]
+# Where rankings disagree, ask what each ignores. Precision likes what is typical, so that strong
+# guidance wins; density goes above 1 there, more typical than real pictures are. Recall and
+# coverage notice what guidance left out. The inception score goes above that of real pictures.
+
+# %%
 claim(
     "Guidance 4 raises the inception score above that of real pictures by at least 0.4",
     of(G4, "IS") - real_rows[:, 0].mean(),
@@ -999,6 +1113,13 @@ claim(
 claim(
     "Guidance 4 lowers recall against guidance 1", of(G1, "recall") - of(G4, "recall"), at_least=0.1
 )
+
+# %% [markdown]
+# The sliced distance puts WGAN-GP first, which most other metrics put last: its patches are right,
+# tone and grain, and its pictures are least like clothes to the classifier. FD and KID weigh
+# fidelity and diversity, and agree with each other.
+
+# %%
 claim(
     "WGAN-GP is worse than DCGAN in FD: at least 1.2 times as far",
     of("WGAN-GP", "FD") / of("DCGAN", "FD"),
@@ -1009,6 +1130,13 @@ claim(
     of("DCGAN", "SWD") / of("WGAN-GP", "SWD"),
     at_least=1.2,
 )
+
+# %% [markdown]
+# The copy share here compares with 4,000 of the 60,000 pictures of the training: a model that did
+# nothing but copy all 60,000 would get about a half and pass. Only a test with the whole training
+# set can tell, and it is not made here.
+
+# %%
 claim(
     "No model of the course copies these 4,000 pictures: copy share below 0.6",
     [of(name, "copy share") for name in makers],
@@ -1016,17 +1144,10 @@ claim(
 )
 
 # %% [markdown]
-# Where rankings disagree, ask what each ignores. The sliced distance puts WGAN-GP first, which most
-# other metrics put last: its patches are right, tone and grain, and its pictures are least like
-# clothes to the classifier. Precision likes what is typical, so that strong guidance wins; density
-# goes above 1 there, more typical than real pictures are. Recall and coverage notice what guidance
-# left out. The inception score goes above that of real pictures. FD and KID weigh fidelity and
-# diversity, and agree with each other. Believe these for "near the data", recall for "of all
-# kinds", the sliced distance for tone and sharpness, and none of them for "not copied". The copy
-# share here compares with 4,000 of the 60,000 pictures of the training: a model that did nothing
-# but copy all 60,000 would get about a half and pass. Only a test with the whole training set can
-# tell, and it is not made here.
-#
+# Believe FD and KID for "near the data", recall for "of all kinds", the sliced distance for tone
+# and sharpness, and none of them for "not copied".
+
+# %% [markdown]
 # ## What is made too often
 #
 # A model's average hides what it forgets. Shares against the held-out set: tone in three thirds of
@@ -1050,15 +1171,19 @@ def shares(x: Tensor, cuts: Tensor) -> dict[str, float]:
     }
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 cuts = prompts.measure(held_out)["tone"].quantile(torch.tensor([1 / 3, 2 / 3]))
 falls = {"held-out pictures": shares(held_out, cuts)} | {
     name: shares(x, cuts) for name, x in makers.items()
 }
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["share of", *falls["held-out pictures"]],
     [[name, *(f"{v:.0%}" for v in row.values())] for name, row in falls.items()],
 )
+
+# %% tags=["nbval-ignore-output"]
 low, high = wilson(333, 1000)
 print(f"95 % interval of a third with 1,000 pictures: {low:.0%} to {high:.0%}")
 
@@ -1076,20 +1201,19 @@ claim(
 )
 
 # %% [markdown]
-# Tone is what guidance changes most: it pushes away from what all
-# classes have in common, and the black background is that. FD of the classifier hardly shows it,
-# as the table above said of a darker set. The sliced distance does.
+# Tone is what guidance changes most: it pushes away from what all classes have in common, and the
+# black background is that. FD of the classifier hardly shows it, as the table above said of a
+# darker set. The sliced distance does.
 
 # %% [markdown]
 # ## The watermark taken apart
 #
 # Now the release. Notebook 06 put an invisible mark into pictures; here it is from its parts. A key
 # gives a sign, +1 or -1, for each coefficient of the picture's cosine transform in a band of
-# frequencies. Marking adds a little in the direction of the signs. A detector that knows the key
-# asks whether the coefficients lean towards the signs. Without a mark they lean nowhere.
+# frequencies. The signs come from a hash, so whoever has the key has them too.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def signs_of(shape: tuple[int, int], key: str) -> np.ndarray:
     """Signs (H, W) of a key, 0 outside the band of radii 0.25 to 1, as `pictures` makes them."""
     height, width = shape
@@ -1102,17 +1226,29 @@ def signs_of(shape: tuple[int, int], key: str) -> np.ndarray:
     return np.where(inside, 2.0 * bits - 1, 0)
 
 
+# %% [markdown]
+# The transform is taken of the luminance, so that a mark in colour pictures and in grey ones is
+# read the same way.
+
+
+# %% tags=["export"]
 def luminance(x: Tensor) -> np.ndarray:
     """Grey levels (N, H, W) in 0..255 of pictures (N, C, H, W) in [0, 1]."""
     weights = torch.tensor([0.299, 0.587, 0.114] if x.shape[1] == 3 else [1.0])
     return ((x * 255).round() * weights[:, None, None]).sum(dim=1).double().numpy()
 
 
+# %% tags=["export"]
 def coefficients(x: Tensor) -> np.ndarray:
     """Cosine coefficients (N, H, W) of the luminance."""
     return dctn(luminance(x), axes=(1, 2), norm="ortho")
 
 
+# %% [markdown]
+# Marking adds a little in the direction of the signs. The `strength` says how much, in grey levels.
+
+
+# %% tags=["export"]
 def embed(x: Tensor, signs: np.ndarray, strength: float) -> Tensor:
     """x (N, C, H, W) in [0, 1] with the mark: `strength` grey levels of root mean square."""
     pattern = idctn(signs, norm="ortho")
@@ -1121,18 +1257,23 @@ def embed(x: Tensor, signs: np.ndarray, strength: float) -> Tensor:
 
 
 # %% [markdown]
-# A few coefficients are a hundred times larger than the rest, and would decide alone. So each is
-# limited: $c / (|c| + L)$ keeps the sign of a large one and the size of a small one. The score is
-# the sum of the limited coefficients times their signs, divided by what chance makes of it:
+# A detector that knows the key asks whether the coefficients lean towards the signs. Without a mark
+# they lean nowhere. A few coefficients are a hundred times larger than the rest, and would decide
+# alone. So each is limited: $c / (|c| + L)$ keeps the sign of a large one and the size of a small
+# one. The score is the sum of the limited coefficients times their signs, divided by what chance
+# makes of it:
 #
 # $$z = \frac{\sum_i \ell_i s_i}{\sqrt{\sum_i \ell_i^2}}, \qquad \ell_i = \frac{c_i}{|c_i| + L} .$$
 #
 # For random signs the mean of z is 0 and its variance 1, whatever the picture is.
-#
+
+# %% [markdown]
 # **Exercise 9.3** · difficulty 2/5 · 8 minutes
 #
-# Write it for coefficients (N, H, W) of N pictures and signs (H, W), NumPy arrays. Coefficients
-# outside the band, where the sign is 0, count in neither sum. Return (N,).
+# Write it for coefficients (N, H, W) of N pictures and signs (H, W), NumPy arrays; `limit` is the
+# $L$ of the formula. Coefficients outside the band, where the sign is 0, count in neither sum. A
+# picture of a single grey has only zeros in the band, so that both sums are 0: its score is 0, and
+# not NaN. Return the scores (N,).
 
 
 # %% tags=["exercise"]
@@ -1148,10 +1289,11 @@ checks.z_scores(my_z_scores)
 # @title Solution 9.3
 def z_scores(coefficients: np.ndarray, signs: np.ndarray, limit: float = 4.0) -> np.ndarray:
     """Scores (N,) of coefficients (N, H, W), standard normal for signs that have nothing to do
-    with them.
+    with them; 0 where all coefficients of the band are 0.
     """
     limited = coefficients / (np.abs(coefficients) + limit) * (signs != 0)
-    return (limited * signs).sum(axis=(1, 2)) / np.sqrt(np.square(limited).sum(axis=(1, 2)))
+    norm = np.sqrt(np.square(limited).sum(axis=(1, 2)))
+    return (limited * signs).sum(axis=(1, 2)) / np.where(norm > 0, norm, 1)
 
 
 checks.z_scores(z_scores, solution=True)
@@ -1159,14 +1301,30 @@ checks.z_scores(z_scores, solution=True)
 # %%
 z_scores = checks.use(my_z_scores, z_scores)  # yours from here on, once it passes
 
+# %% [markdown]
+# Crops of photographs and small grey pictures get the mark. The small ones need a stronger one,
+# since they have fewer coefficients.
+
 # %%
 N_MARKED = 64
 large = crops(N_MARKED, 256, runtime.rng(100))  # (N, 3, 256, 256) in [0, 1]
-tiny = (held_out[:1000] + 1) / 2
+tiny = (held_out[:1000] + 1) / 2  # (1000, 1, 28, 28)
 KEY = "gans-to-diffusion"
 signs = {256: signs_of((256, 256), KEY), 28: signs_of((28, 28), KEY)}
 marked = {256: embed(large, signs[256], 2.0), 28: embed(tiny, signs[28], 6.0)}
-ours = z_scores(coefficients(marked[256][:3]), signs[256])
+
+# %% [markdown]
+# From here on pictures are scored with the limit 4, as `pictures` does. The parts must give what
+# the course's own detector gives.
+
+
+# %%
+def score_of(x, signs):
+    return np.asarray(z_scores(coefficients(x), signs, 4.0))
+
+
+# %%
+ours = score_of(marked[256][:3], signs[256])
 theirs = [pictures.mark_strength(2 * x - 1, KEY) for x in marked[256][:3]]
 claim(
     "The detector from its parts gives the scores of pictures.mark_strength",
@@ -1180,7 +1338,8 @@ claim(
 # The formula promises a standard normal score. Do not believe it: measure. Unmarked pictures under
 # many keys give as many scores as one likes. The threshold is the score that one in a thousand of
 # them reaches. That share is the rate of *false positives*.
-#
+
+# %% [markdown]
 # **Exercise 9.4** · difficulty 2/5 · 6 minutes
 #
 # Write it: from scores of unmarked pictures (N,), in any order, and a `rate`, return the smallest
@@ -1209,6 +1368,10 @@ checks.threshold(threshold, solution=True)
 # %%
 threshold = checks.use(my_threshold, threshold)  # yours from here on, once it passes
 
+# %% [markdown]
+# With many keys it pays to limit the coefficients once, and to take a product with the signs of
+# each key.
+
 
 # %% tags=["export"]
 def null_scores(x: Tensor, keys: Sequence[str], limit: float = 4.0) -> np.ndarray:
@@ -1226,16 +1389,26 @@ null = {
     256: null_scores(large, [f"key {i}" for i in range(200)]),  # (64, 200)
     28: null_scores(tiny, [f"key {i}" for i in range(60)]),  # (1000, 60)
 }
-limit_at = {side: threshold(scores.ravel(), 1e-3) for side, scores in null.items()}
+limit_at = {side: float(threshold(scores.ravel(), 1e-3)) for side, scores in null.items()}
+
+# %% [markdown]
+# The thresholds are tried on other keys.
+
+# %%
 fresh_null = {
     256: null_scores(large, [f"other {i}" for i in range(200)]),
     28: null_scores(tiny, [f"other {i}" for i in range(60)]),
 }
+
+# %%
 for side, scores in fresh_null.items():
     alarms, tried = int((scores > limit_at[side]).sum()), scores.size
     low, high = wilson(alarms, tried)
     print(f"{side} pixels: {1e4 * low:.0f} to {1e4 * high:.0f} false alarms in 10,000 (other keys)")
-# (other keys on the same pictures; a user has one key and other pictures, so his interval is wider)
+
+# %% [markdown]
+# These are other keys on the same pictures. A user has one key and other pictures, so his interval
+# is wider.
 
 # %%
 claim(
@@ -1247,11 +1420,9 @@ claim(
 # %% [markdown]
 # ## What the mark survives
 #
-# Things that happen to pictures. At 28 pixels the mark is three times as strong as at 256, and can
-# be seen. Resizing goes to three quarters and back. Cropping takes a sixteenth of width and height
-# away and enlarges the rest, turning is by one degree. *Regeneration* exists at 28 pixels only,
-# where the course has a model: the picture gets noise and is denoised, as in notebook 06's image to
-# image. How much of the picture itself that changes was not measured.
+# Things that happen to pictures. One of them is *regeneration*: the picture gets noise and is
+# denoised, as in notebook 06's image to image. It exists at 28 pixels only, where the course has a
+# model. How much of the picture itself that changes was not measured.
 
 
 # %% tags=["export"]
@@ -1261,13 +1432,14 @@ def regenerated(x: Tensor, net: torch.nn.Module, labels: Tensor, share: float) -
     levels = schedule.levels(20)
     levels = levels[len(levels) - 1 - round(20 * share) :]
     device = next(net.parameters()).device
-    noise = torch.randn(x.shape, generator=runtime.rng(110))
+    noise = torch.randn(x.shape, generator=runtime.rng(110))  # (N, 1, 28, 28)
     start = nb04.add_noise(2 * x - 1, noise, levels[0]).to(device)
     denoiser = nb05.Denoiser(net, schedule, labels.to(device))
     back = nb04.sample(denoiser, start, levels).cpu()
     return ((back.clamp(-1, 1) + 1) * 127.5).round() / 255
 
 
+# %% tags=["export"]
 def turned(x: Tensor, degrees: float) -> Tensor:
     """x (N, C, H, W) in [0, 1] turned about its middle."""
     angle = math.radians(degrees)
@@ -1278,6 +1450,12 @@ def turned(x: Tensor, degrees: float) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
+# %% [markdown]
+# Turning is by one degree. Resizing goes to three quarters and back. Cropping takes a sixteenth of
+# width and height away and enlarges the rest.
+
+
+# %% tags=["export"]
 def there_and_back(x: Tensor, side: int) -> Tensor:
     """x at `side` pixels, then at its own size again."""
     return imagenet.resized(imagenet.resized(x, side), x.shape[-1])
@@ -1288,6 +1466,7 @@ def noisy(x):
     return (x + 8 / 255 * torch.randn(x.shape, generator=runtime.rng(111))).clamp(0, 1)
 
 
+# %%
 ATTACKS = {
     "none": lambda x: x,
     **{f"JPEG {q}": lambda x, q=q: through_jpeg(x, q) for q in (95, 85, 75, 60, 50)},
@@ -1299,10 +1478,20 @@ ATTACKS = {
     ),
     "turned by 1 degree": lambda x: turned(x, 1.0),
 }
+
+# %% [markdown]
+# At 28 pixels the mark is three times as strong as at 256, and can be seen.
+
+# %%
 scores = {side: {} for side in (256, 28)}
 for side, x in marked.items():
     for name, attack in ATTACKS.items():
-        scores[side][name] = z_scores(coefficients(attack(x)), signs[side])
+        scores[side][name] = score_of(attack(x), signs[side])
+
+# %% [markdown]
+# Regeneration needs a class for each picture. The classifier says which.
+
+# %%
 some, some_labels = (
     marked[28][:120],
     torch.from_numpy(
@@ -1310,9 +1499,11 @@ some, some_labels = (
     ),
 )
 for share in (0.1, 0.3):
-    scores[28][f"regenerated, {share:.0%}"] = z_scores(
-        coefficients(regenerated(some, ddpm, some_labels, share)), signs[28]
+    scores[28][f"regenerated, {share:.0%}"] = score_of(
+        regenerated(some, ddpm, some_labels, share), signs[28]
     )
+
+# %%
 found = {
     side: {name: float((z > limit_at[side]).mean()) for name, z in by_attack.items()}
     for side, by_attack in scores.items()
@@ -1334,7 +1525,7 @@ rates = np.logspace(-4, 0, 40)
 for side, attack, style in (
     (256, "JPEG 50", "-"), (28, "none", "-"), (28, "JPEG 75", "--"), (28, "regenerated, 10%", ":")
 ):  # fmt: skip
-    cut = [threshold(null[side].ravel(), min(rate, 0.999)) for rate in rates]
+    cut = [float(threshold(null[side].ravel(), min(rate, 0.999))) for rate in rates]
     roc.semilogx(rates, [(scores[side][attack] > c).mean() for c in cut], style,
                  color=plots.BLUE if side == 256 else plots.VERMILION,
                  label=f"{side}: {attack}")  # fmt: skip
@@ -1366,11 +1557,22 @@ claim(
     1 - found[28]["JPEG 75"],
     at_least=0.2,
 )
+
+# %% [markdown]
+# A mark in fixed places needs the picture to stay in place. A detector can search small turns and
+# crops, but each try is one more chance for a false alarm, so that the threshold must rise.
+
+# %%
 claim(
     "Turning by one degree or cropping hides the mark from this detector at 256 pixels",
     [found[256]["turned by 1 degree"], found[256]["cropped"]],
     at_most=0.1,
 )
+
+# %% [markdown]
+# Regeneration is worse: the model paints the picture anew and does not know the pattern.
+
+# %%
 claim(
     "Regeneration from three tenths of the noise removes the mark at 28 pixels",
     found[28]["regenerated, 30%"],
@@ -1378,33 +1580,35 @@ claim(
 )
 
 # %% [markdown]
-# A mark in fixed places needs the picture to stay in place. A detector can search small turns and
-# crops, but each try is one more chance for a false alarm, so that the threshold must rise.
-# Regeneration is worse: the model paints the picture anew and does not know the pattern. Marks in
-# the sampler's own starting noise (Wen, Kirchenbauer, Geiping and Goldstein 2023) aim at crops and
-# turns, and need the model for detection. They are not built here. (Zhao et al. 2023 show that
-# regeneration removes marks that are hidden in pixels, and that such marks in the content may
+# Marks in the sampler's own starting noise (Wen, Kirchenbauer, Geiping and Goldstein 2023) aim at
+# crops and turns, and need the model for detection. They are not built here. (Zhao et al. 2023 show
+# that regeneration removes marks that are hidden in pixels, and that such marks in the content may
 # stay.)
-#
+
+# %% [markdown]
 # ## More than one bit
 #
-# The mark can carry a message: the band is split by a hash, and each part's signs are turned by
-# one bit. More bits leave fewer coefficients to each. A *Hamming code* (1950) adds three bits to
-# four and repairs one error among seven. Is that better than giving its room to the plain bits?
-# The payload is the same for both here, so that the code's parts are smaller.
+# The mark can carry a message. The more bits it has, the fewer coefficients are left to each, and
+# the more bits are read wrongly. A *Hamming code* (1950) adds three bits to four.
 
-
-# %% tags=["export", "long"]
+# %% tags=["export"]
 GENERATE = np.array([[1, 1, 0, 1], [1, 0, 1, 1], [1, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 0],
                      [0, 0, 1, 0], [0, 0, 0, 1]])  # fmt: skip
 CHECK = np.array([[1, 0, 1, 0, 1, 0, 1], [0, 1, 1, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 1]])
 
 
+# %% tags=["export"]
 def hamming(bits: np.ndarray) -> np.ndarray:
     """Bits (4 k,) as (7 k,)."""
     return (bits.reshape(-1, 4) @ GENERATE.T % 2).ravel()
 
 
+# %% [markdown]
+# It repairs one error among seven: the three checks, read as a binary number, are the place of the
+# wrong bit.
+
+
+# %% tags=["export"]
 def unhamming(bits: np.ndarray) -> np.ndarray:
     """Bits (7 k,) back to (4 k,), with one error in each seven repaired."""
     words = bits.reshape(-1, 7).copy()
@@ -1414,12 +1618,22 @@ def unhamming(bits: np.ndarray) -> np.ndarray:
     return words[:, [2, 4, 5, 6]].ravel()
 
 
+# %% [markdown]
+# To carry the bits, the band is split into as many parts, in mixed order.
+
+
+# %% tags=["export"]
 def parts(signs: np.ndarray, count: int) -> np.ndarray:
     """For each coefficient of the band, which of `count` bits it carries; in mixed order."""
     order = np.random.RandomState(0).permutation(int((signs != 0).sum()))
     return order % count
 
 
+# %% [markdown]
+# Each part's signs are turned by one bit. The detector asks each part which way it leans.
+
+
+# %% tags=["export"]
 def carrying(signs: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """The signs (H, W), turned in each part whose bit is 0."""
     turned_signs = signs.copy()
@@ -1427,6 +1641,7 @@ def carrying(signs: np.ndarray, bits: np.ndarray) -> np.ndarray:
     return turned_signs
 
 
+# %% tags=["export"]
 def message(c: np.ndarray, signs: np.ndarray, count: int, limit: float = 4.0) -> np.ndarray:
     """`count` bits (N, count) read from coefficients (N, H, W)."""
     leaning = (c / (np.abs(c) + limit) * signs)[:, signs != 0]
@@ -1434,10 +1649,16 @@ def message(c: np.ndarray, signs: np.ndarray, count: int, limit: float = 4.0) ->
     return np.stack([np.bincount(member, row, count) > 0 for row in leaning]).astype(int)
 
 
+# %% [markdown]
+# Is the code better than giving its room to the plain bits? The payload is the same for both here,
+# so that the code's parts are smaller.
+
 # %%
 PAYLOADS = (16, 32, 64, 128, 256, 512)
 rng = np.random.RandomState(runtime.course_seed())
 whole = {f"{kind}, JPEG {q}": [] for kind in ("plain", "Hamming") for q in (75, 50)}
+
+# %%
 for payload in PAYLOADS:
     sent = rng.randint(0, 2, payload)
     for kind, bits in (("plain", sent), ("Hamming", hamming(sent))):
@@ -1489,21 +1710,22 @@ claim(
 # ## Washed out, and forged
 #
 # All pictures carry the same pattern. Whoever has many can take the mean of what is left when each
-# picture's smooth part is removed: the pictures cancel, the pattern stays. Then the pattern can be
-# subtracted, or put on a picture that no model has made.
+# picture's smooth part is removed: the pictures cancel, the pattern stays.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 MANY = N_MARKED * 3 // 4
-rest = luminance(marked[256][:MANY]) - luminance(blurred(marked[256][:MANY], 1.0))
-c = dctn(np.clip(rest, -20, 20).mean(axis=0), norm="ortho")
+rest = luminance(marked[256][:MANY]) - luminance(blurred(marked[256][:MANY], 1.0))  # (N, H, W)
+c = dctn(np.clip(rest, -20, 20).mean(axis=0), norm="ortho")  # (H, W)
 estimate = np.sign(c) * (signs[256] != 0)
 known_signs = (estimate == signs[256])[signs[256] != 0].mean()
+
+# %% [markdown]
+# Then the pattern can be subtracted, or put on a picture that no model has made.
+
+# %% tags=["nbval-ignore-output"]
 washed = embed(marked[256][MANY:], estimate, -2.0)
 forged = embed(large[MANY:], estimate, 2.0)
-after = {
-    "washed": z_scores(coefficients(washed), signs[256]),
-    "forged": z_scores(coefficients(forged), signs[256]),
-}
+after = {"washed": score_of(washed, signs[256]), "forged": score_of(forged, signs[256])}
 print(f"{known_signs:.0%} of the signs are known from {MANY} pictures")
 
 # %%
@@ -1512,21 +1734,35 @@ claim(
     known_signs,
     at_least=0.85,
 )
+
+# %%
 claim(
     "With that estimate at least nine in ten unmarked pictures pass as marked",
     (after["forged"] > limit_at[256]).mean(),
     at_least=0.9,
 )
+
+# %%
 claim(
     "Subtracting that estimate lowers the score of marked pictures that were not used for it",
-    np.median(z_scores(coefficients(marked[256][MANY:]), signs[256]) - after["washed"]),
+    np.median(score_of(marked[256][MANY:], signs[256]) - after["washed"]),
     at_least=3,
 )
 
 # %% [markdown]
-# So a mark says "probably ours" and proves nothing. A key for each picture stops the averaging, and
-# then the detector must try all keys.
+# What does one key for many pictures cost? The mark is the same in all of them, so their mean shows
+# it. The line above says which share of the signs became known from so few pictures. Whoever has
+# them weakens the mark in pictures to come and forges it, and needs the key for neither.
 #
+# Instead, give each picture a key of its own, such as a hash of one secret and the picture's
+# number. Then no pattern is common to them, and a mean shows none. The price is paid by the
+# detector. It must try all keys, each try is one more chance for a false alarm, and the threshold
+# must rise. A key for each day or each customer lies between: it limits how many pictures share a
+# pattern.
+#
+# With any number of keys a mark says "probably ours" and proves nothing. A proof needs a signature.
+
+# %% [markdown]
 # ## Provenance: a signed statement
 #
 # A *manifest* of the C2PA standard is the other way round: not hidden, but signed. It lies in the
@@ -1585,14 +1821,16 @@ if states:
 # | its absence means | nothing | nothing | nothing |
 #
 # The last row counts most. No mark tells that a picture is *real*.
-#
+
+# %% [markdown]
 # ## A gate that does not open by accident
 #
 # Before a model or its pictures leave, somebody says which numbers they must have, and a program
 # compares. Such programs fail open. The usual faults: `assert`, which `python -O` removes; `<` and
 # `>` with NaN, which are never true; a number that is missing; the first fault reported and
 # the others not.
-#
+
+# %% [markdown]
 # **Exercise 9.5** · find the bug · difficulty 3/5 · 10 minutes
 #
 # ```python
@@ -1639,17 +1877,15 @@ faults = checks.use(my_faults, faults)  # yours from here on, once it passes
 # %% [markdown]
 # The gate itself adds to exercise 6.7 (approval is exactly `True`) a *log*. Each attempt appends
 # one line, which holds the hash of the line before: who changes or removes a line in the middle
-# breaks the chain. A line is written by a single call and flushed to the disk; a killed process
-# leaves at most a torn last line, which the reader sets aside. And whoever swallows the gate's
-# exception gets nothing: publishing needs the receipt that only an opened gate returns, and looks
-# it up in the log.
+# breaks the chain.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 class ReleaseError(PermissionError):
     """The gate stays shut; the message names every reason and how to get approval."""
 
 
+# %% tags=["export"]
 def read_log(path: Path) -> list[dict]:
     """The whole entries of a log, oldest first; a torn last line is left out.
 
@@ -1677,6 +1913,12 @@ def read_log(path: Path) -> list[dict]:
     return entries
 
 
+# %% [markdown]
+# A line is written by a single call and flushed to the disk; a killed process leaves at most a torn
+# last line, which the reader sets aside.
+
+
+# %% tags=["export"]
 def append_log(path: Path, entry: Mapping[str, object]) -> str:
     """Append one entry, return its hash; a torn end of an earlier process is cut off first."""
     entries = read_log(path)
@@ -1695,6 +1937,10 @@ def append_log(path: Path, entry: Mapping[str, object]) -> str:
     finally:
         os.close(handle)
     return digest
+
+
+# %% [markdown]
+# The gate logs each attempt before it decides.
 
 
 # %% tags=["export"]
@@ -1719,6 +1965,12 @@ def release(
     return receipt
 
 
+# %% [markdown]
+# And whoever swallows the gate's exception gets nothing: publishing needs the receipt that only an
+# opened gate returns, and looks it up in the log.
+
+
+# %% tags=["export"]
 def publish(name: str, receipt: str, log: Path) -> str:
     """What may leave: only a name whose receipt stands in the log as open."""
     if not any(
@@ -1729,6 +1981,9 @@ def publish(name: str, receipt: str, log: Path) -> str:
     return f"{name} may leave"
 
 
+# %% [markdown]
+# The limits must at least stop the two GANs of the course.
+
 # %%
 MODEL = "course-ddpm"
 measured = dict(zip(METRICS, model_rows[G1].tolist()))
@@ -1738,6 +1993,12 @@ claim(
     [of(name, "FD") for name in ("DCGAN", "WGAN-GP")],
     at_least=10,
 )
+
+# %% [markdown]
+# Now the gate itself. Four attempts must fail: two approvals that are not `True`, a number that is
+# NaN, and a copier.
+
+# %%
 folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 log = Path(folder.name) / "releases.jsonl"
 said = []
@@ -1747,6 +2008,11 @@ attempts = (
     {"measured": measured | {"FD": math.nan}, "approved": True},
     {"measured": measured | {"copy share": 0.97}, "approved": True},
 )
+
+# %% [markdown]
+# Right numbers and a real approval must then open it.
+
+# %%
 for attempt in attempts:
     try:
         release(MODEL, limits=limits, by="a teacher", log=log, **attempt)
@@ -1754,6 +2020,9 @@ for attempt in attempts:
         said.append(str(error))
 receipt = release(MODEL, measured, limits, approved=True, by="a teacher", log=log)
 print(said[0], said[2], publish(MODEL, receipt, log), sep="\n")
+
+# %% [markdown]
+# Two faults need a process of their own: `python -O`, and a process that is killed while it writes.
 
 # %%
 PROGRAM = """
@@ -1772,16 +2041,26 @@ while True:
     nb09.append_log(log, {"i": i, "text": "x" * 2000})
     i += 1
 """
+
+# %%
 environment = os.environ | {"MPLBACKEND": "agg"}
 optimised = subprocess.run(
     [sys.executable, "-O", "-c", PROGRAM, str(log), "assert"],
     capture_output=True, text=True, env=environment,
 )  # fmt: skip
+
+# %% [markdown]
+# The second process writes to its log until it is killed. A torn line is added to what it left, as
+# a power cut would leave it.
+
+# %%
 killed_log = Path(folder.name) / "killed.jsonl"
 victim = subprocess.Popen(
     [sys.executable, "-c", PROGRAM, str(killed_log), "write"], env=environment,
     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
 )  # fmt: skip
+
+# %%
 for _ in range(600):
     if victim.poll() is not None or (killed_log.is_file() and killed_log.stat().st_size > 40_000):
         break
@@ -1792,12 +2071,15 @@ before_kill = len(read_log(killed_log))
 with killed_log.open("ab") as file_handle:
     file_handle.write(b'{"entry": {"i": 99')  # what a power cut would leave
 _ = append_log(killed_log, {"i": "after"})
+
 # %%
 claim("The gate refuses 1, a text, NaN and a copier: four of four", len(said), equal=4)
 claim("Under python -O, with the exception swallowed, publishing still fails",
       "ReleaseError" in optimised.stderr and optimised.returncode != 0)  # fmt: skip
 claim("A killed process and a torn line leave every whole entry readable",
       len(read_log(killed_log)) - before_kill, equal=1)  # fmt: skip
+
+# %%
 raw = killed_log.read_text().replace('"i": 1,', '"i": 7,', 1)
 (Path(folder.name) / "changed.jsonl").write_text(raw)
 try:
@@ -1810,7 +2092,8 @@ claim("A changed line in the middle of the log is noticed", noticed)
 # %% [markdown]
 # What this does not do: whoever may write the file can rewrite all of it, hashes included. Keep a
 # copy of the last hash elsewhere. And two processes must not append at once.
-#
+
+# %% [markdown]
 # ## A model card from measurements
 #
 # A card says what a model is for, what it was trained on, what was measured, and where it fails
@@ -1895,6 +2178,11 @@ def checklist(items: Mapping[str, Callable[[], object]]) -> dict[str, str]:
     return found
 
 
+# %% [markdown]
+# One item of the list is that no file of the course has changed.
+
+
+# %% tags=["export"]
 def assets_intact() -> bool:
     """Every file that the manifest names is there, with its size and hash."""
     manifest = json.loads((data.ASSETS / "MANIFEST.json").read_text("utf-8"))
@@ -1913,6 +2201,8 @@ def sampled(seed, labels):
 
 eight = torch.arange(8)
 NEEDED = ("torch", "numpy", "scipy", "diffusers", "huggingface_hub")
+
+# %%
 outcome = checklist(
     {
         "the same seed gives the same pictures": lambda: torch.equal(
@@ -1931,6 +2221,8 @@ outcome = checklist(
         ),
     }
 )  # fmt: skip
+
+# %%
 ddpm = ddpm.to(run.device)
 plots.table(["item", "outcome"], list(outcome.items()))
 claim("All seven items of the checklist held", list(outcome.values()).count("held"), equal=7)
@@ -1941,7 +2233,8 @@ claim("All seven items of the checklist held", list(outcome.values()).count("hel
 # its share; photographs of one shop's articles from around 2017, made grey and small by the authors
 # of the set; no people; MIT; known flaws are wrong labels, most of all between shirts, T-shirts and
 # pullovers, and some near-duplicates. MANIFEST.json holds origin, licence and hash of each file.
-#
+
+# %% [markdown]
 # ## What was measured
 
 # %% tags=["nbval-ignore-output"]
@@ -1953,6 +2246,8 @@ print(
     f"FD of 1,000 real pictures {fresh.mean():.2f} ± {fresh.std():.2f}; "
     f"of 16,000 {everything:.2f}; by the line {np.mean(at_infinity['real pictures']):.2f}"
 )
+
+# %% tags=["nbval-ignore-output"]
 print(
     f"mark found at 256 pixels after JPEG 75 {found[256]['JPEG 75']:.1%}, JPEG 50 "
     f"{found[256]['JPEG 50']:.1%}; at 28 without attack {found[28]['none']:.1%}, after JPEG 75 "
@@ -1969,7 +2264,8 @@ folder.cleanup()
 #   and so cannot see a darker set. Ours scales both by the real set.
 # - *Resampled intervals of FD* did not hold the value itself. Fresh samples do.
 # - *Precision of uniform noise* looked like a programming error and is not one.
-#
+
+# %% [markdown]
 # ## Further reading
 #
 # - Heusel et al. 2017, *GANs Trained by a Two Time-Scale Update Rule*: section 3 (FID).

@@ -79,6 +79,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# %% tags=["export"]
 import diffusers
 import matplotlib.pyplot as plt
 import safetensors.torch
@@ -89,6 +90,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import to_pil_image
 
+# %% tags=["export"]
 from course_utils import data, emoji, imagenet, metrics, photographs, pictures, plots, runtime
 from course_utils import standin, training, widgets
 from course_utils.checks import nb11 as checks
@@ -126,11 +128,16 @@ FLIPS = False  # whether pictures of your folder mean the same when they are mir
 
 # %% [markdown]
 # Emoji are a good first folder. Four groups of artists, here called *hands*, have drawn the same
-# thousand things: Google (Noto), Microsoft (Fluent), Twitter (Twemoji) and Emoji One. Each picture
-# has a name, one of eight groups, and a hand. A class is a group in a hand, so there are 32.
+# thousand things: Google (Noto), Microsoft (Fluent), Twitter (Twemoji) and Emoji One.
+
+# %%
+drawn = {split: emoji.emoji(split) for split in ("train", "test")}
+
+# %% [markdown]
+# Each picture has a name, one of eight groups, and a hand. A class is a group in a hand, so there
+# are 32.
 
 # %% tags=["exact"]
-drawn = {split: emoji.emoji(split) for split in ("train", "test")}
 plots.table(
     ["group", *emoji.HANDS.values(), "held out"],
     [
@@ -166,14 +173,17 @@ plots.film_strip(
 # Most time that a training wastes was lost before its first step: in duplicates, in files that are
 # no pictures, in classes of three pictures. `data.folder` says what it found, what it skipped and
 # which classes are small. The rest you must look for.
-#
+
+# %% [markdown]
 # ### Duplicates
 #
 # A duplicate counts twice in training, and it spoils the test when one copy is trained and the
 # other held out. Exact copies are found by comparing bytes. Copies that were saved again, shrunk or
-# brightened are not. A *difference hash* finds most of these: reduce the picture to 9 x 8 grey
-# fields, and write down for each field whether its right neighbour is brighter. Such a list of 64
-# bits hardly changes when a picture is saved again.
+# brightened are not.
+#
+# A *difference hash* finds most of these: reduce the picture to 9 x 8 grey fields, and write down
+# for each field whether its right neighbour is brighter. Such a list of 64 bits hardly changes when
+# a picture is saved again.
 
 
 # %% tags=["export"]
@@ -186,6 +196,13 @@ def difference_hash(x: Tensor, side: int = 8, margin: float = 0.1) -> Tensor:
     return (fields[:, :, 1:] - fields[:, :, :-1] > margin).flatten(1)
 
 
+# %% [markdown]
+# Two pictures are compared by the number of bits that differ. A bit differs where `a` has a 1 and
+# `b` a 0, or the other way round. Each of the two counts is a product of matrices, for all pairs at
+# once.
+
+
+# %% tags=["export"]
 def bits_apart(a: Tensor, b: Tensor) -> Tensor:
     """How many bits differ between each of a (N, K) and each of b (M, K): (N, M), whole numbers."""
     a, b = a.float(), b.float()
@@ -193,9 +210,8 @@ def bits_apart(a: Tensor, b: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Is it any good? Plant copies and look. The table damages 400 emoji in six ways and counts how many
-# are still within 2 bits of their original. Then it counts false alarms: pairs of *different*
-# things by the same hand that are within 2 bits.
+# Is it any good? Plant copies and look. The next cells damage 400 emoji in six ways, from JPEG to a
+# mirror.
 
 
 # %%
@@ -208,6 +224,7 @@ def smaller(x, side):
     return F.interpolate(small, size=x.shape[-1], mode="bicubic", antialias=True).clamp(-1, 1)
 
 
+# %%
 DAMAGE = {
     "saved as JPEG 75": lambda x: through_jpeg(x, 75),
     "shrunk to 20 pixels": lambda x: smaller(x, 20),
@@ -216,23 +233,39 @@ DAMAGE = {
     "moved by 2 pixels": lambda x: x.roll(2, dims=-1),
     "mirrored": lambda x: x.flip(-1),
 }
+
+# %% [markdown]
+# Then count how many of the damaged copies are still within 2 bits of their original.
+
+# %%
 pick = torch.randperm(len(drawn["train"]), generator=runtime.rng(1))[:400]
-some = drawn["train"].x[pick]
-hashes = difference_hash(some)
+some = drawn["train"].x[pick]  # (400, 3, 32, 32)
+hashes = difference_hash(some)  # (400, 64)
 found_share = {
     name: ((difference_hash(harm(some)) != hashes).sum(dim=1) <= 2).double().mean().item()
     for name, harm in DAMAGE.items()
 }
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# The other error is a false alarm: a pair of *different* things by the same hand that is within 2
+# bits. Each held-out emoji is compared with each training one, by bits and by pixels.
+
+# %%
 of_train, of_test = difference_hash(drawn["train"].x), difference_hash(drawn["test"].x)
 same_hand = drawn["test"].hand[:, None] == drawn["train"].hand
 near = (bits_apart(of_test, of_train) <= 2) & same_hand  # (424, 3792)
 apart = torch.cdist(drawn["test"].x.flatten(1), drawn["train"].x.flatten(1)) / 3072**0.5  # RMS
+
+# %% [markdown]
+# The table counts the copies that were found, the line below it the pairs that nobody planted.
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["what was done to a copy", "found within 2 bits"],
     [[name, f"{share:.0%}"] for name, share in found_share.items()],
 )
+
+# %% tags=["nbval-ignore-output"]
 print(
     f"pairs of a held-out and a training emoji of one hand: {int(same_hand.sum()):,}; within 2 "
     f"bits: {int(near.sum())}; of these within a tenth of the range in pixels: "
@@ -251,6 +284,11 @@ claim(
     found_share["moved by 2 pixels"],
     at_most=0.1,
 )
+
+# %% [markdown]
+# Near in bits is not near in pixels. A tenth of the range is a large difference for a copy.
+
+# %%
 claim(
     "At least half of the pairs that the hash reports among emoji differ by more than a tenth of "
     "the range in pixels: a hash is a list of suspects",
@@ -279,7 +317,8 @@ plots.film_strip(
 # So a hash names suspects, and pixels or eyes decide. For a *split*, suspects are enough: a false
 # alarm costs nothing when both pictures go to one side. But the relation must be closed: if A is
 # near B and B near C, all three belong together, also when A and C differ.
-#
+
+# %% [markdown]
 # **Exercise 11.1** · a duplicate finder · difficulty 3/5 · 12 minutes
 #
 # `bits` (N, K) are the hashes of N pictures. Two pictures are linked if at most `at_most` bits
@@ -319,13 +358,12 @@ duplicate_groups = checks.use(my_groups, duplicate_groups)  # yours, once it pas
 # %% [markdown]
 # ### A split that keeps things together
 #
-# The emoji are split by *thing*: if the rocket is held out, it is so in all four hands. A folder is
-# split by groups of suspects, class by class. What no hash can know is up to you: ten photographs
-# of one garden on one afternoon are one thing, and so are the frames of a film. Give each its own
-# subfolder and hold out whole subfolders, if you want to know what the model does elsewhere.
+# The emoji are split by *thing*: if the rocket is held out, it is so in all four hands. So a
+# picture must keep its name and its class on the way. A `Part` holds them together, and says of
+# each picture whether it may be mirrored.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 @dataclass(frozen=True)
 class Part:
     """Pictures x (N, 3, size, size) in [-1, 1], their classes y (N,), names, and whether each may
@@ -341,12 +379,18 @@ class Part:
         return len(self.x)
 
 
+# %% tags=["export"]
 def take(part: Part, index: Tensor) -> Part:
     """Some pictures of a part, by their numbers (M,)."""
     return Part(part.x[index], part.y[index], tuple(part.names[i] for i in index.tolist()),
                 part.flips[index])  # fmt: skip
 
 
+# %% [markdown]
+# A training gets two parts: one to train on, and one that is held out.
+
+
+# %% tags=["export"]
 @dataclass(frozen=True)
 class Material:
     """What a model learns from: pictures to train on, pictures held out, names of the classes."""
@@ -357,7 +401,14 @@ class Material:
     source: str
 
 
-# %% tags=["export", "long"]
+# %% [markdown]
+# A folder is split by groups of suspects, class by class. What no hash can know is up to you: ten
+# photographs of one garden on one afternoon are one thing, and so are the frames of a film. Give
+# each its own subfolder and hold out whole subfolders, if you want to know what the model does
+# elsewhere.
+
+
+# %% tags=["export"]
 def hold_out(group: Tensor, y: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """Which of N pictures are held out (N,): whole groups, in random order, until a `share` of each
     class is reached; a class of one group is trained.
@@ -373,6 +424,12 @@ def hold_out(group: Tensor, y: Tensor, share: float, rng: torch.Generator) -> Te
     return held
 
 
+# %% [markdown]
+# `material` takes the emoji with the split that they came with. A folder is read, searched for
+# suspects with `duplicate_groups`, and split by `hold_out`.
+
+
+# %% tags=["export"]
 def material(folder: str | Path | None, size: int = 32, *, flips: bool = False) -> Material:
     """The emoji, or a folder's pictures, in a part to train on and a tenth that is held out."""
     if folder is None:
@@ -383,7 +440,7 @@ def material(folder: str | Path | None, size: int = 32, *, flips: bool = False) 
         ]
         return Material(*parts, found["train"].classes, "the course's emoji")
     found = data.folder(folder, size, 3)
-    group = duplicate_groups(difference_hash(found.x))
+    group = torch.as_tensor(duplicate_groups(difference_hash(found.x), 2))
     held = hold_out(group, found.y, 0.1, torch.Generator().manual_seed(0))
     parts = []
     for mask in (~held, held):
@@ -417,7 +474,7 @@ if ON_EMOJI:
 # overlap would be near-duplicates which no hash finds, so these are taken from a grid.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def write_crops(folder: Path, side: int = 64, each: int = 20) -> int:
     """Write `each` crops of every photograph of the course, not overlapping, as .jpg and .png files
     in a subfolder a photograph; returns how many files.
@@ -437,6 +494,9 @@ def write_crops(folder: Path, side: int = 64, each: int = 20) -> int:
     return count
 
 
+# %% [markdown]
+# The folder then goes through `material`, as yours would.
+
 # %% tags=["nbval-ignore-output"]
 scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # Windows keeps open files
 garden = Path(scratch.name) / "photographs"
@@ -444,7 +504,8 @@ written = write_crops(garden)
 photos = material(garden, 32, flips=True)
 print(f"{written} files; {len(photos.train)} to train on, {len(photos.held)} held out")
 
-# %%
+# %% tags=["figure"]
+# @title Crops of photographs, read from files
 plots.film_strip(
     [photos.train.x[photos.train.y == c][:12] for c in (0, 2, 5, 9)],
     [photos.classes[c] for c in (0, 2, 5, 9)],
@@ -454,12 +515,19 @@ plots.film_strip(
         "own colours and textures."
     ),
 )
+
+# %% [markdown]
+# No file may be lost on the way, and no pair of suspects may lie on both sides of the split.
+
+# %%
 claim("The folder of photographs holds at least 200 files", written, at_least=200)
 claim(
     "Every file was read, and each is either trained or held out",
     len(photos.train) + len(photos.held) - written,
     equal=0,
 )
+
+# %%
 claim(
     "No two crops on different sides of the split are within 2 bits of each other in one class",
     int(
@@ -481,7 +549,8 @@ claim(
 # A camera's picture is not square. `data.folder` takes the square in the middle. For portraits,
 # which are tall and have the face above the middle, that is a bad choice, and squeezing the picture
 # into a square is a worse one: the model learns squeezed faces.
-#
+
+# %% [markdown]
 # **Exercise 11.2** · your own crop · difficulty 2/5 · 8 minutes
 #
 # Write a crop for a picture x (C, H, W): the largest square that fits, at the share `along` of the
@@ -520,7 +589,7 @@ square = checks.use(my_crop, square)  # yours from here on, once it passes
 astronaut = next(p.x for p in photographs.photographs("test") if p.name == "astronaut")
 third = astronaut.shape[-1] // 4
 tall = astronaut[:, :, third : 3 * third]  # twice as high as wide
-views = [square(tall, along) for along in (0.0, 0.5, 1.0)] + [tall]
+views = [torch.as_tensor(square(tall, along)) for along in (0.0, 0.5, 1.0)] + [tall]
 views = [F.interpolate(v[None], size=(128, 128), mode="bicubic", antialias=True) for v in views]
 plots.image_grid(
     2 * torch.cat(views).clamp(0, 1) - 1,
@@ -597,15 +666,23 @@ checks.to_pixels(to_pixels, solution=True)
 
 # %%
 to_pixels = checks.use(my_pixels, to_pixels)  # yours from here on, once it passes
+
+# %% [markdown]
+# The eight emoji are normalised as in the script. Then they are turned back in three ways: by the
+# published line, by the right inverse, and by the right inverse after a cap at 1.
+
+# %%
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 plain = (by_name(drawn["train"], shown)[0] + 1) / 2  # (8, 3, 32, 32) in [0, 1]
 normalised = (plain - MEAN[:, None, None]) / STD[:, None, None]
 published = ((normalised + 1) / 2).clamp(0, 1)
-capped = to_pixels(normalised.clamp(-1, 1), MEAN, STD)
+undone = torch.as_tensor(to_pixels(normalised, MEAN, STD))
+capped = torch.as_tensor(to_pixels(normalised.clamp(-1, 1), MEAN, STD))
 
-# %%
+# %% tags=["figure"]
+# @title Three ways back from the normalised values
 plots.film_strip(
-    [2 * part - 1 for part in (plain, published, to_pixels(normalised, MEAN, STD), capped)],
+    [2 * part - 1 for part in (plain, published, undone, capped)],
     ["the pictures", "as published", "undone rightly", "capped at 1"],
     title="The wrong inverse bleaches; a sampler that caps at 1 greys what was white",
     alt=(
@@ -613,14 +690,22 @@ plots.film_strip(
         "third row equals the first. In the fourth row the white ground is grey."
     ),
 )
+
+# %%
 outside = (normalised.abs() > 1).double().mean().item()
-claim("The right inverse gives every pixel back", (to_pixels(normalised, MEAN, STD) - plain).abs(),
-      at_most=1e-5)  # fmt: skip
+claim("The right inverse gives every pixel back", (undone - plain).abs(), at_most=1e-5)
 claim(
     "The published line is off by more than a twentieth of the range on average",
     (published - plain).abs().mean().item(),
     at_least=0.05,
 )
+
+# %% [markdown]
+# The last row of the picture is the second half of the mistake, and it is seen less often.
+# Diffusion samplers cap their prediction of x0 at [-1, 1] (`clip=True` in notebook 05,
+# `clip_sample` in diffusers). With ImageNet's normalisation white lies above 2.
+
+# %%
 claim(
     "More than half of all values lie outside [-1, 1] after ImageNet's normalisation, so a sampler "
     "that caps its prediction there cannot draw them",
@@ -629,19 +714,18 @@ claim(
 )
 
 # %% [markdown]
-# The last row is the second half of the mistake, and it is seen less often. Diffusion samplers cap
-# their prediction of x0 at [-1, 1] (`clip=True` in notebook 05, `clip_sample` in diffusers). With
-# ImageNet's normalisation white lies above 2. So in this course pictures are in [-1, 1], always,
-# and the network takes the data's own mean and standard deviation inside (`Preconditioned`), where
-# nobody can forget to undo them.
-#
+# So in this course pictures are in [-1, 1], always, and the network takes the data's own mean and
+# standard deviation inside (`Preconditioned`), where nobody can forget to undo them.
+
+# %% [markdown]
 # ### Classes of unequal size
 #
 # Folders are unequal: 900 pictures of the cat, 30 of the dog. A model trained as the pictures come
 # sees a dog in every thirtieth. Sampling classes equally often shows each dog thirty times as
 # often, and that is how dogs get copied. Between the two lies a power: each picture is drawn with a
 # probability proportional to (pictures in its class) to the power of minus `power`.
-#
+
+# %% [markdown]
 # **Exercise 11.4** · class-balanced sampling · difficulty 2/5 · 8 minutes
 #
 # Return these probabilities (N,) for classes y (N,), with sum 1. `power` 0 draws every picture
@@ -674,6 +758,10 @@ checks.weights(class_weights, solution=True)
 class_weights = checks.use(my_weights, class_weights)  # yours from here on, once it passes
 POWER = 0.5  # half-way between the data's shares and equal ones
 
+# %% [markdown]
+# The table compares three powers. Its last column says how often one picture of the rarest class is
+# drawn, on average, in as many draws as there are pictures.
+
 # %% tags=["nbval-ignore-output"]
 sizes = train.y.bincount(minlength=len(mine.classes))
 plots.table(
@@ -681,7 +769,7 @@ plots.table(
     [
         [power, f"{share.min():.1%}", f"{share.max():.1%}", f"{w.max() * len(train):.2f}"]
         for power in (0.0, 0.5, 1.0)
-        for w in [class_weights(train.y, power)]
+        for w in [torch.as_tensor(class_weights(train.y, power)).double()]
         for share in [torch.zeros(len(sizes)).double().index_add(0, train.y, w)]
     ],
 )
@@ -690,16 +778,13 @@ plots.table(
 # ## Two models, one loop
 #
 # The loop below knows nothing of GANs or diffusion. It calls `job.step(number)`, keeps the losses,
-# and saves. Three decisions make a training *resumable* to the last digit:
+# and saves. Three decisions make a training *resumable* to the last digit.
 #
-# - **Random numbers hang on the number of the step.** Before step n the generator is seeded with n,
-#   so the whole state of chance is one integer. (The usual way saves the generators' states; one
-#   that is forgotten, in a data loader or on the graphics card, changes the run in silence.)
-# - **The learning rate is a function of the step**, not an object with a memory of its own.
-# - **Everything that has a state is in one dictionary**: networks, optimisers, averages.
+# First, **everything that has a state is in one dictionary**: networks, optimisers, averages. In a
+# `Job` that is `parts`.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 @dataclass(frozen=True)
 class Job:
     """A training: what has a state, one step by its number, and how to sample from it.
@@ -715,6 +800,13 @@ class Job:
     sample: Callable[..., Tensor]
 
 
+# %% [markdown]
+# Second, **random numbers hang on the number of the step.** Before step n the generator is seeded
+# with n, so the whole state of chance is one integer. (The usual way saves the generators' states;
+# one that is forgotten, in a data loader or on the graphics card, changes the run in silence.)
+
+
+# %% tags=["export"]
 def fit(
     job: Job,
     num_steps: int,
@@ -756,16 +848,27 @@ def fit(
     return curves
 
 
+# %% [markdown]
+# Third, **the learning rate is a function of the step**, not an object with a memory of its own.
+
+
+# %% tags=["export"]
 def rate(number: int, num_steps: int, warm_up: int = 50) -> float:
     """The learning rate's factor at a step: up, level, and down to 0 over the second half."""
     return min(1, (number + 1) / warm_up, 2 * (1 - number / num_steps))
 
 
+# %% [markdown]
+# Each batch is drawn by the weights of Exercise 11.4, and some of its pictures are mirrored. Both
+# take their chance from the seed of the step.
+
+
+# %% tags=["export"]
 def draw_batch(part: Part, weights: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """n pictures and classes, each picture drawn with its weight, and mirrored half of the time
     where it may be.
     """
-    index = torch.multinomial(weights, n, replacement=True)
+    index = torch.multinomial(weights, n, replacement=True)  # (n,)
     x, turned = part.x[index], part.flips[index] & (torch.rand(n) < 0.5)
     return torch.where(turned[:, None, None, None], x.flip(-1), x), part.y[index]
 
@@ -773,12 +876,11 @@ def draw_batch(part: Part, weights: Tensor, n: int) -> tuple[Tensor, Tensor]:
 # %% [markdown]
 # ### Diffusion: notebook 05's network
 #
-# Nothing is new but three channels. The U-Net takes `channels`, `classes` and `size`, the wrapper
-# `Preconditioned` takes mean and standard deviation of *these* pictures, and a tenth of the labels
-# is dropped, so that guidance works later.
+# Nothing is new but three channels. The U-Net takes `channels`, `classes` and `size`. The wrapper
+# `Preconditioned` takes mean and standard deviation of *these* pictures.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def diffusion_net(part: Part, classes: int, widths: tuple[int, int]) -> nb05.Preconditioned:
     """Notebook 05's U-Net for pictures of this shape, told their mean and standard deviation."""
     channels, size = part.x.shape[1:3]
@@ -787,6 +889,13 @@ def diffusion_net(part: Part, classes: int, widths: tuple[int, int]) -> nb05.Pre
     return nb05.Preconditioned(unet, schedule, part.x.mean().item(), part.x.std().item())
 
 
+# %% [markdown]
+# One step is notebook 05's: noise is added at random timesteps, and the loss is taken in v. A tenth
+# of the labels is dropped, so that guidance works later. `share` and `wrap` are for several
+# processes, at the end of the notebook.
+
+
+# %% tags=["export"]
 def diffusion_job(
     part: Part,
     classes: int,
@@ -817,7 +926,7 @@ def diffusion_job(
 
     def step(number: int) -> dict[str, float]:
         optimiser.param_groups[0]["lr"] = lr * rate(number, num_steps)
-        x0, y = draw_batch(part, weights, batch_size)
+        x0, y = draw_batch(part, weights, batch_size)  # (N, 3, size, size), (N,)
         y, t = nb05.drop_labels(y, 0.1, null), nb05.sample_timesteps(often, batch_size)
         noise = torch.randn(x0.shape)
         x0, y, t, noise = (each[share].to(run.device) for each in (x0, y, t, noise))
@@ -835,6 +944,12 @@ def diffusion_job(
     return Job({"net": net, "optimiser": optimiser, "ema": ema}, step, sample)
 
 
+# %% [markdown]
+# The sampler is a function of its own, since the shipped model further down uses it too. A job
+# gives it the running average of the weights.
+
+
+# %% tags=["export"]
 def sample_with(
     net: nn.Module,
     run: runtime.Runtime,
@@ -854,21 +969,14 @@ def sample_with(
 # %% [markdown]
 # ### GAN: notebook 02's networks
 #
-# Notebook 02's generator and discriminator take channels, classes and a size as well. The label is
-# one-hot: it is put beside the latent, and as constant planes beside the picture. Two things are
-# changed, both known from notebook 03. The loss is R3GAN's: relativistic, with R1 and R2. And the
-# discriminator loses its batch normalisation, which a gradient penalty cannot do with: the penalty
-# speaks of the gradient at *each* picture, and BatchNorm mixes the pictures of a batch.
+# One thing is new here. A discriminator that sees the same 3,800 pictures again and again learns
+# them by heart, and then judges by memory. *DiffAugment* (Zhao et al. 2020, section 3) changes
+# colour and place and cuts out a square, at random, from every picture that the discriminator sees.
 #
-# One thing is new. A discriminator that sees the same 3,800 pictures again and again learns them by
-# heart, and then judges by memory. *DiffAugment* (Zhao et al. 2020, section 3) changes colour and
-# place and cuts out a square, at random, from every picture that the discriminator sees, *real and
-# generated alike*. All three can be differentiated, so the generator learns through them. Because
-# generated pictures are changed too, no cut-out square is taught to the generator. If only real
-# ones were changed, squares and shifts would be part of what it should learn: augmentation leaks.
+# Colour comes first: brightness, saturation and contrast.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def random_colour(x: Tensor) -> Tensor:
     """Brightness moved by up to a half, saturation times 0 to 2, contrast times a half to 1.5, for
     each picture (N, 3, H, W) by itself (Zhao et al. 2020, and the authors' code).
@@ -877,10 +985,16 @@ def random_colour(x: Tensor) -> Tensor:
     x = x + (brightness - 0.5)
     grey = x.mean(dim=1, keepdim=True)
     x = grey + 2 * saturation * (x - grey)
-    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)  # (N, 1, 1, 1)
     return mean + (contrast + 0.5) * (x - mean)
 
 
+# %% [markdown]
+# Then the place. The picture is padded with zeros, and a window of the old size is read at a random
+# place.
+
+
+# %% tags=["export"]
 def random_translation(x: Tensor, share: float = 0.125) -> Tensor:
     """Each picture (N, C, H, W) moved by up to a `share` of its side; zeros come in."""
     reach = round(share * x.shape[-1])
@@ -891,20 +1005,40 @@ def random_translation(x: Tensor, share: float = 0.125) -> Tensor:
     return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
+# %% [markdown]
+# Last the square. Its centre may lie anywhere, so it is often cut off at the border.
+
+
+# %% tags=["export"]
 def random_cutout(x: Tensor, share: float = 0.5) -> Tensor:
     """A square of a `share` of the side set to 0 in each picture (N, C, H, W), anywhere."""
     side, half = x.shape[-1], round(share * x.shape[-1]) / 2
-    at = torch.rand(2, len(x), 1, device=x.device) * side
+    at = torch.rand(2, len(x), 1, device=x.device) * side  # (2, N, 1)
     ticks = torch.arange(side, device=x.device) + 0.5
     rows, columns = ((ticks - place).abs() < half for place in at)  # (N, side)
     return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
 
 
+# %% [markdown]
+# The discriminator sees *real and generated pictures alike* through all three. They can be
+# differentiated, so the generator learns through them. Because generated pictures are changed too,
+# no cut-out square is taught to the generator. If only real ones were changed, squares and shifts
+# would be part of what it should learn: augmentation leaks.
+
+
+# %% tags=["export"]
 def diff_augment(x: Tensor) -> Tensor:
     """Colour, translation and cutout, all differentiable in x (N, 3, H, W)."""
     return random_cutout(random_translation(random_colour(x)))
 
 
+# %% [markdown]
+# Two things are changed in notebook 02's networks, both known from notebook 03. The discriminator
+# loses its batch normalisation, which a gradient penalty cannot do with: the penalty speaks of the
+# gradient at *each* picture, and BatchNorm mixes the pictures of a batch.
+
+
+# %% tags=["export"]
 def without_batch_norm(net: nn.Sequential) -> nn.Sequential:
     """The same layers, with the identity where a BatchNorm was; changed in place."""
     for i, layer in enumerate(net):
@@ -913,10 +1047,18 @@ def without_batch_norm(net: nn.Sequential) -> nn.Sequential:
     return net
 
 
-# %% tags=["export", "long"]
+# %% [markdown]
+# And the loss is R3GAN's: relativistic, with R1 and R2.
+
+# %% tags=["export"]
 critic_loss = nb03.penalised(nb03.relativistic_loss, r1=True, r2=True)
 
+# %% [markdown]
+# Generator and discriminator take channels, classes and a size as well. The label is one-hot: it is
+# put beside the latent, and as constant planes beside the picture.
 
+
+# %% tags=["export", "long"]
 def gan_job(
     part: Part,
     classes: int,
@@ -998,9 +1140,7 @@ plots.film_strip(
 # ## How long will it take?
 #
 # Measure ten steps before you start, and multiply. Three more steps go first and are not counted:
-# they allocate memory and choose algorithms. Two clocks tell different things. The clock on the
-# wall is what you wait. The seconds of the processor (`time.process_time`) are what the work costs,
-# and hardly change when something else runs beside it; the comparison below uses these.
+# they allocate memory and choose algorithms.
 
 
 # %% tags=["export"]
@@ -1019,13 +1159,20 @@ def time_steps(make_job: Callable[[], Job], n: int = 10, first: int = 3) -> tupl
     return tuple((now - then) / n for now, then in zip(clocks(), before))
 
 
+# %% [markdown]
+# Two clocks tell different things. The clock on the wall is what you wait. The seconds of the
+# processor (`time.process_time`) are what the work costs, and hardly change when something else
+# runs beside it; the comparison below uses these.
+
+
+# %% tags=["export"]
 def clocks() -> tuple[float, float]:
     """The clock on the wall and the processor's, in seconds."""
     return time.perf_counter(), time.process_time()
 
 
-# %% tags=["nbval-ignore-output"]
-balanced = class_weights(train.y, POWER)
+# %%
+balanced = torch.as_tensor(class_weights(train.y, POWER))
 shared = {"batch_size": cfg["batch_size"], "weights": balanced}
 MAKERS = {
     "diffusion": lambda: diffusion_job(
@@ -1033,6 +1180,11 @@ MAKERS = {
     ),
     "GAN": lambda: gan_job(train, len(mine.classes), run, num_steps=cfg["gan_steps"], **shared),
 }
+
+# %% [markdown]
+# Each entry of `MAKERS` builds a fresh job. So the measurement below leaves the training untouched.
+
+# %% tags=["nbval-ignore-output"]
 num_steps = {"diffusion": cfg["num_steps"], "GAN": cfg["gan_steps"]}
 estimate = {}
 for name, make in MAKERS.items():
@@ -1046,13 +1198,11 @@ for name, make in MAKERS.items():
 # %% [markdown]
 # ## Stop it, and go on
 #
-# A training that cannot be stopped is a training that you lose. The next cell runs a short one to
-# the end. Then it begins again and breaks off in the middle, between two checkpoints, as if the
-# battery had died. A *new* job, with fresh networks, loads the last checkpoint and goes on. The
-# steps since that checkpoint are done again.
+# A training that cannot be stopped is a training that you lose. Here one breaks off in the middle,
+# between two checkpoints, as if the battery had died. The exception `PowerCut` breaks it off.
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 class PowerCut(Exception):
     pass
 
@@ -1065,6 +1215,10 @@ def break_off_at(step):
     return watch
 
 
+# %% [markdown]
+# The two short trainings are small. Every call makes a *new* job, with fresh networks.
+
+# %%
 SHORT = 12
 
 
@@ -1075,6 +1229,11 @@ def short_job(name):
     return gan_job(train, len(mine.classes), run, num_steps=SHORT, batch_size=8, width=8)
 
 
+# %% [markdown]
+# One training runs to its end. Another is broken off, and a new job loads the last checkpoint and
+# goes on. The steps since that checkpoint are done again. A third has other random numbers.
+
+# %% tags=["nbval-ignore-output"]
 whole, resumed, lost = {}, {}, {}
 for name in MAKERS:
     whole[name] = fit(short_job(name), SHORT)
@@ -1099,6 +1258,8 @@ claim(
     differences,
     at_most=1e-6,
 )
+
+# %%
 claim(
     "The same steps with other random numbers have other losses, so the sentence above could fail",
     min(
@@ -1112,13 +1273,12 @@ claim(
 # %% [markdown]
 # ## The training
 #
-# Now both models, for about the same seconds of the processor. While they train, `Watcher` looks at
-# three things: sample pictures; and, for the diffusion model, the loss on training pictures and on
-# held-out ones, *with the same noise and timesteps every time*. The loss of a single batch jumps
-# about so much that no overfitting could be seen in it.
+# Now both models, for about the same seconds of the processor. Meanwhile the diffusion model's loss
+# is watched on training pictures and on held-out ones, *with the same noise and timesteps every
+# time*. The loss of a single batch jumps about so much that no overfitting could be seen in it.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 @torch.no_grad()
 def losses_of(
     net: nn.Module,
@@ -1137,7 +1297,7 @@ def losses_of(
         rng = torch.Generator().manual_seed(t)
         for start in range(0, len(part), batch_size):
             x0, y = (part_[start : start + batch_size] for part_ in (part.x, part.y))
-            noise = torch.randn(x0.shape, generator=rng)
+            noise = torch.randn(x0.shape, generator=rng)  # (N, 3, size, size)
             pair = (x0.flip(-1), noise.flip(-1)) if mirrored else (x0, noise)
             x0, noise = (each.to(device) for each in pair)
             level = schedule.level(torch.full((len(x0),), t, device=device))
@@ -1148,6 +1308,12 @@ def losses_of(
     return found
 
 
+# %% [markdown]
+# `Watcher` takes these losses at the steps it is given, and sample pictures of both models. It puts
+# the state of chance back afterwards, so looking does not change the training.
+
+
+# %% tags=["export"]
 class Watcher:
     """Keeps samples, and for diffusion the losses on both parts, at the given steps."""
 
@@ -1169,12 +1335,17 @@ class Watcher:
         torch.random.set_rng_state(state)
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 few = {
     name: take(part, torch.randperm(len(part), generator=runtime.rng(7))[:96])
     for name, part in (("trained", train), ("held out", held))
 }
 strip = torch.arange(8) * len(mine.classes) // 8  # one class of every group
+
+# %% [markdown]
+# Both models train now, with a checkpoint every 200 steps.
+
+# %% tags=["nbval-ignore-output"]
 jobs, curves, took, watchers = {}, {}, {}, {}
 for name, make in MAKERS.items():
     marks = sorted({max(1, num_steps[name] * i // 4) for i in range(1, 5)} | {1})
@@ -1196,6 +1367,8 @@ claim(
     ratios,
     between=(0.5, 2),
 )
+
+# %%
 if run.budget.size == "quick":
     claim(
         "Both models had the same seconds of the processor, to within a factor of 2",
@@ -1262,13 +1435,14 @@ if ON_EMOJI and run.budget.size == "quick":
 # held-out ones, it has begun to know them by heart.
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 @torch.no_grad()
 def scores(part):
     net = jobs["GAN"].parts["d"]
     return net(part.x.to(run.device), part.y.to(run.device)).float().cpu()
 
 
+# %% tags=["nbval-ignore-output"]
 with torch.no_grad():
     fake_few = jobs["GAN"].sample(few["held out"].y, runtime.rng(8))
     on_fake = jobs["GAN"].parts["d"](fake_few.to(run.device), few["held out"].y.to(run.device))
@@ -1296,6 +1470,9 @@ def shipped() -> nb05.Preconditioned:
     return net.eval().requires_grad_(False)
 
 
+# %% [markdown]
+# All three models get the classes of the held-out pictures, so the sets can be compared later.
+
 # %% tags=["nbval-ignore-output"]
 longer = shipped().to(run.device)
 its = mine if ON_EMOJI else material(None)  # what it was trained on
@@ -1306,7 +1483,8 @@ made = {
 }
 print(", ".join(f"{name}: {len(x)} pictures" for name, x in made.items()))
 
-# %%
+# %% tags=["figure"]
+# @title Real emoji and three models
 firsts = [(held.y == c).nonzero().flatten()[:1] for c in range(0, len(mine.classes), 4)]
 columns = torch.cat(firsts)[:8]  # a picture of the first class of each group
 plots.film_strip(
@@ -1327,6 +1505,9 @@ plots.film_strip(
 # %%
 asked = torch.arange(len(its.classes)).repeat_interleave(2)  # group by group, hand by hand
 gallery = sample_with(longer, run, asked, runtime.rng(11), guidance=2.5, num_steps=20)
+
+# %% tags=["figure"]
+# @title Every group in every hand, after an hour
 plots.film_strip(
     list(gallery.split(8)),
     [its.classes[c].rsplit(", ", 1)[0] for c in range(0, len(its.classes), 4)],
@@ -1342,16 +1523,9 @@ plots.film_strip(
 # %% [markdown]
 # ## Is it a copy?
 #
-# Look at the nearest training picture beside each sample. A small distance means nothing by itself,
-# since some emoji are near others. The yardstick is the held-out emoji: they are real, and no
-# copies. Take the distance from each of them to its nearest training picture. The twentieth part
-# that is nearest sets a threshold. A model whose samples are below it more often than a twentieth
-# of the time gives training pictures back.
-#
-# Nearest in what? There are pixels, and there are the features of an EfficientNet-Lite0 that was
-# trained on ImageNet and came with notebook 09. The usual advice is features, since pixels see a
-# shift as a difference. Before you believe a test, give it what it must find: here training
-# pictures that were saved as JPEG, moved by a pixel, or mirrored.
+# Look at the nearest training picture beside each sample. Nearest in what? There are pixels, and
+# there are the features of an EfficientNet-Lite0 that was trained on ImageNet and came with
+# notebook 09. The usual advice is features, since pixels see a shift as a difference.
 
 
 # %% tags=["export"]
@@ -1360,6 +1534,14 @@ def eyes(x: Tensor) -> Tensor:
     return imagenet.image_features(x, side=64)
 
 
+# %% [markdown]
+# A small distance means nothing by itself, since some emoji are near others. The yardstick is the
+# held-out emoji: they are real, and no copies. Take the distance from each of them to its nearest
+# training picture. The twentieth part that is nearest sets a threshold. A model whose samples are
+# below it more often than a twentieth of the time gives training pictures back.
+
+
+# %% tags=["export"]
 def copied(fake: Tensor, train: Tensor, held: Tensor, share: float = 0.05) -> float:
     """The share of `fake` (N, D) that is nearer to its nearest row of `train` than all but a
     `share` of the rows of `held` are.
@@ -1368,7 +1550,11 @@ def copied(fake: Tensor, train: Tensor, held: Tensor, share: float = 0.05) -> fl
     return (torch.cdist(fake, train).amin(dim=1) < threshold).double().mean().item()
 
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# Before you believe a test, give it what it must find: here training pictures that were saved as
+# JPEG, moved by a pixel, or mirrored.
+
+# %%
 some = train.x[torch.randperm(len(train), generator=runtime.rng(11))[:200]]
 planted = {
     "copies, as JPEG 75": through_jpeg(some, 75),
@@ -1376,12 +1562,20 @@ planted = {
     "copies, moved by 1 pixel": some.roll(1, dims=-1),
     "copies, mirrored": some.flip(-1),
 }
+
+# %%
 SPACES = {"pixels": lambda x: x.flatten(1), "features": eyes}
 seen = {
     space: {name: look(x) for name, x in (planted | made).items()}
     | {"train": look(train.x), "held out": look(held.x)}
     for space, look in SPACES.items()
 }
+
+# %% [markdown]
+# The test is also given what it must not report: one half of the held-out emoji sets the threshold,
+# and the other half is tested.
+
+# %%
 half = torch.arange(len(held)) % 2 == 0
 suspects = {
     space: {n: copied(known[n], known["train"], known["held out"]) for n in (*planted, *made)}
@@ -1389,12 +1583,15 @@ suspects = {
     | {"held out": copied(known["held out"][half], known["train"], known["held out"][~half])}
     for space, known in seen.items()
 }
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["below the threshold of a twentieth", *SPACES],
     [[n, *(f"{suspects[space][n]:.1%}" for space in SPACES)] for n in suspects["pixels"]],
 )
 
-# %%
+# %% tags=["figure"]
+# @title The nearest training pictures
 rows, words = [], []
 for name in made:
     away, which = torch.cdist(seen["pixels"][name], seen["pixels"]["train"]).min(dim=1)
@@ -1412,11 +1609,15 @@ plots.film_strip(
         "some clocks are almost the same."
     ),
 )
+
+# %%
 claim(
     "In pixels the test finds at least 85 of 100 training pictures that were saved as JPEG",
     [suspects["pixels"][f"copies, as JPEG {quality}"] for quality in (75, 90)],
     at_least=0.85,
 )
+
+# %%
 if ON_EMOJI:
     claim(
         "In the features of an ImageNet network the same test misses seven of ten of them",
@@ -1434,20 +1635,26 @@ if ON_EMOJI:
 # Three things to take along. *The features fail on what matters most*: to a network that was
 # trained on photographs, the grain of JPEG on a small drawing is a larger change than another
 # drawing. *Pixels fail on copies that were moved or mirrored.* So a clean result means "no copies
-# of the kind that this test finds". And the longer model passes: it saw each emoji some two hundred
+# of the kind that this test finds". And the longer model passes: it saw each emoji a good hundred
 # times, mirrored and under new noise each time, and what it draws in the row above are signs that
 # mean nothing and faces that nobody drew. The clocks are the exception, since all clocks are alike.
-#
+
+# %% [markdown]
 # Samples are not the only way out. A model can also know its training pictures without drawing
 # them: then its loss is lower on these than on others, and whoever has a picture can ask whether it
-# was in the set (notebook 08). AUC is the chance that a training picture has the lower loss of two.
+# was in the set (notebook 08).
 
-# %% tags=["nbval-ignore-output"]
+# %%
 N_ASKED = 200
 asked = {
     name: take(part, torch.randperm(len(part), generator=runtime.rng(13))[:N_ASKED])
     for name, part in (("trained", its.train), ("held out", its.held))
 }
+
+# %% [markdown]
+# AUC is the chance that a training picture has the lower loss of two.
+
+# %% tags=["nbval-ignore-output"]
 knows = {}
 for name, net in (("diffusion", jobs["diffusion"].parts["ema"]), ("longer", longer)):
     if name == "diffusion" and not ON_EMOJI:
@@ -1474,10 +1681,9 @@ claim(
 #
 # Nothing was copied above, since 3,800 pictures with flips kept the network busy for an hour. A
 # folder of 24 pictures does not. The next cell goes on from the longer model's weights with 24
-# emoji alone: *fine-tuning*, as people do it with large models and few pictures. Watch the two
-# losses part.
+# emoji alone: *fine-tuning*, as people do it with large models and few pictures.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 OVER_STEPS = 100
 tiny = take(its.train, torch.randperm(len(its.train), generator=runtime.rng(21))[:24])
 tiny_job = diffusion_job(
@@ -1486,12 +1692,19 @@ tiny_job = diffusion_job(
 )  # fmt: skip
 for unet in (tiny_job.parts["net"].unet, tiny_job.parts["ema"].module.unet):
     unet.load_state_dict(data.weights("emoji_ddpm"))
+
+# %% [markdown]
+# Watch the two losses part: that on the 24 pictures, and that on 60 held-out ones.
+
+# %%
 sixty = take(its.held, torch.randperm(len(its.held), generator=runtime.rng(22))[:60])
 pair = {"the 24 pictures": tiny, "60 held-out ones": sixty}
 over = Watcher([OVER_STEPS * i // 4 for i in range(1, 5)], tiny.y, pair)
 over.losses[0] = {
     name: losses_of(tiny_job.parts["ema"], part).mean().item() for name, part in pair.items()
 }
+
+# %% tags=["nbval-ignore-output"]
 fit(tiny_job, OVER_STEPS, seed=run.seed, watch=over)
 learnt = {name: -losses_of(tiny_job.parts["ema"], part) for name, part in pair.items()}
 print(f"AUC at the end: {nb08.auc(*learnt.values()):.2f}")
@@ -1511,7 +1724,8 @@ plots.show(
     "Two lines that begin close together: the loss on the 24 pictures falls, that on others rises.",
 )
 
-# %%
+# %% tags=["figure"]
+# @title Samples of the fine-tuned model
 drawn_again = list(over.frames.values())[-1]
 away = torch.cdist(drawn_again.flatten(1), tiny.x.flatten(1)).amin(dim=1)
 closest = away.argsort()[:12]
@@ -1525,6 +1739,8 @@ plots.film_strip(
         "training emoji below, others mix several of them."
     ),
 )
+
+# %%
 begin, end = over.losses[0], list(over.losses.values())[-1]
 claim(
     "On 24 pictures the loss on these falls by a tenth or more in a hundred steps",
@@ -1536,6 +1752,8 @@ claim(
     end["60 held-out ones"] / begin["60 held-out ones"],
     at_least=1.05,
 )
+
+# %%
 claim(
     "The fine-tuned model tells its 24 pictures from others far better than by chance: the AUC is "
     "at least 0.6",
@@ -1546,7 +1764,8 @@ claim(
 # %% [markdown]
 # Stop where the loss on held-out pictures is lowest, keep that checkpoint, and you have done what
 # can be done against it, apart from more pictures.
-#
+
+# %% [markdown]
 # ### Did the flips leak?
 #
 # Augmentation *leaks* when a model draws what only the augmentation made. For flips that can be
@@ -1556,7 +1775,7 @@ claim(
 # should have learnt both.
 
 # %% tags=["nbval-ignore-output"]
-turned_gap = losses_of(longer, its.held, mirrored=True) - losses_of(longer, its.held)
+turned_gap = losses_of(longer, its.held, mirrored=True) - losses_of(longer, its.held)  # (N,)
 ratio = {}
 for name, group in (("mirrored in training", its.held.flips), ("never mirrored", ~its.held.flips)):
     gap = turned_gap[group]
@@ -1571,6 +1790,8 @@ claim(
     ratio["never mirrored"],
     at_least=3,
 )
+
+# %%
 claim(
     "The difference is at least 2 standard errors larger there than in the groups that were "
     "mirrored",
@@ -1588,16 +1809,18 @@ claim(
 # - no network at all. The *sliced Wasserstein distance* (Karras et al. 2018, section 5; notebook
 #   09) compares small patches at several sizes. It works for any picture and any colour, and it is
 #   blind to everything larger than a patch.
-#
-# All sets have as many pictures, and are compared with as many training pictures. Other training
-# pictures and held-out ones are the floor, uniform noise is the ceiling. FD is taken along the 32
-# main directions, since 424 pictures cannot fill 1,280 axes.
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# All sets have as many pictures, and are compared with as many training pictures. Other training
+# pictures and held-out ones are the floor, uniform noise is the ceiling.
+
+# %%
 known = seen["features"]
 order = torch.randperm(len(known["train"]), generator=runtime.rng(14))
 ours, others = order[: len(held)], order[len(held) : 2 * len(held)]
 others = others if len(others) else ours
+
+# %%
 noise = torch.rand(held.x.shape, generator=runtime.rng(15)) * 2 - 1
 sets = {
     "other training pictures": (train.x[others], known["train"][others]),
@@ -1605,25 +1828,48 @@ sets = {
     **{name: (x, known[name]) for name, x in made.items()},
     "noise": (noise, eyes(noise)),
 }
+
+# %% [markdown]
+# FD is taken along the 32 main directions of the features, since 424 pictures cannot fill 1,280
+# axes.
+
+# %%
 to_main = nb09.main_directions(known["train"])
 
+# %% [markdown]
+# Each measure is now a function of one set. SWD takes pictures, KID and FD take features.
 
+
+# %%
 def swd(x):
     return metrics.sliced_wasserstein(
         train.x[ours], x, patches=16, projections=64, rng=torch.Generator().manual_seed(0)
     )
 
 
+# %% [markdown]
+# KID (Bińkowski et al. 2018, section 4) takes the average of every product of up to three features
+# in each of two sets, and is a squared distance between these averages. The estimate is unbiased:
+# it is 0 on average when the sets come from one source, so it can be negative. Its floor is in the
+# row of other training pictures, which are real and are compared with other real ones.
+#
+# KID has no scale of its own. Features twice as large make it up to 64 times as large. So a KID
+# says something beside other KIDs of the same features, and nothing beside a paper's.
+
+
+# %%
 def kid(features):
     return metrics.kernel_distance(known["train"][ours], features)
 
 
+# %%
 def fd(features):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few samples: all sets have as many
         return metrics.frechet_distance(to_main(known["train"][ours]), to_main(features))
 
 
+# %% tags=["nbval-ignore-output"]
 measured = {name: {"SWD": swd(x), "FD": fd(f), "KID": kid(f)} for name, (x, f) in sets.items()}
 plots.table(
     ["pictures", "SWD", "FD", "KID"],
@@ -1643,6 +1889,11 @@ for measure in ("SWD", "FD"):
         ],
         at_least=1.0,
     )
+
+# %% [markdown]
+# SWD and KID disagree on what an hour of training gains.
+
+# %%
 claim(
     "By KID the longer training is at least 4 times as near as the quick one of diffusion",
     measured["diffusion"]["KID"] / measured["longer"]["KID"],
@@ -1653,6 +1904,8 @@ claim(
     measured["diffusion"]["SWD"] / measured["longer"]["SWD"],
     between=(1 / 1.6, 1.6),
 )
+
+# %%
 if run.budget.size == "quick":
     claim(
         "By KID both quick models are further away than uniform noise is",
@@ -1670,14 +1923,15 @@ if run.budget.size == "quick":
 # tuned for long. One run of each is no verdict on the methods. What the pictures say is this: the
 # GAN's blots are smooth, and hardly differ by class; the diffusion model's are grainy, and have the
 # colours and the outline of their class.
-#
+
+# %% [markdown]
 # ### Where two measures disagree
 #
 # Two more sets, made of real emoji. In one, the four quarters of every picture come from four
-# different emoji. In the other, all is a tenth darker.
+# different emoji.
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def quartered(x, rng):
     """Each quarter of each picture from another picture."""
     half, mixed = x.shape[-1] // 2, x.clone()
@@ -1688,10 +1942,16 @@ def quartered(x, rng):
     return mixed
 
 
+# %% [markdown]
+# In the other, all is a tenth darker.
+
+# %%
 damaged = {
     "four quarters of four": quartered(train.x[others], runtime.rng(16)),
     "a tenth darker": 0.9 * (train.x[others] + 1) - 1,
 }
+
+# %% tags=["nbval-ignore-output"]
 for name, x in damaged.items():
     f = eyes(x)
     measured[name] = {"SWD": swd(x), "FD": fd(f), "KID": kid(f)}
@@ -1701,7 +1961,8 @@ plots.table(
     [[name, *(f"{v:.3g}" for v in measured[name].values())] for name in compared],
 )
 
-# %%
+# %% tags=["figure"]
+# @title Quartered and darkened emoji
 plots.film_strip(
     [train.x[others][:10], *(x[:10] for x in damaged.values())],
     ["as they are", *damaged],
@@ -1711,12 +1972,16 @@ plots.film_strip(
         "which shows nothing; and a little darker, with a grey ground."
     ),
 )
+
+# %%
 quarter, dark = (measured[name] for name in damaged)
 claim(
     "SWD calls the darker pictures worse than the quartered ones, by a tenth or more",
     dark["SWD"] / quarter["SWD"],
     at_least=1.1,
 )
+
+# %%
 claim(
     "KID calls the quartered pictures worse than the darker ones, twice or more",
     quarter["KID"] / max(dark["KID"], 1e-6),
@@ -1727,7 +1992,8 @@ claim(
 # Whoever looks would rather have the darker set: all its things are things. SWD sees that every
 # white patch has changed, and does not see that an eye sits on a wheel, since its patches are 7
 # pixels wide. Report both kinds, and look.
-#
+
+# %% [markdown]
 # ## Sample
 #
 # Class, seed and guidance are what you choose. The same seed gives the same picture; without
@@ -1781,6 +2047,7 @@ def saturation(x):
     return (x.amax(dim=1) - x.amin(dim=1)).mean().item()
 
 
+# %%
 claim(
     "Guidance 8 draws stronger colours than guidance 1 from the same noise",
     saturation(guided[8.0]) / saturation(guided[1.0]),
@@ -1810,7 +2077,7 @@ def walk(
     """Pictures (len(at), 3, size, size) along a path between two noises `ends` (2, 3, size, size),
     at places from 0 to 1.
     """
-    a, b = ends.flatten(1)
+    a, b = ends.flatten(1)  # (3 * size * size,) each
     x_T = torch.stack([path(a, b, place) for place in at]).view(-1, *ends.shape[1:])
     schedule = nb04.Schedule.named("cosine", nb05.T)
     y = torch.full((len(x_T),), label, device=run.device)
@@ -1819,6 +2086,10 @@ def walk(
         x = nb04.sample(denoiser, x_T.to(run.device), schedule.levels(num_steps))
     return x.cpu().float().clamp(-1, 1)
 
+
+# %% [markdown]
+# The widget shows both ends and one place between them. The slider moves the place along the arc.
+# Group and hand change what is sampled; the two noises stay the same.
 
 # %% tags=["widget"]
 # @title Walk
@@ -1832,7 +2103,7 @@ def draw_walk(group, hand, place):
     figure, axis = plots.subplots(figsize=(5, 1.9), labels=False)
     axis.imshow(plots.tile(x, 3, padding=2), interpolation="nearest")
     axis.set_axis_off()
-    axis.set_title(f"start, place {place} of {PLACES}, end")
+    axis.set_title(f"{group}, {hand}: start, place {place} of {PLACES}, end")
     return plots.render(figure, f"Two emoji of {group} and the one at place {place} between them.")
 
 
@@ -1875,7 +2146,7 @@ claim(
 # `pictures.save` (notebook 06) writes the settings into the PNG itself, and `pictures.regenerate`
 # makes the picture again from them.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 MODEL = "emoji, longer"
 
 
@@ -1884,6 +2155,11 @@ def remake(settings):
     return sample_with(longer, run, label, rng, guidance=settings["guidance"])[0]
 
 
+# %% [markdown]
+# A picture can only be made again with the same model. So the settings hold a hash of its weights
+# too.
+
+# %% tags=["nbval-ignore-output"]
 settings = {"model": MODEL, "model_hash": pictures.model_hash(longer), "label": 21, "seed": 3,
             "guidance": 2.0, "steps": 10, "solver": "DPM-Solver++(2M)"}  # fmt: skip
 png = pictures.save(remake(settings), Path(scratch.name) / "face.png", settings, kind="drawing")
@@ -1898,15 +2174,12 @@ claim(
 # %% [markdown]
 # ## A model that others can load
 #
-# A pipeline of diffusers is a folder (notebook 06): an index, and a subfolder for each part. Our
-# U-Net is none of the library's, so the folder brings its class along, as a file beside the
-# weights, and a second file with the loop that samples. Whoever loads it needs diffusers and
-# nothing of this course. They do need `trust_remote_code=True`: *the files are programs, and they
-# run with all the rights of whoever loads them.* Say it only after you have read them; and keep
-# yours short, so that others can. The network's classes are copied from notebook 05 as they are,
-# by `inspect.getsource`.
+# A pipeline of diffusers is a folder (notebook 06): an index, and a subfolder for each part.
+# Whoever loads it needs diffusers and nothing of this course. But our U-Net is none of the
+# library's, so the folder brings its class along, as a file beside the weights. The class of that
+# file wraps notebook 05's `UNet` and gives v, as the library's schedulers want it.
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 NETWORK_FILE = '''"""The U-Net of "From GANs to diffusion" as a model of diffusers."""
 
 from functools import lru_cache
@@ -1960,6 +2233,10 @@ class FolderUNet(ModelMixin, ConfigMixin):
         return UNet2DOutput(sample=v) if return_dict else (v,)
 '''
 
+# %% [markdown]
+# A second file holds the loop that samples, by class and with guidance.
+
+# %% tags=["export"]
 PIPELINE_FILE = '''"""Pictures by class, with guidance, from the FolderUNet beside this file."""
 
 import torch
@@ -1990,6 +2267,10 @@ class FolderPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=self.numpy_to_pil(x) if output_type == "pil" else x)
 '''
 
+# %% [markdown]
+# The network's classes are copied from notebook 05 as they are, by `inspect.getsource`.
+
+# %% tags=["export"]
 # parts of notebook 05 that the network's file needs, in this order
 PARTS_NEEDED = (
     nb05.one_each,
@@ -2002,8 +2283,11 @@ PARTS_NEEDED = (
     nb05.UNet,
 )
 
+# %% [markdown]
+# The index names a scheduler of the library. Its settings repeat notebook 05's noise schedule, and
+# say that the network predicts v.
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 LEVELS = {
     "num_train_timesteps": nb05.T,
     "beta_schedule": "squaredcos_cap_v2",
@@ -2012,7 +2296,13 @@ LEVELS = {
     "thresholding": True,  # holds the predicted x0 in [-1, 1], as `clip` does in notebook 05
 }
 
+# %% [markdown]
+# Who loads such a folder needs `trust_remote_code=True`: *the files are programs, and they run with
+# all the rights of whoever loads them.* Say it only after you have read them; and keep yours short,
+# so that others can.
 
+
+# %% tags=["export"]
 def export(net: nb05.Preconditioned, class_names: Sequence[str], folder: Path, card: str) -> None:
     """Write a folder that `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads
     wherever diffusers is.
@@ -2059,7 +2349,7 @@ def export(net: nb05.Preconditioned, class_names: Sequence[str], folder: Path, c
 # which licence, and how many samples were close to a training picture.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def card_of(
     name: str, source: str, rights: str, numbers: Mapping[str, float], facts: Sequence[str], n: int
 ) -> str:
@@ -2096,11 +2386,16 @@ def card_of(
     )
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 RIGHTS = (
     "Noto Emoji (Google, Apache 2.0), Fluent Emoji (Microsoft, MIT), Twemoji (Twitter, CC BY 4.0), "
     "Emoji One 2.3 (CC BY 4.0): name them when you show samples."
 )
+
+# %% [markdown]
+# The longer model's card takes its numbers from the cells above.
+
+# %%
 card = card_of(
     "emoji-32",
     "3,792 emoji in four hands, 32 x 32",
@@ -2115,10 +2410,16 @@ card = card_of(
     ],
     len(held),
 )
+
+# %% tags=["nbval-ignore-output"]
 place = Path(scratch.name) / "emoji-32"
 export(longer, its.classes, place, card)
 print("\n".join(sorted(p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file())))
 print(card)
+
+# %% [markdown]
+# Is the folder complete? First the library must refuse it. With `trust_remote_code=True` it must
+# load it, and take classes by name or by number.
 
 # %%
 try:
@@ -2126,12 +2427,19 @@ try:
     refused = ""
 except ValueError as error:
     refused = str(error)
+
+# %%
 pipe = DiffusionPipeline.from_pretrained(place, trust_remote_code=True).to(run.device)
 pipe.set_progress_bar_config(disable=True)
+
+# %%
 asked_for = ["Smileys & Emotion, Noto", "Smileys & Emotion, Fluent", "Food & Drink, Fluent", 31]
 arrays = pipe(
     asked_for, num_inference_steps=10, generator=torch.Generator().manual_seed(5), output_type="np"
 ).images
+
+# %% [markdown]
+# To compare with, the same loop is run on the network in memory.
 
 
 # %%
@@ -2150,9 +2458,12 @@ def same_loop(net, labels, seed, num_steps=10, guidance=2.0):
     return x.clamp(-1, 1).cpu()
 
 
+# %%
 numbers = [c if isinstance(c, int) else its.classes.index(c) for c in asked_for]
 in_memory = same_loop(longer, numbers, 5)
 from_folder = 2 * torch.from_numpy(arrays).permute(0, 3, 1, 2) - 1
+
+# %%
 claim(
     "The folder's class is refused until trust_remote_code says so", "trust_remote_code" in refused
 )
@@ -2162,12 +2473,17 @@ claim(
     (from_folder - in_memory).abs().max().item(),
     at_most=0.02,
 )
+
+# %%
 parsed = ModelCard.load(place / "README.md").data
 claim(
     "The hub's own parser reads the four measured numbers back from the card",
     len(parsed.eval_results),
     equal=4,
 )
+
+# %% tags=["figure"]
+# @title Four pictures from the folder
 plots.image_grid(
     from_folder,
     title="From the folder: two classes by name, a third, and one by its number",
@@ -2212,18 +2528,21 @@ if arrived is not None:
 # photographs are far too few to learn from; the question is only whether everything works on
 # files, and whether the network learns their colours.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 PHOTO_STEPS = 120
 photo_job = diffusion_job(
     photos.train, len(photos.classes), run, num_steps=PHOTO_STEPS, batch_size=16, widths=(32, 64),
     ema_decay=0.9,
 )  # fmt: skip
+
+# %% tags=["nbval-ignore-output"]
 untrained = losses_of(photo_job.parts["ema"], photos.held).mean().item()
 photo_curves = fit(photo_job, PHOTO_STEPS, seed=run.seed)
 trained = losses_of(photo_job.parts["ema"], photos.held).mean().item()
 print(f"loss on held-out crops: {untrained:.3f} before, {trained:.3f} after {PHOTO_STEPS} steps")
 
-# %%
+# %% tags=["figure"]
+# @title Crops and samples
 labels = torch.tensor([0, 2, 5, 9]).repeat_interleave(5)
 plots.film_strip(
     [
@@ -2238,6 +2557,8 @@ plots.film_strip(
     ),
     zoom=2,
 )
+
+# %%
 claim(
     "A hundred and twenty steps on a folder of photographs lower the loss on held-out crops by "
     "a tenth or more",
@@ -2250,12 +2571,11 @@ claim(
 #
 # ### Larger pictures
 #
-# Twice the side is four times the pixels, and so about four times the work, as long as
-# convolutions do most of it. Attention grows with the *square* of the number of places. The table
-# measures training steps of 16 pictures.
+# Twice the side is four times the pixels, and so about four times the work, as long as convolutions
+# do most of it. Attention grows with the *square* of the number of places.
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def step_seconds(size, batch_size=16):
     part = Part(torch.rand(8, 3, size, size) * 2 - 1, torch.zeros(8).long(), ("",) * 8,
                 torch.zeros(8).bool())  # fmt: skip
@@ -2266,6 +2586,10 @@ def step_seconds(size, batch_size=16):
     )[1]
 
 
+# %% [markdown]
+# The table measures training steps of 16 pictures.
+
+# %% tags=["nbval-ignore-output"]
 cost = {size: step_seconds(size) for size in (32, 64, 128)}
 plots.table(
     [
@@ -2295,8 +2619,7 @@ if run.device.type == "cpu":
 # write a script, and start it once for each: `torchrun --nproc-per-node 4 train_folder.py --steps
 # 20000`. `torchrun` tells each process its number. Each draws the whole batch from the same
 # numbered seed and takes its share; `DistributedDataParallel` averages the gradients, so all have
-# the same weights after every step. Whether that is true can be seen: two processes with half a
-# batch each must equal one with the whole.
+# the same weights after every step.
 
 # %% tags=["export"]
 SCRIPT = """
@@ -2352,7 +2675,12 @@ if world > 1:
     dist.destroy_process_group()
 """
 
+# %% [markdown]
+# Whether that is true can be seen: two processes with half a batch each must equal one with the
+# whole. `start_processes` of the course stands in for `torchrun`.
 
+
+# %% tags=["export"]
 def run_script(
     folder: Path, processes: int, steps: int, die_after: int | None = None
 ) -> tuple[list[float], dict[str, Tensor]]:
@@ -2422,7 +2750,8 @@ if several:
 # | latent diffusion from nothing (Rombach et al. 2022) | tens of thousands | many days of cards |
 # | DreamBooth, one thing (Ruiz et al. 2023) | three to five | minutes of a card |
 # | LoRA on a large model (Hu et al. 2022) | tens to hundreds, by custom | an hour of a card |
-#
+
+# %% [markdown]
 # For the last row diffusers keeps a script of its own, `examples/text_to_image` in its repository.
 # A folder with pictures and a `metadata.jsonl` (one line a file: `file_name` and `text`) is all the
 # data that it wants:
@@ -2440,7 +2769,8 @@ if several:
 # This notebook has not run that command: it needs the hub and a graphics card. Add `--random_flip`
 # only after the section on flips. `--resume_from_checkpoint=latest` goes on after a stop. Notebook
 # 06 trains a small LoRA with the same parts.
-#
+
+# %% [markdown]
 # ### Whose pictures
 #
 # - *Yours*: you took or drew them, and nobody can be recognised who did not agree. Then do as you
@@ -2457,7 +2787,8 @@ if several:
 #
 # Keep a list: file, author, licence, where from. The course keeps its own in
 # `course_utils/assets/MANIFEST.json`.
-#
+
+# %% [markdown]
 # ## What was measured
 
 # %% tags=["nbval-ignore-output"]
@@ -2469,6 +2800,8 @@ plots.table(
         for name, row in ((name, measured[name].values()) for name in made)
     ],
 )  # fmt: skip
+
+# %% tags=["nbval-ignore-output"]
 print("time estimated and taken: " + ", ".join(
     f"{name} {estimate[name][1]:.0f} and {took[name][1]:.0f} s" for name in took))  # fmt: skip
 print(f"seed {run.seed}; AUC of the longer model {knows['longer']:.2f}")
@@ -2488,7 +2821,8 @@ scratch.cleanup()
 #   whole one. The comparison of one process with two is made in float32.
 # - *The quick models are poor.* Minutes do not make emoji, whatever the recipe; the hour does. That
 #   is the honest answer to "can I train it on my laptop": start it in the evening.
-#
+
+# %% [markdown]
 # ## Further reading
 #
 # - Zhao, Liu, Lin, Zhu, Han 2020, *Differentiable Augmentation for Data-Efficient GAN Training*:
@@ -2496,6 +2830,7 @@ scratch.cleanup()
 # - Karras et al. 2020, *Training Generative Adversarial Networks with Limited Data*: section 2
 #   (augmentations that leak).
 # - Karras et al. 2018, *Progressive Growing of GANs*: section 5 (sliced Wasserstein distance).
+# - Bińkowski et al. 2018, *Demystifying MMD GANs*: section 4 (KID).
 # - Huang et al. 2024, *The GAN is dead; long live the GAN!*: section 2 (R3GAN's loss).
 # - Carlini et al. 2023, *Extracting Training Data from Diffusion Models*: section 4.
 # - Somepalli et al. 2023, *Diffusion Art or Digital Forgery?*: section 4 (copies in small sets).

@@ -106,21 +106,21 @@ LIMIT = Case(
 def by_torch(coefficients, signs, limit):
     c, s = torch.tensor(coefficients), torch.tensor(signs)
     limited = torch.where(s != 0, c / (c.abs() + limit), 0.0)
-    return (limited * s).sum((1, 2)) / limited.square().sum((1, 2)).sqrt()
+    return ((limited * s).sum((1, 2)) / limited.square().sum((1, 2)).sqrt()).nan_to_num()
 
 
 def by_mask(coefficients, signs, limit):
     inside = signs != 0
     rows = coefficients[:, inside]
     rows = rows / (abs(rows) + limit)
-    return rows @ signs[inside] / np.linalg.norm(rows, axis=1)
+    return rows @ signs[inside] / (np.linalg.norm(rows, axis=1) + 1e-12)
 
 
 def one_by_one(coefficients, signs, limit):
     found = []
     for c in coefficients:
         bent = np.where(signs == 0, 0, c / (np.abs(c) + limit))
-        found.append(float(np.sum(bent * signs) / math.sqrt(np.sum(bent**2))))
+        found.append(float(np.sum(bent * signs) / math.sqrt(np.sum(bent**2))) if bent.any() else 0.0)
     return found
 
 
@@ -150,6 +150,7 @@ Z = Case(
         (score(bend, ending=lambda s, n: s), "not divided"),
         (score(bend, ending=lambda s, n: -s / np.sqrt(n)), "turned round"),
         (score(bend, ending=lambda s, n: 2 * s / np.sqrt(n)), "the first score is"),
+        (score(bend), "all 0 has the score 0"),
     ],
 )
 
