@@ -254,10 +254,11 @@ def embed(x: Tensor, signs: np.ndarray, strength: float) -> Tensor:
 
 def z_scores(coefficients: np.ndarray, signs: np.ndarray, limit: float = 4.0) -> np.ndarray:
     """Scores (N,) of coefficients (N, H, W), standard normal for signs that have nothing to do
-    with them.
+    with them; 0 where all coefficients of the band are 0.
     """
     limited = coefficients / (np.abs(coefficients) + limit) * (signs != 0)
-    return (limited * signs).sum(axis=(1, 2)) / np.sqrt(np.square(limited).sum(axis=(1, 2)))
+    norm = np.sqrt(np.square(limited).sum(axis=(1, 2)))
+    return (limited * signs).sum(axis=(1, 2)) / np.where(norm > 0, norm, 1)
 
 
 def threshold(scores: Sequence[float], rate: float) -> float:
@@ -282,7 +283,7 @@ def regenerated(x: Tensor, net: torch.nn.Module, labels: Tensor, share: float) -
     levels = schedule.levels(20)
     levels = levels[len(levels) - 1 - round(20 * share) :]
     device = next(net.parameters()).device
-    noise = torch.randn(x.shape, generator=runtime.rng(110))
+    noise = torch.randn(x.shape, generator=runtime.rng(110))  # (N, 1, 28, 28)
     start = nb04.add_noise(2 * x - 1, noise, levels[0]).to(device)
     denoiser = nb05.Denoiser(net, schedule, labels.to(device))
     back = nb04.sample(denoiser, start, levels).cpu()

@@ -112,7 +112,7 @@ def material(folder: str | Path | None, size: int = 32, *, flips: bool = False) 
         ]
         return Material(*parts, found["train"].classes, "the course's emoji")
     found = data.folder(folder, size, 3)
-    group = duplicate_groups(difference_hash(found.x))
+    group = torch.as_tensor(duplicate_groups(difference_hash(found.x), 2))
     held = hold_out(group, found.y, 0.1, torch.Generator().manual_seed(0))
     parts = []
     for mask in (~held, held):
@@ -231,7 +231,7 @@ def draw_batch(part: Part, weights: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """n pictures and classes, each picture drawn with its weight, and mirrored half of the time
     where it may be.
     """
-    index = torch.multinomial(weights, n, replacement=True)
+    index = torch.multinomial(weights, n, replacement=True)  # (n,)
     x, turned = part.x[index], part.flips[index] & (torch.rand(n) < 0.5)
     return torch.where(turned[:, None, None, None], x.flip(-1), x), part.y[index]
 
@@ -274,7 +274,7 @@ def diffusion_job(
 
     def step(number: int) -> dict[str, float]:
         optimiser.param_groups[0]["lr"] = lr * rate(number, num_steps)
-        x0, y = draw_batch(part, weights, batch_size)
+        x0, y = draw_batch(part, weights, batch_size)  # (N, 3, size, size), (N,)
         y, t = nb05.drop_labels(y, 0.1, null), nb05.sample_timesteps(often, batch_size)
         noise = torch.randn(x0.shape)
         x0, y, t, noise = (each[share].to(run.device) for each in (x0, y, t, noise))
@@ -316,7 +316,7 @@ def random_colour(x: Tensor) -> Tensor:
     x = x + (brightness - 0.5)
     grey = x.mean(dim=1, keepdim=True)
     x = grey + 2 * saturation * (x - grey)
-    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)  # (N, 1, 1, 1)
     return mean + (contrast + 0.5) * (x - mean)
 
 
@@ -333,7 +333,7 @@ def random_translation(x: Tensor, share: float = 0.125) -> Tensor:
 def random_cutout(x: Tensor, share: float = 0.5) -> Tensor:
     """A square of a `share` of the side set to 0 in each picture (N, C, H, W), anywhere."""
     side, half = x.shape[-1], round(share * x.shape[-1]) / 2
-    at = torch.rand(2, len(x), 1, device=x.device) * side
+    at = torch.rand(2, len(x), 1, device=x.device) * side  # (2, N, 1)
     ticks = torch.arange(side, device=x.device) + 0.5
     rows, columns = ((ticks - place).abs() < half for place in at)  # (N, side)
     return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
@@ -455,7 +455,7 @@ def losses_of(
         rng = torch.Generator().manual_seed(t)
         for start in range(0, len(part), batch_size):
             x0, y = (part_[start : start + batch_size] for part_ in (part.x, part.y))
-            noise = torch.randn(x0.shape, generator=rng)
+            noise = torch.randn(x0.shape, generator=rng)  # (N, 3, size, size)
             pair = (x0.flip(-1), noise.flip(-1)) if mirrored else (x0, noise)
             x0, noise = (each.to(device) for each in pair)
             level = schedule.level(torch.full((len(x0),), t, device=device))
@@ -522,7 +522,7 @@ def walk(
     """Pictures (len(at), 3, size, size) along a path between two noises `ends` (2, 3, size, size),
     at places from 0 to 1.
     """
-    a, b = ends.flatten(1)
+    a, b = ends.flatten(1)  # (3 * size * size,) each
     x_T = torch.stack([path(a, b, place) for place in at]).view(-1, *ends.shape[1:])
     schedule = nb04.Schedule.named("cosine", nb05.T)
     y = torch.full((len(x_T),), label, device=run.device)
@@ -585,6 +585,7 @@ class FolderUNet(ModelMixin, ConfigMixin):
         return UNet2DOutput(sample=v) if return_dict else (v,)
 '''
 
+
 PIPELINE_FILE = '''"""Pictures by class, with guidance, from the FolderUNet beside this file."""
 
 import torch
@@ -614,6 +615,7 @@ class FolderPipeline(DiffusionPipeline):
         x = ((x.clamp(-1, 1) + 1) / 2).float().cpu().permute(0, 2, 3, 1).numpy()
         return ImagePipelineOutput(images=self.numpy_to_pil(x) if output_type == "pil" else x)
 '''
+
 
 # parts of notebook 05 that the network's file needs, in this order
 PARTS_NEEDED = (
