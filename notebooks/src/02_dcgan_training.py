@@ -114,12 +114,10 @@ BATCH_SIZE, SHORT_STEPS = 64, 300
 # ## The pictures
 #
 # Fashion-MNIST is 28 x 28 grey pictures of ten kinds of clothing. (`DATASET` above also takes
-# MNIST, digits of the same size, of which 8,000 come with the course.) They are scaled to **[-1,
-# 1]**, because the generator will end in a hyperbolic tangent, which reaches no further. A common
-# slip is to hand such tensors to `imshow`, which wants [0, 1] and silently clips: everything darker
-# than mid-grey turns black. `plots` rescales.
+# MNIST, digits of the same size, of which 8,000 come with the course.)
 
-# %%
+# %% tags=["figure"]
+# @title Real pictures, a column for each class
 few = torch.cat([train_set.x[train_set.y == c][:8] for c in range(10)])
 plots.image_grid(
     few.reshape(10, 8, 1, 28, 28).transpose(0, 1).reshape(-1, 1, 28, 28),
@@ -128,6 +126,13 @@ plots.image_grid(
     alt="Eight rows of ten real grey pictures. Each column is one class: "
     f"{', '.join(train_set.classes)}.",
 )
+
+# %% [markdown]
+# The pictures are scaled to **[-1, 1]**, because the generator will end in a hyperbolic tangent,
+# which reaches no further. A common slip is to hand such tensors to `imshow`, which wants [0, 1]
+# and silently clips: everything darker than mid-grey turns black. `plots` rescales.
+
+# %%
 claim(
     "Pictures of the training set span [-1, 1], the range of tanh",
     [train_set.x.min().abs(), train_set.x.max()],
@@ -141,10 +146,7 @@ claim(
 #
 # $$n_\text{out} = \left\lfloor \frac{n + 2p - k}{s} \right\rfloor + 1 .$$
 #
-# With $k=4, s=2, p=1$ that is exactly half: 28 → 14 → 7. A convolution is a multiplication by a
-# sparse matrix $C$, and its backward pass multiplies by $C^\top$. A layer that does *that* in its
-# forward pass is called a *transposed* convolution, and turns small maps into large ones. Drop the
-# floor, solve the formula for $n$, and you have its output size.
+# With $k=4, s=2, p=1$ that is exactly half: 28 → 14 → 7.
 
 
 # %% tags=["export"]
@@ -152,6 +154,12 @@ def conv_size(size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
     """Side in pixels after a convolution (Dumoulin and Visin 2016, relationship 6)."""
     return (size + 2 * padding - kernel) // stride + 1
 
+
+# %% [markdown]
+# A convolution is a multiplication by a sparse matrix $C$, and its backward pass multiplies by
+# $C^\top$. A layer that does *that* in its forward pass is called a *transposed* convolution, and
+# turns small maps into large ones. Drop the floor, solve the formula for $n$, and you have its
+# output size.
 
 # %% [markdown]
 # **Exercise 2.1** · difficulty 1/5 · 5 minutes
@@ -192,7 +200,7 @@ conv_transpose_size = checks.use(
 # starting position.)
 
 # %% tags=["widget", "nbval-ignore-output"]
-# @title Code of the widget
+# @title Sides through three layers
 from course_utils.lessons.nb02_dcgan_training import conv_transpose_size
 
 
@@ -248,12 +256,20 @@ lesson_discriminator = nn.Sequential(
     nn.LeakyReLU(0.2),
     nn.Conv2d(512, 1, 3, 1, 0, bias=False),
 )
+
+# %% [markdown]
+# On 28 x 28 the last convolution meets a map of 3 x 3, and leaves one score. A larger picture
+# leaves a larger map.
+
+# %%
 for side in (28, 32):
     out = lesson_discriminator(torch.zeros(5, 1, side, side))  # (5, 1, ?, ?)
     print(
         f"5 pictures of {side} x {side}: output {tuple(out.shape)}, after view(-1) "
         f"{out.numel()} scores"
     )
+
+# %%
 claim(
     "On 32 x 32 pictures the last 3 x 3 convolution leaves four scores a picture",
     out.view(-1).numel(),
@@ -264,8 +280,11 @@ claim(
 # With 28 x 28 real and 32 x 32 generated pictures the loss then stops with a shape error, which is
 # the lucky case. If both are resized to 32, or the labels are made with
 # `torch.ones(output.numel())`, nothing stops: the discriminator quietly becomes a judge of four
-# overlapping windows. Here are the lesson's generator's convolutions, all without bias. BatchNorm
-# and ReLU follow each but the last, and tanh follows that:
+# overlapping windows.
+
+# %% [markdown]
+# Here are the lesson's generator's convolutions, all without bias. BatchNorm and ReLU follow each
+# but the last, and tanh follows that:
 #
 # ```python
 # nn.ConvTranspose2d(100, 512, 4, 1, 0)  # 1 -> 4
@@ -317,12 +336,16 @@ checks.matching_pair(matching_pair, solution=True)
 # Radford, Metz and Chintala (2016) found, by much trial, a form of convolutional GAN that trains:
 # strided convolutions and no pooling, BatchNorm in both networks except at the generator's output
 # and the discriminator's input, ReLU in the generator, LeakyReLU in the discriminator, tanh at the
-# end, and weights that start small. Our pair follows them at 28 x 28, narrow enough for a laptop.
-# For a small budget it departs from them in several places: $z$ is normal instead of uniform,
-# batches are of 64 instead of 128, kernels have 3, 4 or 7 pixels instead of 5, the two learning
-# rates are larger and differ, real labels are smoothed, the generator's weights are averaged, and
-# the discriminator has a dense hidden layer.
-#
+# end, and weights that start small.
+
+# %% [markdown]
+# Our pair follows them at 28 x 28, narrow enough for a laptop. For a small budget it departs from
+# them in several places: $z$ is normal instead of uniform, batches are of 64 instead of 128,
+# kernels have 3, 4 or 7 pixels instead of 5, the two learning rates are larger and differ, real
+# labels are smoothed, the generator's weights are averaged, and the discriminator has a dense
+# hidden layer.
+
+# %% [markdown]
 # $$G: z \sim \mathcal N(0, I) \mapsto x \in [-1,1]^{28 \times 28}, \qquad D(x) =
 # \operatorname{sigmoid}(u(x)),$$
 #
@@ -366,6 +389,13 @@ class Generator(nn.Module):
                 f"Latents of shape (N, {self.latent_dim}, 1, 1) are wanted, not {tuple(z.shape)}."
             )
         return self.net(with_class(z, y, self.classes))
+
+
+# %% [markdown]
+# The discriminator goes the other way, 28 → 14 → 7 → 4, and ends in two dense layers. The paper
+# advises *against* dense hidden layers, for deeper networks than this. Here the dense layer pays:
+# each of its outputs combines the whole picture, so it can object to a shoe with a sleeve. "What
+# went wrong" at the end shows what it brought.
 
 
 # %% tags=["export"]
@@ -414,7 +444,7 @@ class Discriminator(nn.Module):
 
 
 # %% [markdown]
-# Both check what they are given, and both can be told a class:
+# Both networks can be told a class: a label becomes one more channel for each class.
 
 
 # %% tags=["export"]
@@ -436,6 +466,11 @@ def with_class(x: Tensor, y: Tensor | None, classes: int) -> Tensor:
     return torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], dim=1)
 
 
+# %% [markdown]
+# Both halve or double the side twice, so that not every size fits. They check what they are given.
+
+
+# %% tags=["export"]
 def check_size(size: int) -> None:
     """ValueError for a size that cannot be halved twice."""
     if size < 8 or size % 4:
@@ -443,10 +478,6 @@ def check_size(size: int) -> None:
 
 
 # %% [markdown]
-# The paper advises *against* dense hidden layers, for deeper networks than this. Here the dense
-# layer pays: each of its outputs combines the whole picture, so it can object to a shoe with a
-# sleeve. "What went wrong" at the end shows what it brought.
-#
 # Two details that are often copied wrongly. The paper (section 4) draws all weights from
 # $\mathcal N(0, 0.02^2)$, and the authors' released code makes the one exception that this needs:
 # the *gains* of BatchNorm come from $\mathcal N(1, 0.02^2)$, since with a mean of 0 every signal
@@ -478,14 +509,20 @@ def make_networks():
     ]
 
 
+# %%
 def latents(n):
     return torch.randn(n, cfg["latent_dim"], 1, 1, device=run.device)
 
+
+# %% [markdown]
+# Five latents go through both networks: do the shapes fit, and the range?
 
 # %%
 generator, discriminator = make_networks()
 x_fake = generator(latents(5))  # (5, 1, 28, 28)
 logits = discriminator(x_fake)  # (5,)
+
+# %%
 claim(
     "The generator's pictures have the shape (N, 1, 28, 28)", tuple(x_fake.shape) == (5, 1, 28, 28)
 )
@@ -513,6 +550,8 @@ print(
     "  fused:",
     F.logsigmoid(-u).item(),
 )
+
+# %%
 claim(
     "In float32 log(1 - sigmoid(17)) is minus infinity",
     (1 - torch.sigmoid(u)).log().item() == -torch.inf,
@@ -594,9 +633,7 @@ def descend(loss: Tensor, optimiser: torch.optim.Optimizer, scaler: torch.amp.Gr
 #   its own statistics;
 # - `ema.update_parameters` keeps a running average
 #   $\bar\theta \leftarrow 0.999\,\bar\theta + 0.001\,\theta$ of the generator's weights (quicker at
-#   first, and of BatchNorm's statistics too), whose pictures we shall compare;
-# - we note $D(x)$, and $D(G(z))$ before and after the discriminator's update: the gap is what one
-#   update buys it.
+#   first, and of BatchNorm's statistics too), whose pictures we shall compare.
 
 # %% [markdown]
 # **Exercise 2.4** · find the bug · difficulty 3/5 · 12 minutes
@@ -638,10 +675,17 @@ def discriminator_step(generator, discriminator, optimiser, x_real, z):
 checks.discriminator_step(discriminator_step, solution=True)
 
 # %% [markdown]
-# The whole loop, with what it notes on the way:
+# Every step notes six numbers: the two losses, $D(x)$, $D(G(z))$ before and after the
+# discriminator's update (the gap is what one update buys it), and the spread of the batch.
+
+# %% tags=["export"]
+CURVES = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after", "spread")
+
+# %% [markdown]
+# The whole loop:
+
 
 # %% tags=["export", "long"]
-CURVES = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after", "spread")
 
 
 def train(
@@ -707,16 +751,18 @@ def train(
 # ## Train it
 #
 # One batch of 32 latents stays fixed for the whole run. So each picture can be followed while the
-# generator learns; fresh latents would show other pictures each time. While it trains, the line
-# under the bar shows $D(x)$ and $D(G(z))$, and the 32 pictures appear every so often. The snapshots
-# come from the averaged weights, in eval mode (why that matters comes below), and the
-# first from the untrained generator.
+# generator learns; fresh latents would show other pictures each time.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 fixed_z = latents(32)  # (32, latent_dim, 1, 1)
 snapshots = {}
 
+# %% [markdown]
+# The snapshots come from the averaged weights, in eval mode (why that matters comes below), and the
+# first from the untrained generator.
 
+
+# %%
 @torch.no_grad()
 def keep_snapshots(step, losses, model):
     if step in SNAPSHOT_STEPS:
@@ -728,7 +774,17 @@ def keep_snapshots(step, losses, model):
         )
 
 
+# %% [markdown]
+# The snapshots lie close together at first, when the pictures change fastest.
+
+# %%
 SNAPSHOT_STEPS = sorted({round(cfg["num_steps"] * f**2) for f in torch.linspace(0, 1, 16).tolist()})
+
+# %% [markdown]
+# While the pair trains, the line under the bar shows $D(x)$ and $D(G(z))$, and the 32 pictures
+# appear every so often.
+
+# %% tags=["nbval-ignore-output"]
 generator, discriminator = make_networks()
 keep_snapshots(0, {}, generator)
 generator.train()
@@ -745,7 +801,8 @@ ema, curves = train(
 )
 print(run.report())
 
-# %%
+# %% tags=["figure"]
+# @title The 32 latents while the generator learns
 pictures_by_step = list(snapshots.values())
 plots.animation(
     pictures_by_step,
@@ -758,7 +815,8 @@ plots.animation(
 # The same as a film strip, for four of the latents. Out of grey comes a blob, then a coarse
 # silhouette. Details come last: sleeves, straps and handles, or the ends of strokes.
 
-# %%
+# %% tags=["figure"]
+# @title Four latents, step by step
 shown = list(snapshots)[1::2]
 plots.film_strip(
     [torch.stack([snapshots[step][i] for step in shown]) for i in range(4)],
@@ -799,7 +857,8 @@ def sample(generator, n=N_MEASURED, z=None):
 # - the *spread* of a batch, the standard deviation of each pixel over the batch: pictures that are
 #   all alike have none.
 
-# %%
+# %% tags=["figure"]
+# @title How the curves are drawn
 LINES = {  # panel: (curve, label, colour)
     "loss (nats)": [
         ("loss_d", "discriminator", plots.BLUE),
@@ -829,8 +888,14 @@ def plot_curves(axes, curves, real_spread, window=50):
     axes[1].set_ylim(top=1)
 
 
+# %% [markdown]
+# Real pictures have a spread, too. Generated ones should come near to it.
+
 # %%
 REAL_SPREAD = train_set.x[:: max(1, len(train_set) // 2048)].std(dim=0).mean().item()
+
+# %% tags=["figure"]
+# @title The curves of the long training
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 2.8))
 plot_curves(axes, curves, REAL_SPREAD)
 for axis in axes:
@@ -844,6 +909,8 @@ plots.show(
     " without reaching 1 and 0; the spread of generated pictures rises at once to nearly that of "
     "real ones.",
 )
+
+# %%
 early, late = (
     sum(part) / len(part) for part in (curves["loss_g"][100:200], curves["loss_g"][-100:])
 )
@@ -867,7 +934,7 @@ claim(
 # - **dead**: the generator's rate is 0.1. The first steps blow its weights up, and the
 #   discriminator is too slow to object.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 RECIPES = {
     "healthy": {"lr_g": 2e-3, "lr_d": 1e-3},
     "discriminator too strong": {"lr_g": 1e-5, "lr_d": 3e-3},
@@ -876,7 +943,11 @@ RECIPES = {
 }
 runs = {}
 
+# %% [markdown]
+# A short run takes new networks, unless it goes on with a copy of those of another run.
 
+
+# %%
 def short_run(lrs, start=None, num_steps=SHORT_STEPS):
     g, d = make_networks() if start is None else copy.deepcopy(start)
     g.train()
@@ -884,12 +955,16 @@ def short_run(lrs, start=None, num_steps=SHORT_STEPS):
     return {"networks": (g, d), "curves": c}
 
 
+# %% [markdown]
+# The collapsed run goes on from the healthy one.
+
+# %% tags=["nbval-ignore-output"]
 for name, lrs in RECIPES.items():
     start = runs["healthy"]["networks"] if name == "generator collapsed" else None
     runs[name] = short_run(lrs, start)
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title The curves of the four runs
 figure, axes = plt.subplots(4, 3, figsize=(8.3, 7.8), sharex=True)
 TOPS = (3, 1, 1.3 * REAL_SPREAD)
 for row, (name, result) in zip(axes, runs.items()):
@@ -910,7 +985,8 @@ plots.show(
     ),
 )
 
-# %%
+# %% tags=["figure"]
+# @title What the four generators make
 plots.film_strip(
     [sample(result["networks"][0], 10) for result in runs.values()],
     list(runs),
@@ -930,9 +1006,15 @@ shares = {
     for name, r in runs.items()
 }
 largest = {name: p.argmax(1).bincount(minlength=10).max() / 1000 for name, p in shares.items()}
+
+# %% [markdown]
+# The table has the largest share of a class beside the means of the last sixty steps.
+
+# %%
 tails = {name: {k: sum(v[-60:]) / 60 for k, v in r["curves"].items()} for name, r in runs.items()}
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["figure", "nbval-ignore-output"]
+# @title The four runs in numbers
 plots.table(
     ["run", "D(x)", "D(G(z))", "G's loss", "spread / real", "largest class"],
     [
@@ -948,6 +1030,9 @@ plots.table(
     ],
 )
 
+# %% [markdown]
+# In the collapsed run the generator is ahead of its discriminator, and its loss is small:
+
 # %%
 collapsed, healthy = tails["generator collapsed"], tails["healthy"]
 claim(
@@ -960,11 +1045,23 @@ claim(
     collapsed["loss_g"] / healthy["loss_g"],
     at_most=0.7,
 )
+
+# %% [markdown]
+# The price is variety:
+
+# %%
 claim(
     "In the collapsed run one class has a larger share than any class of the healthy run",
     largest["generator collapsed"] - largest["healthy"],
     at_least=0.05,
 )
+
+# %% [markdown]
+# The dead run deserves a second look. Its curves look like those of notebook 01's *equilibrium*:
+# $D = 1/2$ for all pictures, losses of $\log 4$ and $\log 2$. Nothing in them tells the perfect
+# generator from the broken one. The spread does.
+
+# %%
 claim(
     "In the dead run both outputs of D are within 0.1 of one half, as at the equilibrium",
     [abs(tails["dead"][key] - 0.5) for key in ("d_real", "d_fake_after")],
@@ -972,10 +1069,6 @@ claim(
 )
 
 # %% [markdown]
-# The dead run deserves a second look. Its curves look like those of notebook 01's *equilibrium*:
-# $D = 1/2$ for all pictures, losses of $\log 4$ and $\log 2$. Nothing in them tells the perfect
-# generator from the broken one. The spread does.
-#
 # Why does it not recover? Follow the gradient from the loss to the pictures and on to the
 # generator's weights.
 
@@ -994,13 +1087,18 @@ def gradient_sizes(g, d):
     )
 
 
+# %% [markdown]
+# A fresh generator before the same discriminator shows what is usual.
+
+# %%
 fresh = make_networks()[0]
 sizes = {
     "fresh generator": gradient_sizes(fresh, runs["dead"]["networks"][1]),
     "dead generator": gradient_sizes(*runs["dead"]["networks"]),
 }
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Gradients at the pictures and at the weights
 plots.table(
     ["gradient's norm", "at the pictures", "at the weights", "pixels at the ends of tanh"],
     [
@@ -1008,6 +1106,10 @@ plots.table(
         for name, (x, w, share) in sizes.items()
     ],
 )
+
+# %% [markdown]
+# A gradient does reach the pictures. It is lost in tanh: where nearly all pixels are at -1 or 1,
+# tanh is flat, and its slope is what the gradient is multiplied by.
 
 # %%
 lost = {name: w / x for name, (x, w, _) in sizes.items()}
@@ -1023,9 +1125,6 @@ claim(
 )
 
 # %% [markdown]
-# A gradient does reach the pictures. It is lost in tanh: where nearly all pixels are at -1 or 1,
-# tanh is flat, and its slope is what the gradient is multiplied by.
-#
 # ### A function that reads curves
 #
 # `diagnose` looks at the last fifth of the curves, and asks in this order. Are all numbers finite?
@@ -1070,14 +1169,24 @@ unseen_runs = {
         {"lr_g": 5e-3, "lr_d": 0.0}, runs["healthy"]["networks"], num_steps=300
     )["curves"],
 }
+
+# %%
 verdicts = {name: diagnose(c, REAL_SPREAD) for name, c in unseen_runs.items()}
 for name, verdict in verdicts.items():
     print(f"trained to be: {name:<26} diagnosed: {verdict}")
+
+# %%
 claim("diagnose calls the long training healthy", diagnose(curves, REAL_SPREAD) == "healthy")
 claim(
     "diagnose names the state of each of three runs that it was not made for",
     all(name == verdict for name, verdict in verdicts.items()),
 )
+
+# %% [markdown]
+# How close a call was it? `diagnose` separates a strong discriminator from a healthy one at a gap
+# of 0.73 between $D(x)$ and $D(G(z))$. A run on either side should lie clear of it.
+
+# %%
 gaps = [
     [real - fake for real, fake in zip(c["d_real"], c["d_fake_after"])]
     for c in (unseen_runs["discriminator too strong"], curves)
@@ -1109,10 +1218,12 @@ claim(
 #   **Coverage** is the share of real balls that hold any. Both use balls of real pictures only.
 # - **IS**, the inception score: how sure the classifier is about each picture while all classes
 #   occur; here at most 10.
-#
+
+# %% [markdown]
 # Which one should you believe? None alone. FD sees quality and variety together and cannot tell
 # them apart; precision and recall can, but forgive small faults; all of them depend on the network
-# that gives the features.
+# that gives the features. So all of them are taken, of 2,048 pictures each: of real ones, of both
+# versions of our generator, and of an untrained one.
 
 # %%
 real_sample = train_set.x[torch.randperm(len(train_set))[:N_MEASURED]]
@@ -1123,6 +1234,11 @@ reports = {
     "DCGAN, last weights": metrics.evaluate(sample(generator, z=z), DATASET),
     "untrained": metrics.evaluate(sample(make_networks()[0]), DATASET),
 }
+
+# %% [markdown]
+# A model that was trained for longer is shipped with the course, for clothes only.
+
+# %%
 longer = None
 if DATASET == "fashion_mnist":
     longer = Generator()  # 64 latents, width 16: the quick budget's network
@@ -1153,6 +1269,11 @@ radius = torch.cdist(real_features, real_features).kthvalue(4, dim=1).values  # 
 grey = metrics.features(torch.zeros(1, 1, 28, 28), DATASET)  # (1, 128)
 held = (torch.cdist(grey, real_features) <= radius)[0]  # (2048,)
 print(f"{held.sum()} of {len(radius):,} balls hold an even grey picture")
+
+# %% [markdown]
+# How wide is that ball?
+
+# %%
 if DATASET == "fashion_mnist":
     claim("Exactly one of 2,048 balls holds an even grey picture", held.sum(), equal=1)
     claim(
@@ -1173,7 +1294,8 @@ model, floor, last = (
 )
 claim("The averaged generator has a lower FD than the last one", model.fd / last.fd, at_most=1)
 
-# %% tags=["readme"]
+# %% tags=["figure", "readme"]
+# @title Generated pictures under real ones
 columns = 12
 rows = [
     train_set.x[torch.randperm(len(train_set))[:columns]],
@@ -1196,11 +1318,13 @@ plots.film_strip(
 # %% [markdown]
 # The two last rows come from the model that is shipped with the course: the same networks and
 # recipe, with a few hundred steps more and all 60,000 pictures.
-#
+
+# %% [markdown]
 # Does it make all ten classes, or only some? The classifier counts. (It has to name a class
 # even for a picture that is none.)
 
-# %%
+# %% tags=["figure"]
+# @title Shares of the ten classes
 figure, axis = plt.subplots(figsize=(8, 2.6))
 x = torch.arange(10).numpy()
 axis.bar(x - 0.2, floor.histogram, 0.4, label="real", color=plots.BLUE)
@@ -1217,6 +1341,8 @@ plots.show(
         "that by a few hundredths at most."
     ),
 )
+
+# %%
 claim(
     "Every class makes up at least 4 % of the generated pictures",
     min(model.histogram),
@@ -1228,9 +1354,7 @@ claim(
 #
 # A generator that copied its training set would have the best possible FD. So look, for some
 # generated pictures, at the nearest real one (smallest Euclidean distance between pixels), and
-# compare distances: if the generator had memorised, its pictures would lie closer to training
-# pictures than *unseen real* pictures do. (Noise lengthens such distances: the test can convict,
-# and cannot acquit.)
+# compare distances.
 
 
 # %%
@@ -1243,11 +1367,18 @@ def nearest(queries, gallery):
     return torch.cat(distance), torch.cat(index)
 
 
+# %% [markdown]
+# If the generator had memorised, its pictures would lie closer to training pictures than *unseen
+# real* pictures do. (Noise lengthens such distances: the test can convict, and cannot acquit.)
+
+# %%
 unseen = data.images(DATASET, "test", verbose=False).x[:512]
 generated = sample(ema, 512)
 to_generated, index = nearest(generated, train_set.x)
 to_unseen, _ = nearest(unseen, train_set.x)
 close = to_unseen.quantile(0.02)  # closer than this are two in a hundred unseen pictures
+
+# %%
 claim(
     "At most 5 % of the generated pictures lie closer to the training set than 98 % of the "
     "unseen real ones",
@@ -1255,7 +1386,8 @@ claim(
     at_most=0.05,
 )
 
-# %%
+# %% tags=["figure"]
+# @title Generated pictures and the nearest real ones
 plots.film_strip(
     [generated[:columns], train_set.x[index[:columns]]],
     ["generated", "nearest real"],
@@ -1273,7 +1405,8 @@ plots.film_strip(
 # its neighbours. In eval mode it uses running averages, and a latent has one picture. Sampling in
 # train mode is a common slip: the picture that you show then depends on which others you happened
 # to ask for.
-#
+
+# %% [markdown]
 # **Exercise 2.5** · difficulty 2/5 · 8 minutes
 #
 # Write the sampling function that a library would have: pictures of `z` in eval mode, without a
@@ -1304,7 +1437,7 @@ def sampling(generator, z):
 checks.sampling(sampling, solution=True)
 
 # %% [markdown]
-# What the mode changes, for one latent in three kinds of company:
+# What does the mode change? One latent gets its picture together with others in its batch.
 
 
 # %%
@@ -1314,9 +1447,16 @@ def first_picture(mode, companions):
     return net(torch.cat([fixed_z[:1], companions]))[:1].cpu()  # (1, 1, 28, 28)
 
 
+# %% [markdown]
+# The company is of three kinds: ordinary latents, latents twice as long, and fifteen times the same
+# one.
+
+# %%
 company = [latents(15), 2 * latents(15), latents(1).expand(15, -1, -1, -1)]
-in_train = torch.cat([first_picture("train", c) for c in company])
+in_train = torch.cat([first_picture("train", c) for c in company])  # (3, 1, 28, 28)
 in_eval = torch.cat([first_picture("eval", c) for c in company])
+
+# %%
 claim(
     "In eval mode a latent has one picture, whichever latents are in its batch",
     (in_eval - in_eval[:1]).abs().max(),
@@ -1328,7 +1468,8 @@ claim(
     at_least=0.1,
 )
 
-# %%
+# %% tags=["figure"]
+# @title One latent in three kinds of company
 plots.film_strip(
     [in_eval, in_train],
     ["eval mode", "train mode"],
@@ -1341,9 +1482,12 @@ plots.film_strip(
 # ## Walking through latent space
 #
 # A point drawn from $\mathcal N(0, I)$ in $d$ dimensions has a length close to $\sqrt d$: almost
-# all the probability lies in a thin *shell*. The straight line between two such points leaves the
-# shell. Halfway, two independent points of length $\sqrt d$ average to a length of about
-# $\sqrt{d/2}$, where the generator was hardly ever trained.
+# all the probability lies in a thin *shell*.
+
+# %% [markdown]
+# The straight line between two such points leaves the shell. Halfway, two independent points of
+# length $\sqrt d$ average to a length of about $\sqrt{d/2}$, where the generator was hardly ever
+# trained.
 
 
 # %% tags=["export"]
@@ -1389,18 +1533,31 @@ checks.slerp(slerp, solution=True)
 # %%
 slerp = checks.use(my_slerp, slerp)  # yours from here on, once it passes
 
-# %% tags=["figure"]
-# @title Code of the figure
+# %% [markdown]
+# A walk should lead from one class to another. So take latents whose pictures the classifier is
+# sure about, one for each class.
+
+# %%
 from course_utils.lessons.nb02_dcgan_training import slerp
 
-many = latents(512).flatten(1).cpu()
+many = latents(512).flatten(1).cpu()  # (512, latent_dim)
 kind = metrics.class_probabilities(sample(ema, z=many[..., None, None].to(run.device)), DATASET)
 sure = kind.max(1).values > 0.9
 by_class = [many[sure & (kind.argmax(1) == c)] for c in range(10)]
 by_class = [found[0] for found in by_class if len(found)]  # one latent for each class
+
+# %% [markdown]
+# They make the first of 64 pairs; the other pairs are random.
+
+# %%
 ends = torch.randn(64, 2, cfg["latent_dim"])  # 64 pairs of latents
 for i, pair in enumerate(zip(by_class, by_class[1:])):  # the first ones of two classes
     ends[i] = torch.stack(pair)
+
+# %% [markdown]
+# Both paths lead from one end to the other in ten steps.
+
+# %%
 fractions = torch.linspace(0, 1, 11).tolist()
 straight = torch.stack(
     [torch.stack([lerp(a, b, t) for t in fractions]) for a, b in ends]
@@ -1408,6 +1565,8 @@ straight = torch.stack(
 arc = torch.stack([torch.stack([slerp(a, b, t) for t in fractions]) for a, b in ends])
 root_d = cfg["latent_dim"] ** 0.5
 
+# %% tags=["figure"]
+# @title Lengths along both paths
 figure, axis = plt.subplots(figsize=(6, 2.8))
 shell = torch.randn(10000, cfg["latent_dim"]).norm(dim=1).quantile(torch.tensor([0.01, 0.99]))
 axis.axhspan(*(shell / root_d).tolist(), color=plots.SKY, alpha=0.3, label="98 % of all latents")
@@ -1435,11 +1594,17 @@ claim(
     abs(middle - 0.707),
     at_most=0.06,
 )
+
+# %%
 claim(
     "The arc keeps the usual length within 5 % all the way",
     (arc.norm(dim=2).mean(0) / root_d - 1).abs().max(),
     at_most=0.05,
 )
+
+
+# %% [markdown]
+# What does the generator make of the points on both paths?
 
 
 # %%
@@ -1448,6 +1613,8 @@ def walk(path):
     return metrics.in_batches(ema, path.reshape(-1, cfg["latent_dim"], 1, 1).to(run.device))
 
 
+# %% tags=["figure"]
+# @title Two walks, each by both paths
 plots.film_strip(
     [walk(straight[0]), walk(arc[0]), walk(straight[1]), walk(arc[1])],
     ["straight", "arc", "straight", "arc"],
@@ -1466,6 +1633,8 @@ a, b = torch.randn(2, N_MEASURED, cfg["latent_dim"])
 arc_middle = torch.stack([slerp(p, q, 0.5) for p, q in zip(a, b)])
 paths = {"middle of straight lines": (a + b) / 2, "middle of arcs": arc_middle}
 by_path = {name: metrics.evaluate(walk(points), DATASET) for name, points in paths.items()}
+
+# %%
 claim(
     "Pictures from the middle of arcs have a lower FD than those from straight lines",
     by_path["middle of arcs"].fd / by_path["middle of straight lines"].fd,
@@ -1479,13 +1648,14 @@ metrics.show_reports(by_path)
 # Compare recall and precision in the two rows: the middle of the straight line costs variety,
 # hardly quality. A shorter latent gives a more ordinary picture. KID does not see the difference.
 # (Some models shrink latents on purpose, to trade variety for quality: the truncation trick.)
-#
+
+# %% [markdown]
 # Now walk yourself. Two latents of the fixed batch, a fraction, and the kind of path; the length of
 # the latent stands in the title.
 
 
 # %% tags=["widget", "nbval-ignore-output"]
-# @title Code of the widget
+# @title A walk between two latents
 def draw_walk(start, end, t, path):
     a, b = fixed_z[start].flatten().cpu(), fixed_z[end].flatten().cpu()
     z = (slerp if path == "arc" else lerp)(a, b, t)
