@@ -194,50 +194,6 @@ conv_transpose_size = checks.use(
 )  # yours from here on, once it passes
 
 # %% [markdown]
-# The folded solution also stands in the course's package, so that what follows runs whatever you
-# wrote. The widget stacks three transposed convolutions, of which the last two share their sliders;
-# it opens at a size that does not fit. Find one that does. (In a viewer without widgets you see the
-# starting position.)
-
-# %% tags=["widget", "nbval-ignore-output"]
-# @title Sides through three layers
-from course_utils.lessons.nb02_dcgan_training import conv_transpose_size
-
-
-def draw_sizes(first_kernel, kernel, stride, padding):
-    sizes = [1, conv_transpose_size(1, first_kernel)]
-    for _ in range(2):
-        sizes.append(conv_transpose_size(sizes[-1], kernel, stride, padding))
-    figure, axis = plots.subplots(figsize=(6, 1.9), labels=False)
-    for i, size in enumerate(sizes):
-        side = max(size, 0) / max(28, *sizes)  # the largest one fills the height
-        colour = plots.GREEN if size == 28 else plots.BLUE
-        axis.add_patch(plt.Rectangle((1.6 * i, -side / 2), side, side, color=colour))
-        axis.text(
-            1.6 * i, -side / 2 - 0.08, f"{size} x {size}" if size > 0 else f"side {size}", va="top"
-        )
-    axis.set(xlim=(-0.1, 6.8), ylim=(-0.85, 0.65), aspect="equal")
-    axis.set_axis_off()
-    result = (
-        "It fits: 28 x 28" if sizes[-1] == 28 else f"It does not fit: {sizes[-1]} instead of 28"
-    )
-    axis.set_title(
-        result if min(sizes) > 0 else "No picture: a layer would make sides without pixels"
-    )
-    return plots.render(
-        figure, f"Squares of side {', '.join(map(str, sizes))} pixels, latent to picture."
-    )
-
-
-explorer = widgets.explore(
-    draw_sizes,
-    first_kernel=widgets.slider(2, 10, 4, "first kernel"),
-    kernel=widgets.slider(2, 6, 4, "kernel"),
-    stride=widgets.slider(1, 3, 2, "stride"),
-    padding=widgets.slider(0, 2, 1, "padding"),
-)
-
-# %% [markdown]
 # ### A published mistake: 32 pixels against 28
 #
 # The lesson that this course grew from paired a generator that grows 4 → 8 → 16 → 32, with the
@@ -296,8 +252,8 @@ claim(
 # **Exercise 2.2** · find the bug · difficulty 2/5 · 10 minutes
 #
 # Return a generator and a discriminator that fit each other and 28 x 28 pictures, with latents (the
-# random inputs z) of
-# shape (N, 100, 1, 1). Change as few numbers of the lesson's generator as you can.
+# random inputs z) of shape (N, 100, 1, 1). Change as few numbers of the lesson's generator as you
+# can. The rule of exercise 2.1 gives the side after each layer.
 
 
 # %% tags=["exercise"]
@@ -329,6 +285,50 @@ def matching_pair():
 
 
 checks.matching_pair(matching_pair, solution=True)
+
+# %% [markdown]
+# ### Three layers instead of four
+#
+# The smallest repair keeps four layers. Are three enough? The widget opens with the lesson's first
+# three layers and ends at 16 x 16. The last two layers share their sliders. Find a setting that
+# ends at 28 x 28: the generator below has three layers. (In a viewer without widgets you see the
+# starting position.)
+
+
+# %% tags=["widget", "nbval-ignore-output"]
+# @title Sides through three layers
+def draw_sizes(first_kernel, kernel, stride, padding):
+    sizes = [1, int(conv_transpose_size(1, first_kernel))]
+    for _ in range(2):
+        sizes.append(int(conv_transpose_size(sizes[-1], kernel, stride, padding)))
+    figure, axis = plots.subplots(figsize=(6, 1.9), labels=False)
+    for i, size in enumerate(sizes):
+        side = max(size, 0) / max(28, *sizes)  # the largest one fills the height
+        colour = plots.GREEN if size == 28 else plots.BLUE
+        axis.add_patch(plt.Rectangle((1.6 * i, -side / 2), side, side, color=colour))
+        axis.text(
+            1.6 * i, -side / 2 - 0.08, f"{size} x {size}" if size > 0 else f"side {size}", va="top"
+        )
+    axis.set(xlim=(-0.1, 6.8), ylim=(-0.85, 0.65), aspect="equal")
+    axis.set_axis_off()
+    result = (
+        "It fits: 28 x 28" if sizes[-1] == 28 else f"It does not fit: {sizes[-1]} instead of 28"
+    )
+    axis.set_title(
+        result if min(sizes) > 0 else "No picture: a layer would make sides without pixels"
+    )
+    return plots.render(
+        figure, f"Squares of side {', '.join(map(str, sizes))} pixels, latent to picture."
+    )
+
+
+explorer = widgets.explore(
+    draw_sizes,
+    first_kernel=widgets.slider(2, 10, 4, "first kernel"),
+    kernel=widgets.slider(2, 6, 4, "kernel"),
+    stride=widgets.slider(1, 3, 2, "stride"),
+    padding=widgets.slider(0, 2, 1, "padding"),
+)
 
 # %% [markdown]
 # ## The two networks
@@ -686,8 +686,6 @@ CURVES = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after", "spread
 
 
 # %% tags=["export", "long"]
-
-
 def train(
     generator: nn.Module,
     discriminator: nn.Module,
@@ -786,6 +784,7 @@ SNAPSHOT_STEPS = sorted({round(cfg["num_steps"] * f**2) for f in torch.linspace(
 
 # %% tags=["nbval-ignore-output"]
 generator, discriminator = make_networks()
+snapshots.clear()  # also when this cell is run again
 keep_snapshots(0, {}, generator)
 generator.train()
 pictures = train_set.x.to(run.device)
@@ -1183,8 +1182,8 @@ claim(
 )
 
 # %% [markdown]
-# How close a call was it? `diagnose` separates a strong discriminator from a healthy one at a gap
-# of 0.73 between $D(x)$ and $D(G(z))$. A run on either side should lie clear of it.
+# How close a call was it? `diagnose` separates a strong discriminator from a healthy one at a
+# difference of 0.73 between $D(x)$ and $D(G(z))$. A run on either side should lie clear of it.
 
 # %%
 gaps = [
@@ -1373,8 +1372,8 @@ def nearest(queries, gallery):
 
 # %%
 unseen = data.images(DATASET, "test", verbose=False).x[:512]
-generated = sample(ema, 512)
-to_generated, index = nearest(generated, train_set.x)
+generated = sample(ema, 512)  # (512, 1, 28, 28)
+to_generated, index = nearest(generated, train_set.x)  # (512,) each
 to_unseen, _ = nearest(unseen, train_set.x)
 close = to_unseen.quantile(0.02)  # closer than this are two in a hundred unseen pictures
 
@@ -1538,8 +1537,6 @@ slerp = checks.use(my_slerp, slerp)  # yours from here on, once it passes
 # sure about, one for each class.
 
 # %%
-from course_utils.lessons.nb02_dcgan_training import slerp
-
 many = latents(512).flatten(1).cpu()  # (512, latent_dim)
 kind = metrics.class_probabilities(sample(ema, z=many[..., None, None].to(run.device)), DATASET)
 sure = kind.max(1).values > 0.9
@@ -1550,7 +1547,7 @@ by_class = [found[0] for found in by_class if len(found)]  # one latent for each
 # They make the first of 64 pairs; the other pairs are random.
 
 # %%
-ends = torch.randn(64, 2, cfg["latent_dim"])  # 64 pairs of latents
+ends = torch.randn(64, 2, cfg["latent_dim"])  # (pairs, ends, latent_dim)
 for i, pair in enumerate(zip(by_class, by_class[1:])):  # the first ones of two classes
     ends[i] = torch.stack(pair)
 
@@ -1561,7 +1558,7 @@ for i, pair in enumerate(zip(by_class, by_class[1:])):  # the first ones of two 
 fractions = torch.linspace(0, 1, 11).tolist()
 straight = torch.stack(
     [torch.stack([lerp(a, b, t) for t in fractions]) for a, b in ends]
-)  # (64, 11, dim)
+)  # (64, 11, latent_dim)
 arc = torch.stack([torch.stack([slerp(a, b, t) for t in fractions]) for a, b in ends])
 root_d = cfg["latent_dim"] ** 0.5
 
@@ -1630,7 +1627,7 @@ plots.film_strip(
 
 # %%
 a, b = torch.randn(2, N_MEASURED, cfg["latent_dim"])
-arc_middle = torch.stack([slerp(p, q, 0.5) for p, q in zip(a, b)])
+arc_middle = torch.stack([slerp(p, q, 0.5) for p, q in zip(a, b)])  # (2048, latent_dim)
 paths = {"middle of straight lines": (a + b) / 2, "middle of arcs": arc_middle}
 by_path = {name: metrics.evaluate(walk(points), DATASET) for name, points in paths.items()}
 
@@ -1702,7 +1699,8 @@ claim("The averaged generator's recall is above 0.4", model.recall, at_least=0.4
 # %% [markdown]
 # `COURSE_SEED=1` in the environment repeats all of it with another seed. `CLAIMS.md` shows what the
 # claims measured with seeds 0, 1 and 2.
-#
+
+# %% [markdown]
 # ## What went wrong, and what helped
 #
 # The recipe above is the end of a search, with one run on seed 0 for each trial, of 1,500 steps, by
@@ -1720,7 +1718,8 @@ claim("The averaged generator's recall is above 0.4", model.recall, at_least=0.4
 #   should be larger depends on the networks.
 # - **Sandals stay ragged to the end.** Shirts and trousers are simple silhouettes; thin straps are
 #   not.
-#
+
+# %% [markdown]
 # ## Further reading
 #
 # - Goodfellow, Pouget-Abadie, Mirza et al. 2014, *Generative Adversarial Nets*: section 3, the game
@@ -1739,7 +1738,8 @@ claim("The averaged generator's recall is above 0.4", model.recall, at_least=0.4
 #   Binkowski et al. 2018: KID.
 # - Shoemake 1985, *Animating Rotation with Quaternion Curves*: where slerp comes from.
 # - White 2016, *Sampling Generative Networks*: section 2.1, spherical interpolation.
-#
+
+# %% [markdown]
 # ## Next
 #
 # Notebook 03 asks what happens when the generator finds one picture that works and stops looking,
