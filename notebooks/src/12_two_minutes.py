@@ -93,6 +93,8 @@ run = runtime.start()
 DATASET = "fashion_mnist"
 train_set, test_set = data.images(DATASET, "train"), data.images(DATASET, "test")
 CLASSES = data.info(DATASET).classes
+
+# %%
 cfg = run.budget.pick(
     quick={"widths": (32, 64), "num_steps": 1200, "batch_size": 32, "samples": 2048},
     full={"widths": (64, 128), "num_steps": 20_000, "batch_size": 128, "samples": 10_000},
@@ -100,6 +102,10 @@ cfg = run.budget.pick(
 
 # %% tags=["export"]
 N_CLASSES, NULL = 10, 10  # classes 0 to 9; the label that stands for "no class given"
+
+# %% [markdown]
+# The noise schedule is notebook 04's cosine. One picture of each class, with noise for it, is for
+# looking at.
 
 # %%
 schedule = Schedule.named("cosine", T)
@@ -112,34 +118,16 @@ noise = torch.randn(examples.shape)
 # Two minutes are short, so let the network learn only what has to be learnt. Notebook 05 started
 # from the best prediction that knows a mean and a standard deviation. A mixture of Gaussians knows
 # much more: fitted to pictures it has their means and their coarse structure, and its denoiser is a
-# formula, too (notebook 04). At high noise, where
-# only the coarse is visible, it is nearly right (Wang and Vastola 2024 found the same of trained
-# networks). So we give the network that prediction, as a second input and as a starting point: it
-# puts out a *correction*, in units of the error that a Gaussian's prediction would have.
-#
-# $$\hat x_0 = \hat m(x_t, y) + e_t\, \mathrm{net}(x_t, \hat m, t, y), \qquad v = (\alpha x_t - \hat
-# x_0) / \sigma ,$$
-#
-# with the mixture's prediction $\hat m$ and that error $e_t$. The second formula is notebook 04's
-# $\hat x_0 = \alpha x_t - \sigma v$ solved for $v$, so that to the outside this is a network that
-# puts out $v$. $e_t$ is the typical error of such a prediction: about $\sigma$ where there is
-# little noise, the spread of a class where there is much. Divided by it, the correction is of order
-# one at every level, which networks like.
-#
+# formula, too (notebook 04). At high noise, where only the coarse is visible, it is nearly right
+# (Wang and Vastola 2024 found the same of trained networks). So we give the network that
+# prediction, as a second input and as a starting point: it puts out a *correction*.
+
+# %% [markdown]
 # The mixture: a few cluster means $m_k$ for each class (k-means), with $\pi_k$ the share of cluster
 # $k$, and one covariance for all, $U \operatorname{diag}(\ell)\, U^\top$. The columns of $U$ are
-# its $D$ principal directions, one for each pixel there is. In that basis every direction is by
-# itself, and the denoiser is notebook 04's with a variance $\ell_j$ for each direction in the place
-# of one for all:
-#
-# $$\hat m = \sum_k r_k \big[m_k + g\, (x_t - \alpha m_k)\big], \qquad g_j = \frac{\alpha
-# \ell_j}{\alpha^2 \ell_j + \sigma^2}, \qquad r_k \propto \pi_k\, \mathcal N\big(x_t;\ \alpha m_k,\
-# \alpha^2 \ell + \sigma^2\big) ,$$
-#
-# over the clusters of class $y$ (over all of them without a class), and the $r_k$ sum to 1. In
-# code, what is equal for all $k$ drops out of the softmax.
+# its $D$ principal directions, one for each pixel there is.
 
-
+# %% [markdown]
 # **Exercise 12.1** · find the bug · difficulty 2/5 · 8 minutes
 #
 # The means come from k-means: give each picture to its nearest centre, move each centre to the mean
@@ -178,6 +166,9 @@ checks.new_centres(new_centres, solution=True)
 
 # %%
 new_centres = checks.use(my_new_centres, new_centres)  # yours from here on, once it passes
+
+# %% [markdown]
+# k-means begins at random pictures, and repeats the two halves ten times.
 
 
 # %% tags=["export"]
@@ -228,6 +219,18 @@ checks.gain_and_error(gain_and_error, solution=True)
 
 # %%
 gain_and_error = checks.use(my_gain_and_error, gain_and_error)  # yours, once it passes
+
+
+# %% [markdown]
+# In the basis $U$ every direction is by itself, and the denoiser is notebook 04's with a variance
+# $\ell_j$ for each direction in the place of one for all:
+#
+# $$\hat m = \sum_k r_k \big[m_k + g\, (x_t - \alpha m_k)\big], \qquad g_j = \frac{\alpha
+# \ell_j}{\alpha^2 \ell_j + \sigma^2}, \qquad r_k \propto \pi_k\, \mathcal N\big(x_t;\ \alpha m_k,\
+# \alpha^2 \ell + \sigma^2\big) ,$$
+#
+# over the clusters of class $y$ (over all of them without a class), and the $r_k$ sum to 1. In
+# code, what is equal for all $k$ drops out of the softmax.
 
 
 # %% tags=["export", "long"]
@@ -286,6 +289,22 @@ class MixtureDenoiser(nn.Module):
         return x0_pred.view_as(x), error.mean(dim=1).sqrt()[:, None, None, None]
 
 
+# %% [markdown]
+# The network puts out its correction in units of the error that a Gaussian's prediction would have:
+#
+# $$\hat x_0 = \hat m(x_t, y) + e_t\, \mathrm{net}(x_t, \hat m, t, y), \qquad v = (\alpha x_t - \hat
+# x_0) / \sigma ,$$
+#
+# with the mixture's prediction $\hat m$ and that error $e_t$. The second formula is notebook 04's
+# $\hat x_0 = \alpha x_t - \sigma v$ solved for $v$, so that to the outside this is a network that
+# puts out $v$.
+
+# %% [markdown]
+# $e_t$ is the typical error of such a prediction: about $\sigma$ where there is little noise, the
+# spread of a class where there is much. Divided by it, the correction is of order one at every
+# level, which networks like.
+
+
 # %% tags=["export"]
 class HeadStart(nn.Module):
     """A U-Net with one extra input channel that corrects the mixture's prediction; puts out v
@@ -304,6 +323,10 @@ class HeadStart(nn.Module):
         return (like(level.alpha, x) * x - x0) / like(level.sigma, x)
 
 
+# %% [markdown]
+# What does the mixture know by itself? It is fitted to the training pictures, and predicts ten of
+# them from five noise levels.
+
 # %%
 mixture = MixtureDenoiser(train_set.x, train_set.y).to(run.device)
 shown_t = [100, 400, 700, 850, 999]
@@ -313,7 +336,10 @@ predictions = [
         add_noise(examples, noise, schedule.level(t)).to(run.device), schedule.level(t), labels
     )[0]
     for t in shown_t
-]
+]  # five of (10, 1, 28, 28)
+
+# %% tags=["figure"]
+# @title What the mixture predicts, without a network
 plots.film_strip(
     predictions,
     [f"t = {t}" for t in shown_t],
@@ -324,6 +350,12 @@ plots.film_strip(
         "mean picture of each class."
     ),
 )
+
+# %% [markdown]
+# The last layer of a new U-Net is 0, and so is its correction. Training begins at the mixture's
+# prediction.
+
+# %%
 new = HeadStart(UNet(cfg["widths"], classes=N_CLASSES, extra=1), mixture, schedule).to(run.device)
 with torch.no_grad():
     x_high = add_noise(examples, noise, schedule.level(700)).to(run.device)
@@ -331,6 +363,8 @@ with torch.no_grad():
     differs = (
         x0_from("v", new(x_high, t_high, labels), x_high, schedule.level(700)) - predictions[2]
     ).abs()
+
+# %%
 claim(
     "A new network with the head start predicts what the mixture predicts, to 2e-4",
     differs.max(),
@@ -343,11 +377,13 @@ claim(
 # AdamW scales every number by itself. A convolution's weight is not a bag of numbers but a matrix,
 # and its gradient is dominated by a few directions. *Muon* (Jordan et al. 2024) takes the momentum
 # and replaces it by the nearest matrix that has all singular values near 1, so that rare directions
-# are learnt as fast as common ones. Five rounds of a fixed polynomial do that, with products of
-# matrices only; a singular value decomposition would be far slower. It is for hidden matrices;
-# everything else stays with AdamW.
+# are learnt as fast as common ones.
 
+# %% [markdown]
+# Five rounds of a fixed polynomial do that, with products of matrices only; a singular value
+# decomposition would be far slower.
 
+# %% [markdown]
 # **Exercise 12.3** · difficulty 2/5 · 8 minutes
 #
 # Write one round. For a matrix $X$ with no more rows than columns and $A = X X^\top$ it is
@@ -384,7 +420,12 @@ checks.newton_schulz(newton_schulz, solution=True)
 newton_schulz = checks.use(my_newton_schulz, newton_schulz)  # yours, once it passes
 
 
-# %% tags=["export", "long"]
+# %% [markdown]
+# Before the first round a matrix is divided by its norm, so that no singular value is above 1. A
+# matrix with more rows than columns is transposed for the rounds.
+
+
+# %% tags=["export"]
 def orthogonalise(X: Tensor, rounds: int = 5) -> Tensor:
     """Matrices (G, m, n) with all singular values moved towards 1, roughly 0.7 to 1.2 (Jordan et
     al. 2024, Newton-Schulz iteration).
@@ -397,6 +438,12 @@ def orthogonalise(X: Tensor, rounds: int = 5) -> Tensor:
     return X.mT if tall else X
 
 
+# %% [markdown]
+# Muon keeps a running average of the gradients, and takes the step along the orthogonalised one.
+# Weights of one shape are stacked and done together, which is quicker.
+
+
+# %% tags=["export"]
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) for weights of two axes or more, all axes after the first taken as
     one; weights of one shape are done together.
@@ -426,6 +473,9 @@ class Muon(torch.optim.Optimizer):
                 p.add_(change.view_as(p), alpha=-group["lr"] * size)
 
 
+# %% [markdown]
+# A gradient with a few strong directions shows what becomes of its singular values.
+
 # %% tags=["nbval-ignore-output"]
 G = torch.randn(2, 32, 288) * torch.logspace(0, -2, 32)[:, None]
 values, after = torch.linalg.svdvals(G), torch.linalg.svdvals(orthogonalise(G))
@@ -433,6 +483,8 @@ print(
     f"singular values before: {values.min():.2f} to {values.max():.2f}, after: "
     f"{after.min():.2f} to {after.max():.2f}"
 )
+
+# %%
 claim(
     "Muon's update has singular values between 0.3 and 1.3",
     [after.min(), after.max()],
@@ -443,6 +495,10 @@ claim(
     values.max() / values.min(),
     at_least=50,
 )
+
+
+# %% [markdown]
+# Muon is for hidden matrices; everything else stays with AdamW.
 
 
 # %% tags=["export"]
@@ -472,7 +528,8 @@ def make_optimisers(
 #
 # The loop is `train` of notebook 05, with these two optimisers in the place of AdamW. One thing is
 # still to be said about it: how the learning rate moves.
-#
+
+# %% [markdown]
 # **Exercise 12.4** · difficulty 1/5 · 5 minutes
 #
 # Return the factor of the learning rate at `step` (0 for the first) of `num_steps`: it rises along
@@ -499,12 +556,17 @@ def lr_factor(step, num_steps):
 checks.lr_factor(lr_factor, solution=True)
 
 
+# %% [markdown]
+# On the way the averaged model samples ten pictures, one of each class, always from the same noise:
+# after the first step, and six times more.
+
 # %%
 LOOKS = 6
 ten = torch.arange(10)
 losses, film = [], {}
 
 
+# %%
 def watch(step, loss, ema):
     if step == 1:  # a new run, also when the cell below is run again
         losses.clear(), film.clear()
@@ -531,10 +593,13 @@ ema = train(
     watch=watch,
 )
 seconds = time.perf_counter() - start
+
+# %% tags=["nbval-ignore-output"]
 print(f"{cfg['num_steps']} steps of {cfg['batch_size']} in {seconds:.0f} s with all looks")
 print(run.report())
 
-# %%
+# %% tags=["figure"]
+# @title The same ten starting points during training
 plots.film_strip(
     list(film.values()),
     [f"step {step}" for step in film],
@@ -548,7 +613,8 @@ plots.film_strip(
 
 # %% [markdown]
 # That is the price of a head start: nobody can see any more that a network learns to make clothes
-# of noise. So measure what the start alone is worth.
+# of noise. So measure what the start alone is worth, and what a longer training adds. The course
+# brings a model of the same form that was trained for longer.
 
 
 # %% tags=["export"]
@@ -562,6 +628,7 @@ def empty_model(widths: tuple[int, int] = (32, 64), clusters: int = 64) -> HeadS
     return HeadStart(unet, mixture, Schedule.named("cosine", T))
 
 
+# %% tags=["export"]
 def pretrained() -> HeadStart:
     """This notebook's model after a longer training on Fashion-MNIST, from the course's assets; in
     eval mode, on the CPU.
@@ -571,7 +638,11 @@ def pretrained() -> HeadStart:
     return net.eval().to(memory_format=torch.channels_last)
 
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# Four ways to get pictures: take real ones, or sample from the start, from our model and from the
+# longer trained one.
+
+# %%
 n = cfg["samples"]
 labels_n = torch.arange(n) % N_CLASSES
 longer = pretrained().to(run.device)
@@ -582,6 +653,8 @@ makers = {
     OURS: partial(sample_images, ema, schedule, labels_n, guidance=1.5),
     "trained for longer": partial(sample_images, longer, schedule, labels_n, guidance=1.5),
 }
+
+# %% tags=["nbval-ignore-output"]
 reports, clock = {}, {}
 for label, make in makers.items():
     start = time.perf_counter()
@@ -597,6 +670,8 @@ claim(
     fd[OURS] / fd["the start, untrained"],
     at_most=1 / 3,
 )
+
+# %%
 if run.budget.size == "quick":  # with the full budget ours is the larger and longer trained one
     claim(
         "Fifteen times as many training pictures lower the FD further",
@@ -612,11 +687,14 @@ claim(
 # %% [markdown]
 # Notebook 05 has GANs and diffusion models after two minutes of one thread on equal terms. This row
 # does not belong into that table: it starts from 640 means fitted to the training pictures, is told
-# the classes, and some dozens of settings were tried for it. The row "trained for longer" is the
-# same recipe, 9,000 steps of twice the batch; its weights come with the course and
-# `python -m authoring.assets ddpm` makes them again. (They were trained before a tenth of the
-# timesteps was drawn from all equally; the last timesteps were hardly drawn then. With this head
-# start that costs nothing that we could measure: there the mixture's prediction is the answer.)
+# the classes, and some dozens of settings were tried for it.
+
+# %% [markdown]
+# The row "trained for longer" is the same recipe, 9,000 steps of twice the batch; its weights come
+# with the course and `python -m authoring.assets ddpm` makes them again. (They were trained before
+# a tenth of the timesteps was drawn from all equally; the last timesteps were hardly drawn then.
+# With this head start that costs nothing that we could measure: there the mixture's prediction is
+# the answer.)
 
 # %% [markdown]
 # ## How many steps, how much guidance?
@@ -624,12 +702,14 @@ claim(
 # Here are FDs of 2,048 pictures each for the longer trained model, over function evaluations (NFE)
 # and over the guidance scale. Most rows have guidance 1.5, with which a step costs two function
 # evaluations (Heun's four). They take too long for this page.
-# `authoring/benchmarks/ddpm_steps.py` measured them once, and its table comes with the course. One
-# row of it, ten guided steps, was measured above anew, with other noise; the two must agree.
+# `authoring/benchmarks/ddpm_steps.py` measured them once, and its table comes with the course.
 
-# %% tags=["exact"]
+# %%
 measured = json.loads((data.ASSETS / f"{DATASET}_ddpm_fd.json").read_text("utf-8"))
 measured.sort(key=lambda row: (row["sampler"], row["guidance"], row["steps"]))
+
+# %% tags=["figure", "exact"]
+# @title FD over samplers, guidance and steps
 FORMS = {
     "sampler": "",
     "steps": "",
@@ -656,6 +736,8 @@ def measured_fd(sampler, steps, guidance):
     )
 
 
+# %% tags=["figure"]
+# @title FD over function evaluations, and over guidance
 def curve(sampler, guidance):
     """Evaluations and FDs of one sampler at one guidance scale."""
     return zip(
@@ -712,10 +794,21 @@ plots.show(
     ),
 )
 
+# %% [markdown]
+# One row of the table, ten guided steps, was measured above anew, with other noise; the two must
+# agree.
+
 # %% tags=["exact"]
 DPM = "DPM-Solver++(2M)"
 anew = abs(fd["trained for longer"] / measured_fd(DPM, 10, 1.5) - 1)
 claim("Measured anew, ten guided steps give the FD of the table, to 15 %", anew, at_most=0.15)
+
+# %% [markdown]
+# So this is the answer to the question of fast sampling, for this model: a good solver, steps that
+# end at the clean level, and more steps the better the network is. Ten are enough to judge a recipe
+# by, and twenty to fifty get out of the longer trained network what is in it.
+
+# %% tags=["exact"]
 others = [
     measured_fd("DDIM", 10, 1.5),
     measured_fd("Heun", 5, 1.5),
@@ -727,6 +820,8 @@ stored(
     at_most=1,
     **origin(measured),
 )
+
+# %% tags=["exact"]
 stored(
     "At guidance 1.5 twenty steps of DPM-Solver++(2M) have an FD a quarter below that of ten",
     measured_fd(DPM, 20, 1.5) / measured_fd(DPM, 10, 1.5),
@@ -739,6 +834,14 @@ stored(
     at_most=1.2,
     **origin(measured),
 )
+
+# %% [markdown]
+# How much guidance depends on the number of steps. At ten steps FD is lowest at w = 1.25 and
+# KID, by little, at 1.5. But guidance costs a second function evaluation: twenty function
+# evaluations buy twenty plain steps (FD 3.01) or ten guided ones (4.15). Plain sampling is finished
+# at twenty steps; w = 1.5 still gains at fifty and ends lower, at 2.24.
+
+# %% tags=["exact"]
 stored(
     "Twenty steps without guidance, which cost as much as ten with it, have an FD a quarter lower",
     measured_fd(DPM, 20, 1.0) / measured_fd(DPM, 10, 1.5),
@@ -751,12 +854,24 @@ stored(
     at_most=0.05,
     **origin(measured),
 )
+
+# %% tags=["exact"]
 stored(
     "With fifty steps the FD at guidance 1.5 is lower than without guidance",
     measured_fd(DPM, 50, 1.5) / measured_fd(DPM, 50, 1.0),
     at_most=1,
     **origin(measured),
 )
+
+# %% [markdown]
+# The ancestral chain is the slow way: at w = 1.5 it is the last of the four at ten steps and at
+# twenty. But all its thousand steps, without guidance, end at 2.57, which the solver without
+# guidance never reaches. An exact path carries a network's early errors to its end; fresh noise in
+# every step lets later steps repair them (Karras et al. 2022, section 4, who say so; we measured
+# the difference and not the cause). Twenty guided steps, forty function evaluations, make up for
+# it.
+
+# %% tags=["exact"]
 full_chain = measured_fd("ancestral", 1000, 1.0)
 stored(
     "Twenty steps of DPM-Solver++(2M) at guidance 1.5 are within a tenth of the FD of the "
@@ -765,6 +880,8 @@ stored(
     at_most=1.1,
     **origin(measured),
 )
+
+# %% tags=["exact"]
 stored(
     "Ten steps of DPM-Solver++(2M) are not within a tenth of the chain of 1,000 at any guidance",
     (min(measured_fd(DPM, 10, w) for w in scales)) / (full_chain),
@@ -778,25 +895,8 @@ stored(
     **origin(measured),
 )
 
-# %% [markdown]
-# So this is the answer to the question of fast sampling, for this model: a good solver, steps that
-# end at the clean level, and more steps the better the network is. Ten are enough to judge a recipe
-# by, and twenty to fifty get out of the longer trained network what is in it.
-#
-# How much guidance depends on the number of steps. At ten steps FD is lowest at w = 1.25 and
-# KID, by little, at 1.5. But guidance costs a second function evaluation: twenty function
-# evaluations buy twenty plain steps (FD 3.01) or ten guided ones (4.15). Plain sampling is finished
-# at twenty steps; w = 1.5 still gains at fifty and ends lower, at 2.24.
-#
-# The ancestral chain is the slow way: at w = 1.5 it is the last of the four at ten steps and at
-# twenty. But all its thousand steps, without guidance, end at 2.57, which the solver without
-# guidance never reaches. An exact path carries a network's early errors to its end; fresh noise in
-# every step lets later steps repair them (Karras et al. 2022, section 4, who say so; we measured
-# the difference and not the cause). Twenty guided steps, forty function evaluations, make up for
-# it.
-
 # %% tags=["widget", "nbval-ignore-output"]
-# @title Code of the widget
+# @title The same starting points in more and more steps
 STEP_COUNTS = (2, 3, 5, 10, 20)
 by_count = {
     k: sample_images(longer, schedule, torch.arange(20) % 10, k, 1.5, rng=runtime.rng(7))
@@ -827,7 +927,8 @@ metrics.show_reports(reports)
 # %% [markdown]
 # `COURSE_SEED=1` in the environment repeats all of it with another seed; the claims are chosen to
 # hold.
-#
+
+# %% [markdown]
 # ## What went wrong, and what helped
 #
 # - *The head start and Muon were worth most*, about equally. With the head start, the same network
@@ -857,7 +958,8 @@ metrics.show_reports(reports)
 #   clean the background, and made it worse.
 #
 # The trials are listed with their figures in `authoring/trials/nb05.md`.
-#
+
+# %% [markdown]
 # ## Further reading
 #
 # - Wang, Vastola 2024, *The Unreasonable Effectiveness of Gaussian Score Approximation for
@@ -867,7 +969,8 @@ metrics.show_reports(reports)
 # - Karras, Aittala, Aila, Laine 2022, *Elucidating the Design Space of Diffusion-Based Generative
 #   Models*: sections 4 and 5.
 # - Lu, Zhou, Bao et al. 2022, *DPM-Solver++*: section 4.
-#
+
+# %% [markdown]
 # ## Next
 #
 # Notebook 13 asks how few function evaluations a picture needs, with this notebook's longer trained
