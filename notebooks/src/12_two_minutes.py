@@ -734,18 +734,13 @@ plots.table(
 
 
 # %%
-def measured_row(sampler, steps, guidance):
-    """The row of the table with these settings."""
+def measured_fd(sampler, steps, guidance):
+    """The FD of one row of the table."""
     return next(
-        row
+        row["fd"]
         for row in measured
         if (row["sampler"], row["steps"], row["guidance"]) == (sampler, steps, guidance)
     )
-
-
-def measured_fd(sampler, steps, guidance):
-    """The FD of one row of the table."""
-    return measured_row(sampler, steps, guidance)["fd"]
 
 
 # %%
