@@ -116,7 +116,8 @@ SEEDS = 3  # independent networks a recipe, trained side by side
 # fixed $D$ is *one point*: the place where $D$ is largest. It does not matter how many modes the
 # data have. The order of the two steps decides: $\min_G \max_D$ ends at the data, and
 # $\max_D \min_G$ ends at a single point that runs about (Goodfellow 2016, section 5.1.1).
-#
+
+# %% [markdown]
 # A line of 60 cells is small enough to play both games exactly. $D$ is a table of 60 logits, and
 # $G$ a table of 60 probabilities $q$. The data are three humps.
 
@@ -127,6 +128,12 @@ p = humps.T @ torch.tensor([0.5, 0.3, 0.2])
 p = p / p.sum()  # (60,)
 
 
+# %% [markdown]
+# In the first game each step of $G$ meets the best $D$, which is $p/(p+q)$ (notebook 01). $G$ then
+# takes mass away from the cells where $\log(1-D)$ is large.
+
+
+# %%
 def min_max(num_steps, lr=0.3):
     """Each step of G meets the best D: p / (p + q)."""
     logits, history = torch.zeros(60), []
@@ -138,6 +145,12 @@ def min_max(num_steps, lr=0.3):
     return torch.stack(history)  # (num_steps, 60)
 
 
+# %% [markdown]
+# In the second game each step of $D$ meets the best $G$, with all its mass where $D$ is largest.
+# $D$ then climbs the slope of $V$ in its logits.
+
+
+# %%
 def max_min(num_steps, lr=1.0):
     """Each step of D meets the best G: all mass where D is largest."""
     logits, history = torch.zeros(60), []
@@ -149,10 +162,14 @@ def max_min(num_steps, lr=1.0):
     return torch.stack(history)
 
 
+# %% [markdown]
+# Both games run for as many steps. A column of a picture below is the generator's mass at one step.
+
+# %%
 d_answers, g_answers = min_max(300), max_min(300)
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title The two games
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3), width_ratios=(3, 3, 1), sharey=True)
 for axis, finding, history in zip(
     axes,
@@ -183,11 +200,17 @@ plots.show(
 )
 
 
+# %% [markdown]
+# How far is $G$ from the data? The *total variation* is the share of the mass that lies in the
+# wrong cells.
+
+
 # %%
 def total_variation(q):
     return (q - p).abs().sum() / 2
 
 
+# %%
 claim(
     "When D answers each step of G, G ends within 2 % of the data",
     total_variation(d_answers[-1]),
@@ -198,6 +221,11 @@ claim(
     min(total_variation(q) for q in g_answers),
     at_least=5 / 6,
 )
+
+# %% [markdown]
+# The point of the second game does move. Adding up all steps shows where it has been.
+
+# %%
 claim(
     "The point hops to another hump in more than half of its steps",
     (g_answers.argmax(1).diff().abs() > 9).float().mean(),
@@ -210,7 +238,7 @@ claim(
 )
 
 # %% [markdown]
-# The last line is worth a thought. The point visits every mode, as often as it should, and so the
+# The point visits every mode, as often as it should, and so the
 # game is not *wrong*. But at no moment is there a generator that has all of them. A real GAN lies
 # between the two games: both networks take small steps. The rest of this notebook asks what moves
 # it towards the first.
@@ -219,12 +247,13 @@ claim(
 # ## Two data sets with nothing to hide
 #
 # With pictures one can argue about what a mode is. With eight Gaussians on a ring, or 25 on a grid,
-# one can count. A sample is *good* when it lies within three standard deviations of a centre; a
-# mode is *covered* when a good sample is nearest to it. Both data sets are scaled to unit size
-# here, which changes neither count.
+# one can count. Both data sets are scaled to unit size here, which does not change the counts.
 
 # %%
 MIXTURES = {"ring": points.unit_size(data.ring()), "grid": points.unit_size(data.grid())}
+
+# %% tags=["figure"]
+# @title Real samples of the ring and the grid
 figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.1))
 for axis, (name, mixture) in zip(axes, MIXTURES.items()):
     axis.scatter(*mixture.sample(1500).T, s=2, color=plots.GREEN)
@@ -245,6 +274,10 @@ plots.show(
         "a five by five grid."
     ),
 )
+
+# %% [markdown]
+# A sample is *good* when it lies within three standard deviations of a centre. A mode is *covered*
+# when a good sample is nearest to it.
 
 # %% [markdown]
 # **Exercise 3.1** · difficulty 2/5 · 10 minutes
@@ -274,15 +307,19 @@ checks.coverage(coverage, solution=True)
 
 
 # %% [markdown]
-# The course's own version is `metrics.modes_covered`. Two measurements frame everything below. Real
-# samples are the ceiling: in two dimensions a Gaussian keeps $1 - e^{-9/2}$ of its mass within
-# three standard deviations. Uniform noise is the floor.
+# The course's own version is `metrics.modes_covered`. Two measurements frame everything below: real
+# samples are the ceiling, uniform noise the floor.
 
 # %%
 NOISE = 3 * torch.rand(2500, 2) - 1.5
 REAL = {name: mixture.sample(10_000) for name, mixture in MIXTURES.items()}
 ceiling = {name: metrics.modes_covered(REAL[name], mixture) for name, mixture in MIXTURES.items()}
 noise = {name: metrics.modes_covered(NOISE, mixture) for name, mixture in MIXTURES.items()}
+
+# %% [markdown]
+# In two dimensions a Gaussian keeps $1 - e^{-9/2}$ of its mass within three standard deviations.
+
+# %%
 claim(
     "Real samples cover 8 of 8 modes of the ring and 25 of 25 of the grid",
     ceiling["ring"].modes == 8 and ceiling["grid"].modes == 25,
@@ -293,15 +330,23 @@ claim(
     equal=0.989,
     tolerance=0.006,
 )
+
+# %% [markdown]
+# Uniform noise hits most modes of the grid, although few of its points are good.
+
+# %%
 claim("Uniform noise touches 20 modes of the grid or more", noise["grid"].modes, at_least=20)
 claim("Under 5 % of uniform noise is good on the grid", noise["grid"].high_quality, at_most=0.05)
 
 # %% [markdown]
 # The last two lines are a warning. Modes covered is nearly free: a blur over everything touches
 # most of them. The share of good samples alone is as easy: put everything on one mode. Read the
-# two together, or use a distance. The distance used here is the **Wasserstein distance** $W_1$: the
-# least mean distance by which the points of one sample must be carried to become another sample. A
-# later section computes it; until then, smaller is better.
+# two together, or use a distance.
+
+# %% [markdown]
+# The distance used here is the **Wasserstein distance** $W_1$: the least mean distance by which the
+# points of one sample must be carried to become another sample. A later section computes it; until
+# then, smaller is better.
 
 
 # %% tags=["export"]
@@ -312,6 +357,11 @@ def wasserstein(x: Tensor, y: Tensor) -> float:
     return cost[rows, columns].mean().item()
 
 
+# %% [markdown]
+# The cost of the computation grows fast with the number of points, so each side is cut to the same
+# small number.
+
+# %% tags=["export"]
 N_MATCHED = 1000  # points a side
 
 
@@ -327,6 +377,8 @@ for name, mixture in MIXTURES.items():  # each the mean of ten draws
     random = [w1_to(mixture, 3 * torch.rand(N_MATCHED, 2) - 1.5) for _ in range(10)]
     REFERENCE["real samples", name] = sum(real) / 10
     REFERENCE["uniform noise", name] = sum(random) / 10
+
+# %% tags=["nbval-ignore-output"]
 for (what, name), value in REFERENCE.items():
     print(f"W1 of {what} to the {name}: {value:.2f}")
 
@@ -339,15 +391,6 @@ for (what, name), value in REFERENCE.items():
 # One run proves little about a GAN; we want three seeds of everything. Small networks leave a
 # processor idle between two calls, so `course_utils.points` trains three at once: every weight has
 # a leading axis, and one batched product serves all. They share no weight, sample or gradient.
-#
-# All recipes get the same networks, three hidden layers of 64:
-#
-# - the **generator** maps two uniform latents to a point;
-# - the **critic** maps a point to a number. A *plain* critic sees the two coordinates. A *sharp*
-#   critic sees their sines and cosines too, at five doubling frequencies: *Fourier features*
-#   (Tancik et al. 2020), which let a small network tell a spot from its surroundings.
-#
-# From here on the discriminator is called critic, whatever its loss.
 
 # %%
 layer, x = points.StackedLinear(3, 5, 4), torch.randn(3, 10, 5)
@@ -357,6 +400,16 @@ claim(
     (layer(x) - torch.stack(one_by_one)).abs().max(),
     at_most=1e-5,
 )
+
+# %% [markdown]
+# All recipes get the same networks, three hidden layers of 64:
+#
+# - the **generator** maps two uniform latents to a point;
+# - the **critic** maps a point to a number. A *plain* critic sees the two coordinates. A *sharp*
+#   critic sees their sines and cosines too, at five doubling frequencies: *Fourier features*
+#   (Tancik et al. 2020), which let a small network tell a spot from its surroundings.
+#
+# From here on the discriminator is called critic, whatever its loss.
 
 # %% [markdown]
 # A **recipe** is two losses, options of the critic, and a few numbers. The losses get the critic
@@ -378,6 +431,11 @@ class Recipe:
     lr_g: float = 4e-3
 
 
+# %% [markdown]
+# The GAN of notebook 02 is one recipe. Its two losses see only scores.
+
+
+# %% tags=["export"]
 def gan_d(critic, real, fake, progress):
     return discriminator_loss(critic(real), critic(fake))
 
@@ -391,8 +449,8 @@ def gan_g(critic, real, fake, z, progress):
 # shared by all recipes because they help all: the learning rate falls to 0 along a cosine, and
 # samples come from averaged weights.
 #
-# `backward(inputs=...)` computes the gradients of the named weights only, and saves the generator's
-# step from computing the critic's.
+# `backward(inputs=...)` computes the gradients of the named weights only. So the generator's step
+# does not compute the critic's.
 
 
 # %% tags=["export", "long"]
@@ -450,6 +508,10 @@ def train(
     return ema
 
 
+# %% [markdown]
+# One recipe clips the critic's weights after each of its steps. The section on slopes says why.
+
+
 # %% tags=["export"]
 def clip_weights(critic: nn.Module, limit: float) -> None:
     """Force every weight and bias into [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
@@ -458,6 +520,11 @@ def clip_weights(critic: nn.Module, limit: float) -> None:
             weight.clamp_(-limit, limit)
 
 
+# %% [markdown]
+# After a training every network is measured: modes covered, share of good samples, and $W_1$.
+
+
+# %% tags=["export"]
 def measure_points(ema: nn.Module, mixture: GaussianMixture, stack: int, device="cpu") -> dict:
     """Modes, share of good samples and W1 of each of a stack's generators, 2,500 samples each."""
     with torch.no_grad():
@@ -476,6 +543,12 @@ BATCH_SIZE = 256  # samples a step for each network
 OCTAVES = {"plain": 0, "sharp": 5}  # of Fourier features, for each kind of critic
 
 
+# %% [markdown]
+# `train_points` builds the networks of a recipe and trains them on points. Real points come from a
+# pool that is sampled once. The time that `watch` takes does not count.
+
+
+# %% tags=["export"]
 def train_points(
     recipe: Recipe,
     mixture: GaussianMixture,
@@ -516,6 +589,12 @@ def train_points(
     return measure_points(ema, mixture, stack, device) | {"steps": num_steps, "seconds": seconds}
 
 
+# %% [markdown]
+# How steep is the critic at a sample? A score depends on its own sample only, so the gradient of
+# the sum of all scores holds the gradient of each. With `create_graph` the result can be
+# differentiated again, which a penalty on the slope needs.
+
+
 # %% tags=["export"]
 def gradient_norms(x: Tensor, scores: Tensor) -> Tensor:
     """|grad D(x_i)| for each sample, shaped like `scores`; the other axes of `x` make one sample.
@@ -536,6 +615,7 @@ LINE = torch.linspace(-2, 2, 40)
 RASTER = torch.cartesian_prod(LINE, LINE).flip(1)  # (1600, 2), row by row
 
 
+# %%
 def look_at(generator, critic, ema, mixture):
     samples = generator(points.point_latents(SEEDS, 1024, run.device)).detach().requires_grad_()
     slopes = gradient_norms(samples, critic(samples))  # (SEEDS, 1024)
@@ -573,6 +653,7 @@ def compete(recipe, dataset, num_steps):
     return result | {"looks": looks}
 
 
+# %%
 def look_after(result, share):
     """What was seen when this share of the run was over; a run may have been stopped early."""
     looks = list(result["looks"].values())
@@ -591,7 +672,7 @@ print(f"modes of 25: {collapse['modes']}")
 print(f"good: {[f'{100 * share:.0f} %' for share in collapse['good']]}")
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title Where the good samples of a vanilla GAN are
 figure, axes = plt.subplots(1, SEEDS, figsize=(8.3, 3.4), sharey=True)
 for seed, axis in enumerate(axes):
     looks = collapse["looks"]
@@ -639,12 +720,37 @@ claim(
 #
 # R3GAN (Huang et al. 2024) is a recent recipe that is said to cover all modes. It changes three
 # things at once. In the tables below its name stands for all three: paired + R1 + R2.
-#
-# - **R1** (Mescheder et al. 2018, equation 9) is notebook 01's friction: a penalty on the critic's
-#   slope at *real* samples.
-# - **R2** (their equation 10) is the same penalty at *generated* samples.
-# - **Pairing** (Jolicoeur-Martineau 2019) compares each real sample with a generated one, instead
-#   of each with a fixed label:
+
+# %% [markdown]
+# **Pairing** (Jolicoeur-Martineau 2019) compares each real sample with a generated one, instead of
+# each with a fixed label. The critic wants the real one's score to be higher, the generator the
+# generated one's.
+
+
+# %% tags=["export"]
+def relativistic_loss(winner: Tensor, loser: Tensor) -> Tensor:
+    """E log(1 + exp(loser - winner)): the discriminator passes (real, fake), the generator (fake,
+    real) (Jolicoeur-Martineau 2019).
+    """
+    return F.softplus(loser - winner).mean()
+
+
+# %% [markdown]
+# **R1** (Mescheder et al. 2018, equation 9) is notebook 01's friction: a penalty on the critic's
+# slope at *real* samples. **R2** (their equation 10) is the same penalty at *generated* samples.
+# One function serves both.
+
+
+# %% tags=["export"]
+def zero_centred_penalty(x: Tensor, scores: Tensor) -> Tensor:
+    """E |grad D(x)|^2: R1 at real samples, R2 at generated ones (Mescheder et al. 2018, equations
+    9 and 10).
+    """
+    return gradient_norms(x, scores).square().mean()
+
+
+# %% [markdown]
+# Together they are
 #
 # $$L_D = \mathbb E\, \log\big(1 + e^{D(G(z)) - D(x)}\big) + \tfrac{\gamma}{2}\,
 # \underbrace{\mathbb E \lVert\nabla D(x)\rVert^2}_{R_1} + \tfrac{\gamma}{2}\, \underbrace{\mathbb E
@@ -656,20 +762,6 @@ claim(
 
 
 # %% tags=["export"]
-def relativistic_loss(winner: Tensor, loser: Tensor) -> Tensor:
-    """E log(1 + exp(loser - winner)): the discriminator passes (real, fake), the generator (fake,
-    real) (Jolicoeur-Martineau 2019).
-    """
-    return F.softplus(loser - winner).mean()
-
-
-def zero_centred_penalty(x: Tensor, scores: Tensor) -> Tensor:
-    """E |grad D(x)|^2: R1 at real samples, R2 at generated ones (Mescheder et al. 2018, equations
-    9 and 10).
-    """
-    return gradient_norms(x, scores).square().mean()
-
-
 def penalised(pair_loss: Callable, *, r1: bool = False, r2: bool = False) -> Callable:
     """A critic's loss `pair_loss(real_scores, fake_scores)` with R1, R2 or both; gamma falls from
     0.3 to 0.003.
@@ -689,6 +781,7 @@ def penalised(pair_loss: Callable, *, r1: bool = False, r2: bool = False) -> Cal
     return d_loss
 
 
+# %% tags=["export"]
 def paired_g(critic, real, fake, z, progress):
     return relativistic_loss(critic(fake), critic(real))
 
@@ -716,6 +809,8 @@ ablation = {
 }
 
 
+# %% tags=["figure"]
+# @title Code of the tables' cells
 def mean(values):
     return sum(values) / len(values)
 
@@ -731,12 +826,19 @@ def cells(row):
     return [" ".join(map(str, row["modes"])), good, spread(row["w1"], 2)]
 
 
+# %% [markdown]
+# The table shows the critic's slope, too. *Slope at G(z)* is the median of $\lVert\nabla D\rVert$
+# at generated samples after a quarter of the training.
+
+
+# %%
 def slope_at_fakes(name, critic):
     """The median slope of the critic at generated samples after a quarter of the training."""
     return look_after(ablation[name, critic], 0.25)["slope"]
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Tables of the ablation
 for critic in ("sharp", "plain"):
     rows = []
     for name in ABLATION:
@@ -746,12 +848,8 @@ for critic in ("sharp", "plain"):
     head = [f"{critic} critic, ring", "modes of 8", "% good", "W1", "slope at G(z)", "seconds"]
     plots.table(head, rows)
 
-# %% [markdown]
-# *Slope at G(z)* is the median of $\lVert\nabla D\rVert$ at generated samples after a quarter of
-# the training.
-
 # %% tags=["figure"]
-# @title Code of the figure
+# @title Modes kept by the eight recipes
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 3.5), sharey=True)
 names = list(ABLATION)
 for axis, (critic, finding) in zip(
@@ -782,10 +880,16 @@ with_r2 = [name for name in ABLATION if "R2" in name]
 without = [name for name in ABLATION if "R2" not in name]
 
 
+# %%
 def mean_modes(name, critic):
     return mean(ablation[name, critic]["modes"])
 
 
+# %% [markdown]
+# **R2 does the work.** With the sharp critic, the vanilla loss with R2 covers the ring, and so does
+# the paired loss with R2. Pairing alone does not, and R1 alone does not.
+
+# %%
 claim(
     "With the sharp critic every recipe with R2 covers 6 of 8 modes or more, in the mean",
     min(mean_modes(name, "sharp") for name in with_r2),
@@ -796,11 +900,26 @@ claim(
     max(mean_modes(name, "sharp") for name in without),
     at_most=5,
 )
+
+# %% [markdown]
+# **A sharp critic is what makes the cure necessary.** A plain critic is too smooth to point all
+# samples at one spot, and even the vanilla GAN mostly keeps its modes. (On other seeds two or more
+# of the 24 networks lose modes in so short a run.) Collapse is a property of the whole game, not of
+# a loss.
+
+# %%
 claim(
     "With the plain critic the mean over all eight recipes is 6.5 of 8 modes or more",
     mean([mean_modes(name, "plain") for name in ABLATION]),
     at_least=6.5,
 )
+
+# %% [markdown]
+# **R1 is a local cure.** In notebook 01 it made the game converge *at the data*. It acts on real
+# samples only. Look at the slope where the generated samples are: R1 alone leaves about a quarter
+# of the vanilla critic's, R2 about a thirtieth.
+
+# %%
 steep = {name: slope_at_fakes(name, "sharp") for name in ABLATION}
 claim(
     "With the sharp critic every recipe with R2 has under half of the slope at generated samples "
@@ -810,18 +929,6 @@ claim(
 )
 
 # %% [markdown]
-# Three findings:
-#
-# - **R2 does the work.** With the sharp critic, the vanilla loss with R2 covers the ring, and so
-#   does the paired loss with R2. Pairing alone does not, and R1 alone does not.
-# - **R1 is a local cure.** In notebook 01 it made the game converge *at the data*. It acts on real
-#   samples only. Look at the slope where the generated samples are: R1 alone leaves about a quarter
-#   of the vanilla critic's, R2 about a thirtieth.
-# - **A sharp critic is what makes the cure necessary.** A plain critic is too smooth to point all
-#   samples at one spot, and even the vanilla GAN mostly keeps its modes. (On other seeds two or
-#   more of the 24 networks lose modes in so short a run.) Collapse is a property of the whole game,
-#   not of a loss.
-#
 # The column *slope at G(z)* tells why. The generator's gradient is $\nabla D$ at $G(z)$, and R2 is
 # a penalty on exactly this slope. Without R2 the sharp critic is several times as steep there, and
 # drives the samples to a few spots. While $\gamma$ is large, the surface under the samples is
@@ -840,7 +947,8 @@ claim(
 #
 # A collapsed generator makes convincing samples that are all alike. A critic that judges them one
 # by one cannot see that. Four older cures let it, or the generator's loss, see several at once.
-#
+
+# %% [markdown]
 # **Minibatch discrimination** (Salimans et al. 2016, section 3.2). A learnt tensor
 # $T \in \mathbb R^{A \times B \times C}$ turns the features $f(x_i) \in \mathbb R^A$ of each sample
 # into a matrix $M_i \in \mathbb R^{B \times C}$. Rows are compared over the batch,
@@ -850,7 +958,8 @@ claim(
 #
 # and $o(x_i) \in \mathbb R^B$ joins the features. It counts, softly, how many in the batch are like
 # this one, itself included.
-#
+
+# %% [markdown]
 # **Exercise 3.2** · difficulty 3/5 · 12 minutes
 #
 # Write $o$ for features (N, A) and $T$ (A, B, C). The check tries identical samples, another order,
@@ -883,13 +992,6 @@ checks.minibatch_discrimination(minibatch_discrimination, solution=True)
 # nothing to learn: the standard deviation of each feature over the batch, averaged over the
 # features, appended to every sample. (The paper's code does it in groups of four; here it is the
 # whole batch.)
-#
-# **Packing** (PacGAN, Lin et al. 2018) shows the discriminator $m$ samples of the same kind side by
-# side. A pair that is twice the same mode gives a collapsed generator away.
-#
-# **Mode seeking** (Mao et al. 2019) pays the generator for moving its samples when the latent
-# moves. The ratio $\lVert G(z_1) - G(z_2)\rVert \,/\, \lVert z_1 - z_2 \rVert$ should be large, so
-# its inverse is added to the loss.
 
 
 # %% tags=["export"]
@@ -901,6 +1003,18 @@ def minibatch_std(features: Tensor) -> Tensor:
     return spread[..., None, None].expand(*features.shape[:-1], 1)
 
 
+# %% [markdown]
+# **Packing** (PacGAN, Lin et al. 2018) shows the discriminator $m$ samples of the same kind side by
+# side. A pair that is twice the same mode gives a collapsed generator away. This is an option of
+# the critic, `pack`, and needs no other loss.
+
+# %% [markdown]
+# **Mode seeking** (Mao et al. 2019) pays the generator for moving its samples when the latent
+# moves. The ratio $\lVert G(z_1) - G(z_2)\rVert \,/\, \lVert z_1 - z_2 \rVert$ should be large, so
+# its inverse is added to the loss.
+
+
+# %% tags=["export"]
 def mode_seeking_loss(x: Tensor, z: Tensor) -> Tensor:
     """1 / E(|x_1 - x_2|_1 / |z_1 - z_2|_1), halves of a batch (..., N, d) against each other (Mao
     et al. 2019, section 3.2).
@@ -910,14 +1024,21 @@ def mode_seeking_loss(x: Tensor, z: Tensor) -> Tensor:
     return (1 / (ratio.mean(dim=-1) + 1e-5)).mean()
 
 
+# %% [markdown]
+# Do these statistics tell identical samples from random ones?
+
 # %%
 features, T = torch.randn(16, 6), torch.randn(6, 4, 3)
 alike = features[:1].expand(16, 6)
+
+# %%
 claim(
     "The statistic of minibatch discrimination is larger for identical samples than for others",
     minibatch_discrimination(alike, T) - minibatch_discrimination(features, T),
     at_least=0,
 )
+
+# %%
 claim(
     "The minibatch standard deviation of identical samples is under 1e-3",
     minibatch_std(alike),
@@ -928,6 +1049,8 @@ claim(
     minibatch_std(features),
     at_least=1e-3,
 )
+
+# %%
 claim(
     "The mode-seeking loss is larger for identical samples than for random ones",
     (mode_seeking_loss(alike, features)) / (mode_seeking_loss(features, features)),
@@ -957,6 +1080,11 @@ def noisy_g(critic, real, fake, z, progress):
     return generator_loss(critic(fake + noise_std(progress) * torch.randn_like(fake)))
 
 
+# %% [markdown]
+# Mode seeking leaves the critic's loss as it is, and adds a term to the generator's.
+
+
+# %% tags=["export"]
 def mode_seeking_g(critic, real, fake, z, progress):
     return generator_loss(critic(fake)) + 0.2 * mode_seeking_loss(fake, z)
 
@@ -971,7 +1099,8 @@ def mode_seeking_g(critic, real, fake, z, progress):
 # $$W_1(p, q) = \min_{\text{plans}} \mathbb E\,\lVert x - y \rVert$$
 #
 # shrinks as samples approach. Here is how `wasserstein` above computes it.
-#
+
+# %% [markdown]
 # On the line notebook 01 did that from quantiles (`wasserstein_1`): the smallest goes to the
 # smallest. In the plane there is no order, but with $n$ points on each side the best plan is still
 # a matching: every point of $p$ goes to one point of $q$. Finding the cheapest is the assignment
@@ -985,6 +1114,8 @@ claim(
     abs(on_line - wasserstein_1(x[:, 0], y[:, 0])),
     at_most=1e-5,
 )
+
+# %%
 claim(
     "W1 between a cloud and the cloud moved by 5 is 5",
     abs(wasserstein(x, x + torch.tensor([3.0, 4.0])) - 5),
@@ -1004,7 +1135,10 @@ def collapsed_ring(kept, n):
     return GaussianMixture(ring.centres[:kept], ring.std).sample(n)
 
 
+# %%
 exact = {kept: w1_to(ring, collapsed_ring(kept, N_MATCHED)) for kept in KEPT}
+
+# %%
 claim(
     "Every lost mode of the ring makes the exact W1 larger by a tenth or more",
     [exact[a] - exact[b] for a, b in zip(KEPT, KEPT[1:])],
@@ -1022,11 +1156,13 @@ claim(
 # One half is a line. If $D$ is nowhere steeper than 1, then $D(x) - D(y) \le \lVert x - y \rVert$
 # for each pair of *any* plan, so the difference of means is at most the cost of that plan, the
 # cheapest included. (The other half says that some $D$ reaches it.)
-#
+
+# %% [markdown]
 # A **critic** $D$ gives scores, not probabilities. It maximises the difference and may nowhere be
 # steeper than 1. The generator then climbs that slope. This is the Wasserstein GAN (Arjovsky,
 # Chintala, Bottou 2017, section 3). Optimisers minimise, which is where signs go astray.
-#
+
+# %% [markdown]
 # **Exercise 3.3** · find the bug · difficulty 2/5 · 8 minutes
 #
 # This pair of losses is found in tutorials under the name WGAN. Return the right pair (critic's
@@ -1067,8 +1203,7 @@ checks.wgan_losses(
 # %% [markdown]
 # The first line of the bug is the **hinge loss** (Lim and Ye 2017). It is a good loss for a GAN,
 # and no estimate of $W_1$. At its best it measures the total variation, which like the JSD does not
-# change once two distributions do not overlap. Train both: real points in a square, generated
-# points in the same square moved aside by 1.5, 3 and 6. Four critics a loss, one loop.
+# change once two distributions do not overlap. Below we train critics with both.
 
 
 # %% tags=["export"]
@@ -1082,12 +1217,15 @@ def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 #
 # **Clipping** (Arjovsky et al. 2017, algorithm 1) forces each weight into $[-c, c]$
 # (`clip_weights`). The paper calls it "a clearly terrible way to enforce a Lipschitz constraint",
-# and we shall see why. The **gradient penalty** (Gulrajani et al. 2017, section 4) asks for slope 1
-# where it matters, at random points between real and generated samples:
+# and we shall see why.
+#
+# The **gradient penalty** (Gulrajani et al. 2017, section 4) asks for slope 1 where it matters, at
+# random points between real and generated samples:
 #
 # $$\lambda \; \mathbb E_{\hat x} \big( \lVert \nabla_{\hat x} D(\hat x) \rVert_2 - 1 \big)^2,
 # \qquad \hat x = \epsilon\, x + (1-\epsilon)\, G(z), \quad \epsilon \sim U[0, 1].$$
-#
+
+# %% [markdown]
 # Why *exactly* 1, and why between the two? Let $x$ and $y$ be a pair of the cheapest plan. The best
 # critic has $D(x) - D(y) = \lVert x - y \rVert$, and it may not be steeper than 1 anywhere. So on
 # the segment from $y$ to $x$ its slope is 1 all the way (Gulrajani et al. 2017, proposition 1).
@@ -1095,7 +1233,8 @@ def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 #
 # The norm is that of one sample's *whole* gradient. `gradient_norms` above knows which axes make
 # one sample: those that the scores do not have.
-#
+
+# %% [markdown]
 # **Exercise 3.4** · find the bug · difficulty 4/5 · 15 minutes
 #
 # A penalty as it stands in several repositories. It runs, it trains something, and has three
@@ -1151,6 +1290,12 @@ def square(n):
     return torch.rand(4, n, 2) - 0.5
 
 
+# %% [markdown]
+# Each critic is trained by itself, with its loss and, where there is a weight, the penalty. In the
+# end the loss is measured on fresh points, without the penalty.
+
+
+# %%
 def fit_squares(pair_loss, weight, num_steps=300):
     """The loss that each of four plain critics ends with, without its penalty."""
     critic = points.PointCritic(4)
@@ -1168,6 +1313,11 @@ def fit_squares(pair_loss, weight, num_steps=300):
         return [pair_loss(real, fake).item() for real, fake in pairs]
 
 
+# %% [markdown]
+# The penalty goes to the Wasserstein critics only. The hinge loss falls from 2 to 0 as the critic
+# tells the squares apart, so 2 minus the loss grows as the estimate of $W_1$ does.
+
+# %%
 hinge = [2 - loss for loss in fit_squares(hinge_loss, 0)]
 gaps = [-loss for loss in fit_squares(wgan_critic_loss, 10)]
 
@@ -1181,6 +1331,8 @@ claim(
     hinge[3] / hinge[1],
     between=(0.98, 1.02),
 )
+
+# %%
 claim(
     "The penalised critic says 3 to 6 times as much for squares moved by 6 as by 1.5; the truth "
     "is 4",
@@ -1189,8 +1341,8 @@ claim(
 )
 
 # %% [markdown]
-# Now the ring. Six critics learn to tell the ring from itself with 1, 2, 3, 4, 6 or 8 modes left.
-# Once with the penalty, once with clipping, at three limits. Nothing is generated; only the critics
+# Now the ring. Six critics learn to tell the ring from itself with 1, 2, 3, 4, 6 or 8 modes left,
+# first with the penalty, then with clipping at two limits. Nothing is generated; only the critics
 # learn.
 
 
@@ -1216,6 +1368,7 @@ def fit_rings(clip=None, num_steps=400, n=128):
     return {"critic": critic, "estimate": gaps.cpu()}  # (6,)
 
 
+# %%
 LIMITS = {"clipped at 0.01": 0.01, "clipped at 0.1": 0.1}
 critics = {"gradient penalty": fit_rings()} | {name: fit_rings(c) for name, c in LIMITS.items()}
 
@@ -1232,13 +1385,14 @@ def rescaled(estimate):
     return estimate / ratio[:-1].mean(), ratio  # eight kept modes are at distance 0
 
 
+# %%
 shape_error = {
     name: (rescaled(r["estimate"])[1][:-1] / rescaled(r["estimate"])[1][:-1].mean() - 1).abs().max()
     for name, r in critics.items()
 }
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title Estimates of three critics, and what clipping does to weights
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 3.3))
 colours = dict(zip(critics, (plots.BLUE, plots.VERMILION, plots.ORANGE)))
 top = 1.15 * max(exact.values())
@@ -1275,6 +1429,11 @@ plots.show(
     ),
 )
 
+# %% [markdown]
+# The penalty is soft: a slope above 1 costs little, so an estimate may lie above the exact value,
+# for the squares that are 6 apart by a quarter. With more modes left $W_1$ is small and a relative
+# error can be large, so the claim stops at 4.
+
 # %%
 _, ratio = rescaled(critics["gradient penalty"]["estimate"])
 claim(
@@ -1282,11 +1441,19 @@ claim(
     ratio[:4],
     between=(0.75, 1.25),
 )
+
+# %%
 claim(
     "Up to a factor, both clipped critics err in shape by a tenth or more on the ring",
     [shape_error[name] for name in LIMITS],
     at_least=0.1,
 )
+
+# %% [markdown]
+# Clipping uses up its only freedom: weights go to the ends (Gulrajani et al. 2017, figure 1), and
+# what such a network can say is a simple function.
+
+# %%
 weights = torch.cat(
     [layer.weight.detach().flatten() for layer in critics["clipped at 0.01"]["critic"].net[::2]]
 )
@@ -1295,13 +1462,6 @@ claim(
     (weights.abs() > 0.0099).float().mean(),
     at_least=2 / 3,
 )
-
-# %% [markdown]
-# The penalty is soft: a slope above 1 costs little, so an estimate may lie above the exact value,
-# for the squares that are 6 apart by a quarter. With more modes left $W_1$ is small and a relative
-# error can be large, so the claim stops at 4. Clipping uses up its only freedom:
-# weights go to the ends (Gulrajani et al. 2017, figure 1), and what such a network can say is a
-# simple function.
 
 # %% [markdown]
 # ### No BatchNorm in a penalised critic
@@ -1331,6 +1491,7 @@ def slope_spread(normalisation):
     return max(norms) / min(norms)
 
 
+# %%
 ratios = {
     layer: slope_spread(module)
     for layer, module in (
@@ -1339,6 +1500,8 @@ ratios = {
         ("BatchNorm", nn.BatchNorm1d(32)),
     )
 }
+
+# %%
 claim(
     "Without normalisation, or with LayerNorm, a sample has one gradient in any batch",
     max(ratios["none"], ratios["LayerNorm"]),
@@ -1358,7 +1521,8 @@ claim(
 # weights change little between steps. The bound holds for each layer's *input*: behind our five
 # octaves of Fourier features, which stretch $x$ by a factor of about 29, the critic's slope in $x$
 # may still reach 29.
-#
+
+# %% [markdown]
 # Multiplying a vector by $W^\top W$ again and again turns it towards the direction that $W$
 # stretches most.
 #
@@ -1396,12 +1560,17 @@ def spectral_normalise(weight: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 checks.spectral_normalise(spectral_normalise, solution=True)
 
+# %% [markdown]
+# After many rounds the result must be torch's own.
+
 # %%
 theirs = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 5), n_power_iterations=100)
 weight = theirs.parametrizations.weight.original.detach().T  # (6, 5)
 u = F.normalize(torch.randn(5), dim=0)
 for _ in range(100):
     ours, u = spectral_normalise(weight, u)  # (6, 5)
+
+# %%
 claim(
     "Our spectral normalisation gives the weight that torch's gives, to 1e-4",
     (ours.T - theirs.weight).abs().max(),
@@ -1412,7 +1581,7 @@ claim(
 # %% [markdown]
 # ## The contest
 #
-# All recipes as one table of code.
+# All recipes go into one table of code. First the two losses of a Wasserstein critic.
 
 
 # %% tags=["export"]
@@ -1424,16 +1593,29 @@ def wgan_g(critic, real, fake, z, progress):
     return wgan_generator_loss(critic(fake))
 
 
+# %% [markdown]
+# WGAN-GP adds the gradient penalty. The scores' own axes number the samples, for points and for
+# pictures.
+
+
+# %% tags=["export"]
 def wgan_gp_d(critic, real, fake, progress, weight=1.0):
     real_scores = critic(real)
     penalty = gradient_penalty(critic, real, fake, real_scores.ndim)
     return wgan_critic_loss(real_scores, critic(fake)) + weight * penalty
 
 
+# %% [markdown]
+# The critic's option `statistic` hands over features and a learnt tensor. The standard deviation
+# needs no tensor.
+
+
+# %% tags=["export"]
 def std_statistic(features, T):
     return minibatch_std(features)
 
 
+# %% tags=["export"]
 RECIPES = {
     name.replace("paired + R1 + R2", "R3GAN"): recipe for name, recipe in ABLATION.items()
 } | {
@@ -1458,13 +1640,15 @@ RECIPES = {
 # - **the same tuning**: three pairs of learning rates, with the plain and with the sharp critic,
 #   six settings a recipe, each tried in a short run with another seed; the best $W_1$ was kept for
 #   each critic;
-# - what was *not* tuned for each recipe: latents, slopes, batch and the five octaves come from
-#   earlier trials of R3GAN, and the fall of $\gamma$ was chosen for R1 and R2, so that the recipes
-#   with R2 have an advantage there; $\lambda$, $c$, the noise and the weight of mode seeking are
-#   one value each;
 # - **the same seconds**: twenty on the grid and ten on the ring, turned into steps by the cost of
 #   one step of each recipe, timed on an idle core.
-#
+
+# %% [markdown]
+# What was *not* tuned for each recipe: latents, slopes, batch and the five octaves come from earlier
+# trials of R3GAN. The fall of $\gamma$ was chosen for R1 and R2, so that the recipes with R2 have an
+# advantage there. $\lambda$, $c$, the noise and the weight of mode seeking are one value each.
+
+# %% [markdown]
 # Lines that begin with ▪ check what this stored table says, with its date and the largest standard
 # deviation over the seeds. (✓ is for what was measured in this run.)
 
@@ -1473,6 +1657,7 @@ RECIPES = {
 RATES = {"low": (1e-3, 1e-3), "middle": (2e-3, 4e-3), "high": (5e-3, 1e-2)}  # critic's, generator's
 
 
+# %% tags=["export"]
 def set_up(name: str, critic: str, rates: str) -> Recipe:
     """A recipe of RECIPES with one of the OCTAVES and one of the RATES."""
     recipe, (lr_d, lr_g) = RECIPES[name], RATES[rates]
@@ -1484,17 +1669,25 @@ def set_up(name: str, critic: str, rates: str) -> Recipe:
 TABLE = json.loads((data.ASSETS / "points_contest.json").read_text("utf-8"))
 
 
+# %%
 def rows_of(part, **wanted):
     return [
         row for row in TABLE if row["part"] == part and all(row[k] == v for k, v in wanted.items())
     ]
 
 
+# %% tags=["figure"]
+# @title Code of the table's cells
 def reference_cells(name, dataset):
     found = {"real samples": ceiling, "uniform noise": noise}[name][dataset]
     return [found.modes, f"{100 * found.high_quality:.0f}", f"{REFERENCE[name, dataset]:.2f}"]
 
 
+# %% [markdown]
+# The table shows each recipe with its better critic.
+
+
+# %%
 def better_critic(name):
     """The critic with which the recipe's mean W1 over both sets is smaller."""
     return min(
@@ -1505,7 +1698,8 @@ def better_critic(name):
     )
 
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Tables of the contest
 for dataset in MIXTURES:
     rows = [
         [name, "", *reference_cells(name, dataset), ""]
@@ -1528,10 +1722,10 @@ for dataset in MIXTURES:
     )
 
 # %% [markdown]
-# Each recipe stands there with its better critic. The figure shows both.
+# The figure shows both critics.
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title W1 of all recipes with both critics
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 5.2), sharey=True)
 names = list(RECIPES)
 for axis, dataset in zip(axes, MIXTURES):
@@ -1565,7 +1759,10 @@ plots.show(
     ),
 )
 
-# %% tags=["exact"]
+# %% [markdown]
+# What does the contest say? Three helpers read the table.
+
+# %%
 ORIGIN = {"date": max(row["date"] for row in TABLE), "seeds": 3}
 
 
@@ -1574,16 +1771,22 @@ def widest(rows, key):
     return max(torch.tensor(row[key], dtype=torch.float64).std().item() for row in rows)
 
 
+# %%
 def found(name, critic, dataset, part="contest"):
     (row,) = rows_of(part, recipe=name, critic=critic, dataset=dataset)
     return row
 
 
+# %%
 def missing(row, fewest=min):
     """How many modes the worst seed of a row lacks; with `fewest=max` the best one."""
     return len(MIXTURES[row["dataset"]].centres) - fewest(row["modes"])
 
 
+# %% [markdown]
+# **Sharp critic: R2, or WGAN-GP, or collapse.** The four recipes with R2 cover everything.
+
+# %% tags=["exact"]
 sharp_r2 = [
     found(name, "sharp", d) for name in RECIPES if "R2" in name or name == "R3GAN" for d in MIXTURES
 ]
@@ -1594,6 +1797,11 @@ stored(
     spread=widest(sharp_r2, "modes"),
     **ORIGIN,
 )
+
+# %% [markdown]
+# All recipes without R2 lose modes but WGAN-GP, most of them on every seed.
+
+# %% tags=["exact"]
 without_r2 = [
     "vanilla",
     "vanilla + R1",
@@ -1611,6 +1819,14 @@ stored(
     spread=widest(sharp_without, "modes"),
     **ORIGIN,
 )
+
+# %% [markdown]
+# **Plain critic: the vanilla GAN is among the best.** In equal seconds and with tuned rates, no
+# other recipe with a plain critic has more good samples on the grid. (The paired loss with R2
+# stands in the table with its sharp critic. Vanilla's lead over vanilla + R2 and vanilla + R1 + R2
+# is within the seeds' spread; by $W_1$ they are level or better.)
+
+# %% tags=["exact"]
 plain_vanilla = [found("vanilla", "plain", d) for d in MIXTURES]
 others = [found(name, "plain", "grid") for name in RECIPES if name != "vanilla"]
 stored(
@@ -1621,6 +1837,12 @@ stored(
     spread=widest(others, "good") / mean(plain_vanilla[1]["good"]),
     **ORIGIN,
 )
+
+# %% [markdown]
+# WGAN-GP covers everything with the sharp critic, and the oldest recipe covers everything with the
+# plain one.
+
+# %% tags=["exact"]
 sharp_gp = [found("WGAN-GP", "sharp", d) for d in MIXTURES]
 stored(
     "With the sharp critic WGAN-GP covers 8 of 8 and 25 of 25 modes on every seed",
@@ -1629,6 +1851,8 @@ stored(
     spread=widest(sharp_gp, "modes"),
     **ORIGIN,
 )
+
+# %% tags=["exact"]
 stored(
     "With the plain critic the vanilla GAN covers 8 of 8 and 25 of 25 modes on every seed",
     [-missing(row) for row in plain_vanilla],
@@ -1638,23 +1862,16 @@ stored(
 )
 
 # %% [markdown]
-# What does the contest say?
+# Lucic et al. 2018 found the like on pictures: with equal tuning, most GANs come out alike.
 #
-# - **Sharp critic: R2, or WGAN-GP, or collapse.** The four recipes with R2 cover everything, and so
-#   does WGAN-GP. All others lose modes, most of them on every seed.
-# - **Plain critic: the vanilla GAN is among the best.** In equal seconds and with tuned rates, the
-#   oldest recipe covers all modes, and no other recipe with a plain critic has more good samples on
-#   the grid. (The paired loss with R2 stands there with its sharp critic. Vanilla's lead over
-#   vanilla + R2 and vanilla + R1 + R2 is within the seeds' spread; by $W_1$ they are level or
-#   better.) Lucic et al. 2018 found the like on pictures: with equal tuning, most GANs come out
-#   alike.
 # - **Cures that look at several samples** do not save a sharp critic here. With a plain one they
 #   have fewer good samples than the vanilla GAN. PacGAN's authors trained for 400,000 steps of 100
 #   samples, many times as long as this contest.
 # - **Neither clipping nor spectral normalisation** keeps the modes of the sharp critic here. They
 #   bound weights and layers. Through its sines and cosines this critic may still be steep: the
 #   section on spectral normalisation puts a number to that. So a *tight* bound was not tested.
-#
+
+# %% [markdown]
 # How much tuning did each recipe need? Of the three rates of each recipe we count those with which
 # all three seeds covered the whole ring in the short run, for each critic.
 
@@ -1666,6 +1883,8 @@ for name in RECIPES:
         sum(min(row["modes"]) == 8 for row in tried if row["critic"] == critic)
         for critic in ("sharp", "plain")
     ]
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["ring, short runs: rates of 3 that cover 8 of 8 on all seeds", "sharp critic", "plain critic"],
     [[name, *counts] for name, counts in sorted(whole.items(), key=lambda pair: -pair[1][0])],
@@ -1674,18 +1893,22 @@ plots.table(
 # %% [markdown]
 # The vanilla loss with R2 needs the least tuning: it covers the ring with every rate and both
 # critics. That is R2 *with this loss*: R3GAN has R2, too, and passes in two of six. Most of its
-# failures lack one mode on a seed or two, the worst has 5, 7 and 5. A count that wants all 8 modes
-# does not see the difference between 7 and 1. So we count modes as well, with the sharp critic,
-# where it matters. (Who tries only one setting ranks settings, not recipes.)
+# failures lack one mode on a seed or two, the worst has 5, 7 and 5.
+
+# %% [markdown]
+# A count that wants all 8 modes does not see the difference between 7 and 1. So we count modes as
+# well, with the sharp critic, where it matters. (Who tries only one setting ranks settings, not
+# recipes.)
 
 
-# %% tags=["exact"]
+# %%
 def sharp_modes(names):
     """Mean modes of the ring over the seeds, for each recipe and rate tried with a sharp critic."""
     rows = [row for name in names for row in rows_of("tuning", recipe=name, dataset="ring")]
     return [mean(row["modes"]) for row in rows if row["critic"] == "sharp"]
 
 
+# %% tags=["exact"]
 has_r2 = {name for name in RECIPES if "R2" in name or name == "R3GAN"}
 stored(
     "In the short runs with the sharp critic the recipes with R2 cover at least 4 modes of the "
@@ -1734,6 +1957,8 @@ BEST, BEST_SETTING = "vanilla + R2", ("sharp", "middle")
 live = {
     d: compete(set_up(BEST, *BEST_SETTING), d, found(BEST, "sharp", d)["steps"]) for d in MIXTURES
 }
+
+# %% tags=["nbval-ignore-output"]
 for dataset, r in live.items():
     good = spread([100 * share for share in r["good"]], 0)
     print(
@@ -1742,7 +1967,7 @@ for dataset, r in live.items():
     )
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title Samples on the grid
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.2))
 few = 0  # the first seed on both sides
 for axis, (what, samples) in zip(
@@ -1770,6 +1995,8 @@ claim(
     [min(r["modes"]) - len(MIXTURES[d].centres) for d, r in live.items()],
     at_least=0,
 )
+
+# %%
 claim(
     "Trained here with R2, three quarters of the samples are good, or more, on every seed",
     [min(r["good"]) for r in live.values()],
@@ -1782,9 +2009,10 @@ claim(
 )
 
 # %% [markdown]
-# With five times as long the stored table has these rows.
+# The stored table has runs of five times as long, too.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Tables of the long runs
 for dataset in MIXTURES:
     rows = [
         [r["recipe"], f"{r['critic']}, {r['rates']}", *cells(r), r["steps"]]
@@ -1794,6 +2022,9 @@ for dataset in MIXTURES:
     plots.table(
         [f"{dataset}, long", "critic, rates", f"modes of {modes}", "% good", "W1", "steps"], rows
     )
+
+# %% [markdown]
+# With R2 there are all modes *and* good samples, on three seeds of both sets.
 
 # %% tags=["exact"]
 longest = [found(BEST, "sharp", d, "long") for d in MIXTURES]
@@ -1806,6 +2037,12 @@ stored(
     **ORIGIN,
 )
 
+
+# %% [markdown]
+# Look at the vanilla GAN in the same table. With the plain critic it arrives where R2 arrives. With
+# the sharp critic five times as long does not help it.
+
+# %% tags=["exact"]
 plain_long = [found("vanilla", "plain", d, "long") for d in MIXTURES]
 sharp_long = [found("vanilla", "sharp", d, "long") for d in MIXTURES]
 stored(
@@ -1816,6 +2053,8 @@ stored(
     spread=widest(plain_long, "good"),
     **ORIGIN,
 )
+
+# %% tags=["exact"]
 stored(
     "After the long run the vanilla GAN with the sharp critic covers under half of the modes on "
     "every seed of both sets",
@@ -1826,6 +2065,13 @@ stored(
     ),
     **ORIGIN,
 )
+
+# %% [markdown]
+# On the grid no published row above has all modes, or as many good samples. On the ring PacGAN's
+# best row has as many good samples, on fewer modes. (Their networks saw other latents, and PacGAN's
+# question was another one: what packing adds to a given GAN.)
+
+# %% tags=["exact"]
 stored(
     "After the long run the vanilla loss with R2 has more good samples on every seed of the grid "
     "than any published row",
@@ -1836,17 +2082,10 @@ stored(
 )
 
 # %% [markdown]
-# All modes *and* good samples, on three seeds of both sets. On the grid no published row above has
-# all modes, or as many good samples. On the ring PacGAN's best row has as many good samples, on
-# fewer modes. (Their networks saw other latents, and PacGAN's question was another one: what
-# packing adds to a given GAN.)
-#
-# And look at the vanilla GAN in the same table. With the sharp critic five times as long does not
-# help it. With the plain critic it arrives where R2 arrives. So is R2 needed? For a critic that is
-# smooth enough, not here. But nobody tells you beforehand how sharp a critic is, and whether a
-# network for pictures is sharp in this sense we did not measure. R2 is what works with both. (And
-# the vanilla GAN is the more fragile: in a trial with fewer steps one of its three seeds lost four
-# modes of the grid.)
+# Is R2 needed, then? For a critic that is smooth enough, not here. But nobody tells you beforehand
+# how sharp a critic is, and whether a network for pictures is sharp in this sense we did not
+# measure. R2 is what works with both. (And the vanilla GAN is the more fragile: in a trial with
+# fewer steps one of its three seeds lost four modes of the grid.)
 
 # %% [markdown]
 # ### Look around
@@ -1915,9 +2154,7 @@ viewer = widgets.explore(
 #
 # Do the findings carry over to pictures? *Stacked digits* (Srivastava et al. 2017, section 5.2) put
 # three random MNIST digits into the red, green and blue channel of one picture: $10^3$ modes, and a
-# digit classifier can name each. We train the generator of notebook 02 by four recipes, with the
-# same critic for all. It has no BatchNorm, since a penalised critic may have none. A fifth row is
-# notebook 02's way, the vanilla loss with BatchNorm in the critic.
+# digit classifier can name each.
 
 # %% tags=["nbval-ignore-output"]
 torch.set_num_threads(CORES)
@@ -1930,6 +2167,13 @@ def stack_digits(pictures: Tensor, n: int) -> Tensor:
     return pictures[torch.randint(len(pictures), (n, 3), device=pictures.device), 0]
 
 
+# %% [markdown]
+# We train the generator of notebook 02 by four recipes, with the same critic for all. It has no
+# BatchNorm, since a penalised critic may have none. A fifth row is notebook 02's way, the vanilla
+# loss with BatchNorm in the critic.
+
+
+# %% tags=["export"]
 def digit_networks(
     width: int, latent_dim: int, batch_norm: bool = False
 ) -> tuple[nn.Module, nn.Module]:
@@ -1959,9 +2203,7 @@ def digit_networks(
 
 
 # %% [markdown]
-# Two numbers: how many of the 1000 triples occur among $n$ samples, and the Kullback-Leibler
-# divergence of their frequencies from the true ones. Both depend on $n$: even $n$ *real* pictures
-# miss some triples. So the real value for the same $n$ stands beside ours.
+# Which of the thousand modes is a picture? The classifier reads one digit in each channel.
 
 
 # %% tags=["export"]
@@ -1972,12 +2214,20 @@ def triples(pictures: Tensor) -> Tensor:
     return digit @ torch.tensor([100, 10, 1])
 
 
+# %% [markdown]
+# Two numbers are measured: how many of the 1000 triples occur among $n$ samples, and the
+# Kullback-Leibler divergence of their frequencies from the true ones. The true frequency of a
+# triple is the product of its three digits' frequencies.
+
+
+# %% tags=["export"]
 def true_share(labels: Tensor) -> Tensor:
     """The frequencies (1000,) of the triples of independent digits with these labels (N,)."""
     share = labels.bincount(minlength=10).double() / len(labels)
     return torch.einsum("a,b,c->abc", share, share, share).flatten()
 
 
+# %% tags=["export"]
 def modes_and_kl(numbers: Tensor, true_share: Tensor) -> tuple[int, float]:
     """How many of the 1000 triples occur, and KL(their frequencies || `true_share` (1000,)) in
     nats.
@@ -1988,6 +2238,10 @@ def modes_and_kl(numbers: Tensor, true_share: Tensor) -> tuple[int, float]:
     return int((share > 0).sum()), torch.xlogy(share, share / true_share).sum().item()
 
 
+# %% [markdown]
+# Both numbers depend on $n$: even $n$ *real* pictures miss some triples. So the real value for the
+# same $n$ stands beside ours.
+
 # %% tags=["nbval-ignore-output"]
 TRUE_SHARE = true_share(digits.y)
 
@@ -1996,6 +2250,8 @@ def real_triples(n):
     return digits.y[torch.randint(len(digits), (n, 3))] @ torch.tensor([100, 10, 1])
 
 
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Real stacked digits
 real_examples = stack_digits(digits.x, 12)
 plots.image_grid(
     real_examples,
@@ -2003,6 +2259,8 @@ plots.image_grid(
     title="Real stacked digits",
     alt="Twelve pictures, each of three overlaid digits in red, green and blue.",
 )
+
+# %% tags=["nbval-ignore-output"]
 for n in (400, 3000, 26000):
     n_modes, kl = modes_and_kl(real_triples(n), TRUE_SHARE)
     print(f"{n:>6} real pictures: {n_modes:>4} modes, KL {kl:.2f}")
@@ -2019,6 +2277,7 @@ DIGIT_RECIPES = {
 DIGIT_RECIPES["vanilla, BatchNorm"] = replace(DIGIT_RECIPES["vanilla"], critic={"batch_norm": True})
 
 
+# %% tags=["export"]
 def train_digits(
     recipe: Recipe,
     pictures: Tensor,
@@ -2043,6 +2302,7 @@ def train_digits(
     return ema.eval()
 
 
+# %% tags=["export"]
 @torch.no_grad()
 def sample_digits(ema: nn.Module, n: int, device: torch.device | str = "cpu") -> Tensor:
     """`n` pictures (n, 3, 28, 28)."""
@@ -2077,7 +2337,8 @@ for name in training.progress(LIVE_DIGITS, "digits"):
         "steps": num_steps,
     }
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Table of the stacked digits
 real_modes, real_kl = modes_and_kl(real_triples(n), TRUE_SHARE)
 rows = [[f"{n:,} real pictures", real_modes, f"{real_kl:.2f}", ""]]
 for name in DIGIT_RECIPES:
@@ -2094,7 +2355,8 @@ for name, r in digit_results.items():
     rows.append([f"{name}, here", r["modes"], f"{r['kl']:.2f}", r["steps"]])
 plots.table(["stacked digits", "modes of 1000", "KL", "steps"], rows)
 
-# %%
+# %% tags=["figure"]
+# @title Stacked digits of two recipes
 plots.film_strip(
     [real_examples] + [r["pictures"] for r in digit_results.values()],
     ["real"] + list(digit_results),
@@ -2104,6 +2366,11 @@ plots.film_strip(
         "green and blue, some of them readable as digits."
     ),
 )
+
+# %% [markdown]
+# The table says three things, and one of them is a surprise. First, BatchNorm in the critic does
+# harm on two of three seeds. A comparison of a DCGAN, which has it, with a penalised GAN, which has
+# not, measures BatchNorm as well as the penalty.
 
 # %% tags=["exact"]
 digit_rows = {name: rows_of("digits", recipe=name) for name in DIGIT_RECIPES}
@@ -2116,6 +2383,12 @@ stored(
     spread=None,
     **ORIGIN,
 )
+
+# %% [markdown]
+# Second, the vanilla loss with R1 and R2 comes last of those without BatchNorm, and the paired loss
+# with the same penalties does not. Why, we do not know: their strength was chosen on points.
+
+# %% tags=["exact"]
 stored(
     "On stacked digits, in so short a run, R1 and R2 with the vanilla loss are further from the "
     "true frequencies than the vanilla loss alone, on every seed",
@@ -2124,6 +2397,12 @@ stored(
     spread=None,
     **ORIGIN,
 )
+
+# %% [markdown]
+# Third, with equal critics the vanilla loss, WGAN-GP and R3GAN overlap within their seeds. Nothing
+# collapses in a few hundred steps.
+
+# %%
 claim(
     "Trained here without BatchNorm in the critic, the vanilla loss reaches 300 modes or more",
     digit_results["vanilla"]["modes"],
@@ -2131,15 +2410,6 @@ claim(
 )
 
 # %% [markdown]
-# The table says three things, and one of them is a surprise.
-#
-# - BatchNorm in the critic does harm on two of three seeds. A comparison of a DCGAN, which has it,
-#   with a penalised GAN, which has not, measures BatchNorm as well as the penalty.
-# - With equal critics the vanilla loss, WGAN-GP and R3GAN overlap within their seeds. Nothing
-#   collapses in a few hundred steps.
-# - The vanilla loss with R1 and R2 comes last of those without BatchNorm, and the paired loss with
-#   the same penalties does not. Why, we do not know: their strength was chosen on points.
-#
 # All five are far from all thousand modes. A classifier must name something, so it also names
 # smudges: a mode that is "covered" here need not be a readable digit. In Huang et al. 2024 (table
 # 1), with larger networks and much longer training, both losses fail with R1 alone; with R1 and R2
