@@ -163,7 +163,7 @@ def max_min(num_steps, lr=1.0):
 
 
 # %% [markdown]
-# Both games run for as many steps. A column of a picture below is the generator's mass at one step.
+# Both games run for 300 steps. A column of a picture below is the generator's mass at one step.
 
 # %%
 d_answers, g_answers = min_max(300), max_min(300)
@@ -238,10 +238,9 @@ claim(
 )
 
 # %% [markdown]
-# The point visits every mode, as often as it should, and so the
-# game is not *wrong*. But at no moment is there a generator that has all of them. A real GAN lies
-# between the two games: both networks take small steps. The rest of this notebook asks what moves
-# it towards the first.
+# The point visits every mode, as often as it should, and so the game is not *wrong*. But at no
+# moment is there a generator that has all of them. A real GAN lies between the two games: both
+# networks take small steps. The rest of this notebook asks what moves it towards the first.
 
 # %% [markdown]
 # ## Two data sets with nothing to hide
@@ -358,8 +357,7 @@ def wasserstein(x: Tensor, y: Tensor) -> float:
 
 
 # %% [markdown]
-# The cost of the computation grows fast with the number of points, so each side is cut to the same
-# small number.
+# Both samples must be of one size, so `w1_to` cuts them to the same number of points.
 
 # %% tags=["export"]
 N_MATCHED = 1000  # points a side
@@ -934,7 +932,8 @@ claim(
 # drives the samples to a few spots. While $\gamma$ is large, the surface under the samples is
 # gentle, and each takes its own way. When $\gamma$ has fallen, the samples are spread out already
 # and the critic may become sharp. The plain critic is gentle by nature.
-#
+
+# %% [markdown]
 # Huang et al. 2024 (table 1) made this ablation with stacked digits, which come at the end of this
 # notebook. There both losses fail with R1 alone; with R1 and R2 the paired loss finds all thousand
 # modes, the vanilla loss 693.
@@ -1644,9 +1643,10 @@ RECIPES = {
 #   one step of each recipe, timed on an idle core.
 
 # %% [markdown]
-# What was *not* tuned for each recipe: latents, slopes, batch and the five octaves come from earlier
-# trials of R3GAN. The fall of $\gamma$ was chosen for R1 and R2, so that the recipes with R2 have an
-# advantage there. $\lambda$, $c$, the noise and the weight of mode seeking are one value each.
+# What was *not* tuned for each recipe: latents, slopes, batch and the five octaves come from
+# earlier trials of R3GAN. The fall of $\gamma$ was chosen for R1 and R2, so that the recipes with
+# R2 have an advantage there. $\lambda$, $c$, the noise and the weight of mode seeking are one value
+# each.
 
 # %% [markdown]
 # Lines that begin with ▪ check what this stored table says, with its date and the largest standard
@@ -1799,7 +1799,7 @@ stored(
 )
 
 # %% [markdown]
-# All recipes without R2 lose modes but WGAN-GP, most of them on every seed.
+# Without R2 every recipe but WGAN-GP loses modes, most of them on every seed.
 
 # %% tags=["exact"]
 without_r2 = [
@@ -2250,9 +2250,11 @@ def real_triples(n):
     return digits.y[torch.randint(len(digits), (n, 3))] @ torch.tensor([100, 10, 1])
 
 
+# %%
+real_examples = stack_digits(digits.x, 12)
+
 # %% tags=["figure", "nbval-ignore-output"]
 # @title Real stacked digits
-real_examples = stack_digits(digits.x, 12)
 plots.image_grid(
     real_examples,
     columns=12,
