@@ -383,35 +383,31 @@ for (what, name), value in REFERENCE.items():
 # %% [markdown]
 # Even two real samples of 1,000 points are not at distance 0. Whoever reports a distance must
 # report this floor beside it.
-#
-# ## Networks, three at a time
-#
-# One run proves little about a GAN; we want three seeds of everything. Small networks leave a
-# processor idle between two calls, so `course_utils.points` trains three at once: every weight has
-# a leading axis, and one batched product serves all. They share no weight, sample or gradient.
-
-# %%
-layer, x = points.StackedLinear(3, 5, 4), torch.randn(3, 10, 5)
-one_by_one = [x[i] @ layer.weight[i] + layer.bias[i] for i in range(3)]
-claim(
-    "Three stacked linear layers compute what three separate ones compute, to 1e-5",
-    (layer(x) - torch.stack(one_by_one)).abs().max(),
-    at_most=1e-5,
-)
 
 # %% [markdown]
-# All recipes get the same networks, three hidden layers of 64:
+# ## First, the failure
 #
-# - the **generator** maps two uniform latents to a point;
-# - the **critic** maps a point to a number. A *plain* critic sees the two coordinates. A *sharp*
+# Now for a GAN: the plain, non-saturating one of notebook 02, from here on *vanilla*, on the grid.
+# One run proves little about a GAN, so three are trained side by side, as three seeds. They share
+# no weight, sample or gradient. Each has two networks, with three hidden layers of 64.
+
+# %% [markdown]
+# - The **generator** maps two uniform latents to a point.
+# - The **critic** maps a point to a number. A *plain* critic sees the two coordinates. A *sharp*
 #   critic sees their sines and cosines too, at five doubling frequencies: *Fourier features*
 #   (Tancik et al. 2020), which let a small network tell a spot from its surroundings.
 #
 # From here on the discriminator is called critic, whatever its loss.
 
+# %% tags=["export"]
+BATCH_SIZE = 256  # samples a step for each network
+OCTAVES = {"plain": 0, "sharp": 5}  # of Fourier features, for each kind of critic
+
+
 # %% [markdown]
-# A **recipe** is two losses, options of the critic, and a few numbers. The losses get the critic
-# and the samples, so that penalties fit in. `progress` runs from 0 to 1 over the training.
+# A **recipe** is two losses, options of the critic, and a few numbers. All recipes of this notebook
+# get the same networks and the same loop. The losses get the critic and the samples, so that
+# penalties fit in. `progress` runs from 0 to 1 over the training.
 
 
 # %% tags=["export"]
@@ -448,7 +444,8 @@ def gan_g(critic, real, fake, z, progress):
 # samples come from averaged weights.
 #
 # `backward(inputs=...)` computes the gradients of the named weights only. So the generator's step
-# does not compute the critic's.
+# does not compute the critic's. One recipe clips the critic's weights; `clip_weights` comes with
+# that recipe.
 
 
 # %% tags=["export", "long"]
@@ -507,22 +504,14 @@ def train(
 
 
 # %% [markdown]
-# One recipe clips the critic's weights after each of its steps. The section on slopes says why.
+# Three folded cells do what is not the lesson. `train_points` trains three networks by one recipe and
+# measures each: modes covered, share of good samples, and $W_1$. `compete` also looks at the
+# *current* weights from time to time: which modes hold good samples, and how steep the critic is
+# where the generated samples are.
 
 
-# %% tags=["export"]
-def clip_weights(critic: nn.Module, limit: float) -> None:
-    """Force every weight and bias into [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
-    with torch.no_grad():
-        for weight in critic.parameters():
-            weight.clamp_(-limit, limit)
-
-
-# %% [markdown]
-# After a training every network is measured: modes covered, share of good samples, and $W_1$.
-
-
-# %% tags=["export"]
+# %% tags=["figure", "export"]
+# @title Code that trains networks on points and measures them
 def measure_points(ema: nn.Module, mixture: GaussianMixture, stack: int, device="cpu") -> dict:
     """Modes, share of good samples and W1 of each of a stack's generators, 2,500 samples each."""
     with torch.no_grad():
@@ -536,17 +525,6 @@ def measure_points(ema: nn.Module, mixture: GaussianMixture, stack: int, device=
     }
 
 
-# %% tags=["export"]
-BATCH_SIZE = 256  # samples a step for each network
-OCTAVES = {"plain": 0, "sharp": 5}  # of Fourier features, for each kind of critic
-
-
-# %% [markdown]
-# `train_points` builds the networks of a recipe and trains them on points. Real points come from a
-# pool that is sampled once. The time that `watch` takes does not count.
-
-
-# %% tags=["export"]
 def train_points(
     recipe: Recipe,
     mixture: GaussianMixture,
@@ -587,36 +565,16 @@ def train_points(
     return measure_points(ema, mixture, stack, device) | {"steps": num_steps, "seconds": seconds}
 
 
-# %% [markdown]
-# How steep is the critic at a sample? A score depends on its own sample only, so the gradient of
-# the sum of all scores holds the gradient of each. With `create_graph` the result can be
-# differentiated again, which a penalty on the slope needs.
-
-
-# %% tags=["export"]
-def gradient_norms(x: Tensor, scores: Tensor) -> Tensor:
-    """|grad D(x_i)| for each sample, shaped like `scores`; the other axes of `x` make one sample.
-    Differentiable.
-    """
-    (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
-    return gradient.flatten(scores.ndim).norm(dim=-1)
-
-
-# %% [markdown]
-# From time to time we look at the *current* weights: which modes hold good samples, and how steep
-# the critic is where the generated samples are. For the viewer below we also keep some points and
-# the critic's scores on a raster.
-
-# %%
+# %% tags=["figure"]
+# @title Code that looks at a training
 LOOKS = 20  # times a run is looked at
 LINE = torch.linspace(-2, 2, 40)
 RASTER = torch.cartesian_prod(LINE, LINE).flip(1)  # (1600, 2), row by row
 
 
-# %%
 def look_at(generator, critic, ema, mixture):
     samples = generator(points.point_latents(SEEDS, 1024, run.device)).detach().requires_grad_()
-    slopes = gradient_norms(samples, critic(samples))  # (SEEDS, 1024)
+    (slopes,) = torch.autograd.grad(critic(samples).sum(), samples)  # (SEEDS, 1024, 2)
     with torch.no_grad():
         averaged = ema(points.point_latents(SEEDS, 1024, run.device)).cpu()
         scores = critic(RASTER.to(run.device).expand(SEEDS, -1, -1))[0].reshape(40, 40).cpu()
@@ -629,13 +587,14 @@ def look_at(generator, critic, ema, mixture):
         "shares": torch.stack(counts),  # (SEEDS, modes): good samples only
         "modes": [c.modes for c in found],
         "good": [c.high_quality for c in found],
-        "slope": slopes.median().item(),
+        "slope": slopes.norm(dim=-1).median().item(),
         "points": averaged[0, :600],
         "scores": scores,
     }
 
 
-# %%
+# %% tags=["figure"]
+# @title Code that trains and looks
 def compete(recipe, dataset, num_steps):
     """Train three networks and look at them LOOKS times."""
     mixture, looks = MIXTURES[dataset], {}
@@ -651,7 +610,6 @@ def compete(recipe, dataset, num_steps):
     return result | {"looks": looks}
 
 
-# %%
 def look_after(result, share):
     """What was seen when this share of the run was over; a run may have been stopped early."""
     looks = list(result["looks"].values())
@@ -659,10 +617,7 @@ def look_after(result, share):
 
 
 # %% [markdown]
-# ## First, the failure
-#
-# The plain, non-saturating GAN of notebook 02, from here on *vanilla*, on the grid, with the sharp
-# critic. Watch where its good samples are.
+# The first run has the sharp critic. Watch where its good samples are.
 
 # %% tags=["nbval-ignore-output"]
 collapse = compete(Recipe(gan_d, gan_g, {"octaves": OCTAVES["sharp"]}), "grid", 1000)
@@ -711,13 +666,29 @@ claim(
 
 # %% [markdown]
 # This is collapse as it is met in practice: samples gather in a few places, and most of the data
-# are never made. The loss does not tell. So what cures it?
+# are never made. The loss does not tell.
+
+# %% [markdown]
+# ### Three networks at a time
+#
+# Are these three trainings, or one? Small networks leave a processor idle between two calls, so
+# `course_utils.points` trains three at once: every weight has a leading axis, and one batched
+# product serves all.
+
+# %%
+layer, x = points.StackedLinear(3, 5, 4), torch.randn(3, 10, 5)
+one_by_one = [x[i] @ layer.weight[i] + layer.bias[i] for i in range(3)]
+claim(
+    "Three stacked linear layers compute what three separate ones compute, to 1e-5",
+    (layer(x) - torch.stack(one_by_one)).abs().max(),
+    at_most=1e-5,
+)
 
 # %% [markdown]
 # ## Two penalties and a pairing
 #
-# R3GAN (Huang et al. 2024) is a recent recipe that is said to cover all modes. It changes three
-# things at once. In the tables below its name stands for all three: paired + R1 + R2.
+# What cures it? R3GAN (Huang et al. 2024) is a recent recipe that is said to cover all modes. It
+# changes three things at once. In the tables below its name stands for all three: paired + R1 + R2.
 
 # %% [markdown]
 # **Pairing** (Jolicoeur-Martineau 2019) compares each real sample with a generated one, instead of
@@ -736,7 +707,24 @@ def relativistic_loss(winner: Tensor, loser: Tensor) -> Tensor:
 # %% [markdown]
 # **R1** (Mescheder et al. 2018, equation 9) is notebook 01's friction: a penalty on the critic's
 # slope at *real* samples. **R2** (their equation 10) is the same penalty at *generated* samples.
-# One function serves both.
+
+# %% [markdown]
+# How steep is the critic at a sample? A score depends on its own sample only, so the gradient of
+# the sum of all scores holds the gradient of each. With `create_graph` the result can be
+# differentiated again, which a penalty on the slope needs.
+
+
+# %% tags=["export"]
+def gradient_norms(x: Tensor, scores: Tensor) -> Tensor:
+    """|grad D(x_i)| for each sample, shaped like `scores`; the other axes of `x` make one sample.
+    Differentiable.
+    """
+    (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+    return gradient.flatten(scores.ndim).norm(dim=-1)
+
+
+# %% [markdown]
+# One function serves R1 and R2. Which of the two it is depends on the samples.
 
 
 # %% tags=["export"]
@@ -1215,9 +1203,19 @@ def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 # ### How to keep the slope at most 1
 #
 # **Clipping** (Arjovsky et al. 2017, algorithm 1) forces each weight into $[-c, c]$
-# (`clip_weights`). The paper calls it "a clearly terrible way to enforce a Lipschitz constraint",
+# The paper calls it "a clearly terrible way to enforce a Lipschitz constraint",
 # and we shall see why.
-#
+
+
+# %% tags=["export"]
+def clip_weights(critic: nn.Module, limit: float) -> None:
+    """Force every weight and bias into [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
+    with torch.no_grad():
+        for weight in critic.parameters():
+            weight.clamp_(-limit, limit)
+
+
+# %% [markdown]
 # The **gradient penalty** (Gulrajani et al. 2017, section 4) asks for slope 1 where it matters, at
 # random points between real and generated samples:
 #
@@ -1784,7 +1782,8 @@ def missing(row, fewest=min):
 
 
 # %% [markdown]
-# **Sharp critic: R2, or WGAN-GP, or collapse.** The four recipes with R2 cover everything.
+# **Sharp critic: R2, or WGAN-GP, or collapse.** The four recipes with R2 cover everything, and so
+# does WGAN-GP.
 
 # %% tags=["exact"]
 sharp_r2 = [
@@ -1798,8 +1797,18 @@ stored(
     **ORIGIN,
 )
 
+# %% tags=["exact"]
+sharp_gp = [found("WGAN-GP", "sharp", d) for d in MIXTURES]
+stored(
+    "With the sharp critic WGAN-GP covers 8 of 8 and 25 of 25 modes on every seed",
+    [-missing(row) for row in sharp_gp],
+    at_least=0,
+    spread=widest(sharp_gp, "modes"),
+    **ORIGIN,
+)
+
 # %% [markdown]
-# Without R2 every recipe but WGAN-GP loses modes, most of them on every seed.
+# All others lose modes, most of them on every seed.
 
 # %% tags=["exact"]
 without_r2 = [
@@ -1821,10 +1830,11 @@ stored(
 )
 
 # %% [markdown]
-# **Plain critic: the vanilla GAN is among the best.** In equal seconds and with tuned rates, no
-# other recipe with a plain critic has more good samples on the grid. (The paired loss with R2
-# stands in the table with its sharp critic. Vanilla's lead over vanilla + R2 and vanilla + R1 + R2
-# is within the seeds' spread; by $W_1$ they are level or better.)
+# **Plain critic: the vanilla GAN is among the best.** In equal seconds and with tuned rates, the
+# oldest recipe covers all modes, and no other recipe with a plain critic has more good samples on
+# the grid. (The paired loss with R2 stands in the table with its sharp critic. Vanilla's lead over
+# vanilla + R2 and vanilla + R1 + R2 is within the seeds' spread; by $W_1$ they are level or
+# better.)
 
 # %% tags=["exact"]
 plain_vanilla = [found("vanilla", "plain", d) for d in MIXTURES]
@@ -1835,20 +1845,6 @@ stored(
     [mean(row["good"]) / mean(plain_vanilla[1]["good"]) for row in others],
     at_most=1,
     spread=widest(others, "good") / mean(plain_vanilla[1]["good"]),
-    **ORIGIN,
-)
-
-# %% [markdown]
-# WGAN-GP covers everything with the sharp critic, and the oldest recipe covers everything with the
-# plain one.
-
-# %% tags=["exact"]
-sharp_gp = [found("WGAN-GP", "sharp", d) for d in MIXTURES]
-stored(
-    "With the sharp critic WGAN-GP covers 8 of 8 and 25 of 25 modes on every seed",
-    [-missing(row) for row in sharp_gp],
-    at_least=0,
-    spread=widest(sharp_gp, "modes"),
     **ORIGIN,
 )
 
@@ -1924,23 +1920,21 @@ stored(
 # ### Published figures
 #
 # The two data sets and the counts come from earlier papers. Their networks, latents and training
-# lengths differ, so their tables say how hard the task has been found, not who wins. The two rows
-# named GAN differ by a factor of five to six in modes: a baseline says as much about the effort
-# spent on it as about the method.
+# lengths differ, so the numbers say how hard the task has been found, not who wins. Compare the two
+# rows named GAN: a baseline says as much about the effort spent on it as about the method.
 
 # %%
-# modes and % of high-quality samples, on ring and grid
+# modes and % of good samples, on ring and grid: each paper's plain GAN, and its best rows
 PUBLISHED = {
     "VEEGAN's GAN": (1, 99.3, 3.3, 0.5),  # Srivastava et al. 2017, table 1
-    "VEEGAN's ALI": (2.8, 0.13, 15.8, 1.6),
-    "unrolled GAN": (7.6, 35.6, 23.6, 16.0),
     "VEEGAN": (8, 52.9, 24.6, 40.0),
     "PacGAN's GAN": (6.3, 98.2, 17.3, 94.8),  # Lin et al. 2018, table 1
     "PacGAN's ALI": (6.6, 97.6, 24.1, 95.7),
-    "PacGAN, 2 packed": (7.9, 95.6, 23.8, 91.3),
     "PacGAN, 3 packed": (7.8, 97.7, 24.6, 94.2),
-    "PacGAN, 4 packed": (7.8, 95.9, 24.8, 93.6),
 }
+
+# %% tags=["figure"]
+# @title Table of published figures
 plots.table(
     ["published", "ring: modes of 8", "% good", "grid: modes of 25", "% good"],
     [[name, *row] for name, row in PUBLISHED.items()],
@@ -2183,6 +2177,7 @@ def digit_networks(
     BatchNorm to bring signals back to size.
     """
     generator = Generator(latent_dim, width)
+    # not channels=3: the seeds of the stored table gave the weights of this order
     generator.net[-2] = nn.ConvTranspose2d(2 * width, 3, 4, 2, 1)
     critic = nn.Sequential(
         nn.Conv2d(3, 2 * width, 4, 2, 1),  # 28 -> 14
