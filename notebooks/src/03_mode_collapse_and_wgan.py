@@ -420,7 +420,7 @@ class Recipe:
     g_loss: Callable[[nn.Module, Tensor, Tensor, Tensor, float], Tensor]
     critic: dict = field(default_factory=dict)  # options of PointCritic
     critic_steps: int = 1
-    clip: float | None = None
+    clip: float | None = None  # the largest size of a critic's weight
     lr_d: float = 2e-3
     lr_g: float = 4e-3
 
@@ -504,8 +504,8 @@ def train(
 
 
 # %% [markdown]
-# Three folded cells do what is not the lesson. `train_points` trains three networks by one recipe and
-# measures each: modes covered, share of good samples, and $W_1$. `compete` also looks at the
+# Three folded cells do what is not the lesson. `train_points` trains three networks by one recipe
+# and measures each: modes covered, share of good samples, and $W_1$. `compete` also looks at the
 # *current* weights from time to time: which modes hold good samples, and how steep the critic is
 # where the generated samples are.
 
@@ -2429,7 +2429,8 @@ claim(
 # - **You miss some classes and have labels.** Try a conditional GAN (notebook 08): the lack of a
 #   class that is asked for does not go unnoticed.
 # - **Nothing helps.** Try notebook 05: a diffusion model plays no game.
-#
+
+# %% [markdown]
 # How large is $\gamma$? It multiplies a squared gradient over all pixels, so that it grows with the
 # picture. Published values:
 #
