@@ -99,15 +99,17 @@ y_each = torch.arange(10)  # one of each class
 #
 # The unit of cost is one *function evaluation* (NFE): one call of the network for each picture.
 # Most solvers need one a step. Heun needs two, and guidance doubles every count; this notebook
-# samples without it. All schedulers get the same trained network, the same noise levels and the
-# same starting noise. They are called in one way, so the loop of notebook 06, `sample_with`, takes
-# any of them.
+# samples without it.
 
-# %% tags=["export", "long"]
+# %% [markdown]
+# All schedulers get the same trained network, the same noise levels and the same starting noise.
+
+# %% tags=["export"]
 NOISY = ("DDPM", "EulerAncestralDiscrete")  # draw noise in every step
 SOLVERS = ("DDIM", "PNDM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep")
 
 
+# %% tags=["export"]
 def capped_betas(largest: float = 80.0) -> list[float]:
     """Betas of the course's levels, but none whose sigma / alpha is above `largest`."""
     if not largest > 0:
@@ -116,6 +118,7 @@ def capped_betas(largest: float = 80.0) -> list[float]:
     return (1 - alphas_bar / torch.cat([torch.ones(1), alphas_bar[:-1]])).tolist()
 
 
+# %% tags=["export"]
 CAPPED = {"trained_betas": capped_betas()}  # a list of betas, in the place of a named schedule
 SAME_END = "Karras, same end"
 SPACINGS = {
@@ -129,6 +132,7 @@ SPACINGS = {
 }
 
 
+# %% tags=["export"]
 def make_scheduler(name: str, spacing: str = "trailing", steps: int = 10) -> SchedulerMixin:
     """One of the library's schedulers on the course's levels, by the first part of its class's
     name, with one of SPACINGS; SAME_END asks for the number of steps.
@@ -150,13 +154,23 @@ def make_scheduler(name: str, spacing: str = "trailing", steps: int = 10) -> Sch
 FEW, MORE, MANY = 10, 40, 200
 
 
+# %% [markdown]
+# The schedulers are called in one way, so the loop of notebook 06, `sample_with`, takes any of
+# them.
+
+
+# %%
 def ten(name, steps, spacing="trailing"):
     """Ten pictures, one of each class, from the same starting noise."""
     scheduler = make_scheduler(name, spacing, steps)
     return sample_with(scheduler, unet, y_each, steps, generator=rng())
 
 
+# %%
 samples = {name: ten(name, FEW) for name in NOISY + SOLVERS}
+
+# %% tags=["figure"]
+# @title Eight schedulers, ten steps
 plots.film_strip(
     list(samples.values()),
     list(samples),
@@ -174,7 +188,7 @@ plots.film_strip(
 # picture as steps get many. Take two hundred steps of one of them as the limit. How far from it is
 # each after ten steps, and after forty?
 
-# %% tags=["exact"]
+# %%
 limit = ten("DPMSolverMultistep", MANY)
 
 
@@ -183,7 +197,10 @@ def to_limit(pictures):
     return (pictures - limit).square().mean().sqrt().item()
 
 
+# %%
 more = {name: ten(name, MORE) for name in SOLVERS}
+
+# %% tags=["exact"]
 ratio = (1 / DDPMScheduler(**LEVELS).alphas_cumprod - 1).sqrt()
 print(
     f"sigma / alpha of the cosine schedule: {ratio[-1]:,.0f} at t = 999, {ratio[899]:.1f} "
@@ -194,6 +211,9 @@ print(
 clock = {
     name: runtime.seconds(lambda name=name: ten(name, FEW), repeats=2) for name in NOISY + SOLVERS
 }
+
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Table of the eight schedulers
 NFE_OF_TEN = {"HeunDiscrete": 19, "PNDM": 11}
 plots.table(
     ["scheduler", "NFE of 10 steps", "10 steps", "40 steps", "seconds for 10 steps"],
@@ -211,6 +231,13 @@ plots.table(
 
 # %%
 good = [name for name in SOLVERS if name != "HeunDiscrete"]
+
+# %% [markdown]
+# Two pairs of names are one method each: DDIM and Euler, DDPM and ancestral Euler. What is left
+# between them comes from DDIM and DDPM, which in this library clip their prediction to [-1, 1]
+# unless told not to.
+
+# %%
 ddim_plain = sample_with(
     DDIMScheduler.from_config({**LEVELS, "clip_sample": False}), unet, y_each, FEW, generator=rng()
 )
@@ -219,11 +246,19 @@ claim(
     (ddim_plain - samples["EulerDiscrete"]).abs().max(),
     at_most=0.02,
 )
+
+# %%
 claim(
     "DDPM and EulerAncestralDiscrete give the same pictures, to a root mean square of 0.01",
     (samples["DDPM"] - samples["EulerAncestralDiscrete"]).square().mean().sqrt(),
     at_most=0.01,
 )
+
+# %% [markdown]
+# All deterministic schedulers but one come to the same limit. One row is broken, and no error said
+# so.
+
+# %%
 claim(
     "After forty steps every deterministic scheduler but Heun is at most half as far from the "
     "limit as after ten",
@@ -237,10 +272,6 @@ claim(
 )
 
 # %% [markdown]
-# So two pairs of names are one method each: DDIM and Euler, DDPM and ancestral Euler. What is left
-# between them comes from DDIM and DDPM, which in this library clip their prediction to [-1, 1]
-# unless told not to. And one row is broken, and no error said so.
-#
 # ## Why Heun broke: the variable of the step
 #
 # The library's Euler and Heun walk along $\rho = \sigma/\alpha$ and hold $x/\alpha$. In that
@@ -250,11 +281,15 @@ claim(
 #
 # The cosine schedule is noisiest at $\rho \approx 20{,}000$, and ten trailing steps jump from there
 # to about 6. Euler's step is harmless, however long: it ends at the present prediction plus the
-# right amount of the present noise. Heun's step averages that slope with the one at its end. The
-# two differ by the change of the prediction divided by 6, and half the step, a length of 10,000,
-# multiplies the difference. Is Heun's method wrong here, or the variable? Notebook 04's Heun step
-# walks along the angle $\arctan(\sigma/\alpha)$, which no schedule can stretch beyond a quarter
-# turn.
+# right amount of the present noise.
+
+# %% [markdown]
+# Heun's step averages that slope with the one at its end. The two differ by the change of the
+# prediction divided by 6, and half the step, a length of 10,000, multiplies the difference.
+
+# %% [markdown]
+# Is Heun's method wrong here, or the variable? Notebook 04's Heun step walks along the angle
+# $\arctan(\sigma/\alpha)$, which no schedule can stretch beyond a quarter turn.
 
 # %%
 schedule = Schedule.named("cosine", T)
@@ -265,7 +300,8 @@ in_angle = {
     for k in HEUN_STEPS
 }
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["figure", "nbval-ignore-output"]
+# @title Table of two Heun steps
 plots.table(
     ["Heun, trailing steps", *(f"{2 * k - 1} NFE" for k in HEUN_STEPS)],
     [
@@ -285,7 +321,8 @@ claim(
 # %% [markdown]
 # The same method on the same levels: what broke was the variable. A scheduler that "supports" your
 # model's settings may still be wrong for them, so look before you trust it.
-#
+
+# %% [markdown]
 # **Exercise 13.1** · find the bug · difficulty 2/5 · 10 minutes
 #
 # Heun's step in the library's variable, for data that is not scaled ($x = x_0 + s\,\epsilon$, so
@@ -338,15 +375,20 @@ checks.heun_step(heun_step, solution=True)
 # - `linspace`: even in the timestep, from the last one to the low end;
 # - *Karras* (`use_karras_sigmas`): even in $\rho^{1/7}$ (Karras et al. 2022, equation 5);
 # - *exponential* (`use_exponential_sigmas`): even in $\log \rho$.
-#
+
+# %% [markdown]
 # One word does not mean one thing for all schedulers. With *Karras* and *exponential*, Euler and
 # Heun end where `trailing` ends. DPM-Solver++ and UniPC go on to the table's very first timestep,
 # where next to no noise is left, and so have longer steps. (`leading` and `linspace`, too, end
 # elsewhere for these two.) The keyword `sigma_min` gives all four one end: the row *Karras, same
-# end* below. Both spacings want a finite ratio to begin with. Karras et al. begin at 80 (their
-# table 1), so here the levels are *capped*: what is noisier than 80 counts as 80. (On the levels as
-# they are DPM-Solver++ and UniPC stop with an error, since several steps fall onto one timestep.)
-#
+# end* below.
+
+# %% [markdown]
+# Both spacings want a finite ratio to begin with. Karras et al. begin at 80 (their table 1), so
+# here the levels are *capped*: what is noisier than 80 counts as 80. (On the levels as they are
+# DPM-Solver++ and UniPC stop with an error, since several steps fall onto one timestep.)
+
+# %% [markdown]
 # **Exercise 13.2** · difficulty 2/5 · 8 minutes
 #
 # Write the spacing of Karras et al.: `n` ratios from `largest` down to `smallest`, both included,
@@ -386,12 +428,15 @@ def ratios(spacing: str, n: int, name: str = "EulerDiscrete") -> list[float]:
 
 
 # %%
-figure, axis = plt.subplots(figsize=(8, 3.1))
 lines = {
     spacing: ratios(spacing, FEW)
     for spacing in ("leading", "linspace", "trailing", "trailing, capped", "exponential", "Karras")
 }
 lines["Karras, DPM-Solver++"] = ratios("Karras", FEW, "DPMSolverMultistep")
+
+# %% tags=["figure"]
+# @title Where ten steps begin
+figure, axis = plt.subplots(figsize=(8, 3.1))
 for row, places in enumerate(lines.values()):
     axis.semilogx(places, [row] * FEW, "o", color=plots.BLUE)
 axis.set(
@@ -421,11 +466,18 @@ claim(
     (torch.tensor(ratios("Karras", FEW)) / own - 1).abs().max(),
     at_most=1e-3,
 )
+
+# %% [markdown]
+# Karras' spacing ends elsewhere for DPM-Solver++ than for Euler, unless both are given one end.
+
+# %%
 claim(
     "The last of ten Karras steps begins at a 25th of Euler's level, or lower, for DPM-Solver++",
     ratios("Karras", FEW, "DPMSolverMultistep")[-1] / ratios("Karras", FEW)[-1],
     at_most=0.04,
 )
+
+# %%
 claim(
     "With one end given, ten Karras steps of DPM-Solver++ are those of Euler, to a hundredth",
     (
@@ -435,6 +487,11 @@ claim(
     ).abs(),
     at_most=0.01,
 )
+
+# %% [markdown]
+# `leading` begins too low for pure noise.
+
+# %%
 claim(
     "Of ten steps leading begins the first at sigma / alpha below 7, where pure noise is not",
     ratios("leading", FEW)[0],
@@ -449,11 +506,13 @@ claim(
 CROSSED = ("EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep")
 
 
+# %%
 def nfe_of(name, steps):
     """Heun asks twice a step, but once in the last, to the clean level."""
     return 2 * steps - 1 if name == "HeunDiscrete" else steps
 
 
+# %%
 distance = {
     (name, spacing, nfe): to_limit(ten(name, (nfe + 1) // 2 if "Heun" in name else nfe, spacing))
     for name in CROSSED
@@ -461,7 +520,8 @@ distance = {
     for nfe in (10, 20)
 }
 
-# %%
+# %% tags=["figure"]
+# @title Distance to the limit by solver and spacing
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 2.9), layout="constrained")
 for axis, nfe in zip(axes, (10, 20)):
     values = [[distance[name, spacing, nfe] for spacing in SPACINGS] for name in CROSSED]
@@ -488,22 +548,37 @@ plots.show(
     ),
 )
 
+# %% [markdown]
+# Read the table by rows first: a spacing that fits cures Heun, and helps the others.
+
 # %%
 at_ten = {key[:2]: value for key, value in distance.items() if key[2] == 10}
 trailing = [at_ten[name, "trailing"] for name in CROSSED]
 spaced = [min(at_ten[name, s] for s in ("Karras", "exponential")) for name in CROSSED]
+
+# %%
 claim(
     "At ten NFE every solver is nearer to the limit with Karras or exponential spacing than with "
     "trailing, by a tenth at least",
     [b / a for a, b in zip(trailing, spaced)],
     at_most=0.9,
 )
+
+# %%
 claim(
     "Heun with exponential spacing is, after 9 NFE, at most four tenths as far from the limit as "
     "with trailing steps from the same capped levels",
     at_ten["HeunDiscrete", "exponential"] / at_ten["HeunDiscrete", "trailing, capped"],
     at_most=0.4,
 )
+
+# %% [markdown]
+# Then read by columns. `leading` is bad for every solver, and no solver can help it: its first step
+# begins at a ratio of about 6, yet it is given pure noise, which the network takes for a picture
+# with that much noise. (Lin et al. 2024 describe this for Stable Diffusion, section 3.3.) Of the
+# schedulers that have the option, none has `trailing` as its default.
+
+# %%
 claim(
     "Ten leading steps are more than twice as far from the limit as ten trailing ones, for Euler, "
     "DPM-Solver++ and UniPC",
@@ -516,12 +591,6 @@ claim(
 )
 
 # %% [markdown]
-# Read the table by columns first. `leading` is bad for every solver, and no solver can help it: its
-# first step begins at a ratio of about 6, yet it is given pure noise, which the network takes for a
-# picture with that much noise. (Lin et al. 2024 describe this for Stable Diffusion, section 3.3.)
-# Of the schedulers that have the option, none has `trailing` as its default. Then read by rows: a
-# spacing that fits cures Heun, and helps the others.
-#
 # ## Near the limit is not the same as good
 #
 # The limit is what the network would draw with patience, not what clothes look like. FD asks that.
@@ -529,11 +598,12 @@ claim(
 # `authoring/benchmarks/schedulers.py` measured it, three draws a row. One of its rows is measured
 # anew below, with other noise.
 
-# %% tags=["exact"]
+# %%
 table = json.loads((data.ASSETS / f"{DATASET}_schedulers.json").read_text("utf-8"))
 COUNTS = (5, 10, 20)
 
 
+# %%
 def row_of(name, spacing, count):
     """The row of the table with about so many function evaluations, or None: Heun takes an odd
     number, and PNDM one more than it has steps.
@@ -545,12 +615,15 @@ def row_of(name, spacing, count):
     return None
 
 
+# %%
 def fd_of(name, spacing, count):
     """The FD of one row of the table; None where there is none."""
     row = row_of(name, spacing, count)
     return row and row["fd"]
 
 
+# %% tags=["figure", "exact"]
+# @title Table of the FD
 def cell(name, spacing, count):
     row = row_of(name, spacing, count)
     return f"{row['fd']:.2f} ± {row['fd_spread']:.2f}" if row else ""
@@ -566,7 +639,8 @@ plots.table(
     ],
 )
 
-# %%
+# %% tags=["figure"]
+# @title FD by spacing
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.4), sharey=True, layout="constrained")
 STYLES = {
     "EulerDiscrete": ("s", plots.VERMILION),
@@ -597,6 +671,11 @@ plots.show(
     ),
 )
 
+# %% [markdown]
+# The spacing is worth as much as the solver. Heun, hopeless with trailing steps, is with Karras'
+# spacing among the best from nine evaluations on. With ten, DPM-Solver++ gains a fifth and UniPC
+# little.
+
 # %% tags=["exact"]
 crossed = origin([row for row in table if row["scheduler"] in CROSSED and row["nfe"] in (9, 10)])
 stored(
@@ -606,6 +685,8 @@ stored(
     at_most=1 / 5,
     **crossed,
 )
+
+# %% tags=["exact"]
 stored(
     "With Karras' spacing DPM-Solver++ has at most nine tenths of the FD, after 10 NFE, that it "
     "has with trailing steps",
@@ -613,6 +694,11 @@ stored(
     at_most=0.9,
     **crossed,
 )
+
+# %% [markdown]
+# With five, DPM-Solver++ and UniPC gain most: about half and four tenths.
+
+# %% tags=["exact"]
 stored(
     "With Karras' spacing DPM-Solver++ and UniPC have, after 5 NFE, at most seven tenths of the FD "
     "that they have with trailing steps",
@@ -623,6 +709,11 @@ stored(
     at_most=0.7,
     **origin([row for row in table if row["scheduler"] in CROSSED and row["nfe"] == 5]),
 )
+
+# %% [markdown]
+# With twenty the even trailing steps are the better ones, except for Heun.
+
+# %% tags=["exact"]
 stored(
     "After 20 NFE it is the other way: Euler, DPM-Solver++ and UniPC have a lower FD with trailing "
     "steps than with Karras' spacing",
@@ -634,6 +725,14 @@ stored(
     at_most=0.95,
     **origin([row for row in table if row["scheduler"] in CROSSED and row["nfe"] == 20]),
 )
+
+# %% [markdown]
+# But for DPM-Solver++ that is the *end*, not the spacing: the library's Karras steps go on to where
+# no noise is left, and given the end of trailing steps they are as good as these. (UniPC was not
+# measured so. A difference below the ± of its two cells is none. The other spacings were not
+# measured with twenty.)
+
+# %% tags=["exact"]
 at_trailings_end = row_of("DPMSolverMultistep", SAME_END, 20)
 print(f"DPM-Solver++, 20 NFE, Karras' spacing to trailing's end: FD {at_trailings_end['fd']:.2f}")
 stored(
@@ -643,6 +742,13 @@ stored(
     at_most=0.05,
     **origin([at_trailings_end]),
 )
+
+# %% [markdown]
+# One row warns of the measure above: Euler came nearer to the limit with Karras' spacing, and its
+# FD is *higher*. The limit is one sharp picture for each noise; a solver that stops short of it may
+# still draw from a better distribution. We measured that, and not why.
+
+# %% tags=["exact"]
 stored(
     "With Karras' spacing Euler has at least a tenth more FD, after 10 NFE, than with trailing "
     "steps",
@@ -650,6 +756,8 @@ stored(
     at_least=1.1,
     **crossed,
 )
+
+# %% tags=["exact"]
 stored(
     "Leading steps have at least twice the FD of trailing ones after 10 NFE, for Euler, "
     "DPM-Solver++ and UniPC",
@@ -663,17 +771,6 @@ stored(
 )
 
 # %% [markdown]
-# So the spacing is worth as much as the solver. Heun, hopeless with trailing steps, is with Karras'
-# spacing among the best from nine evaluations on. With five, DPM-Solver++ and UniPC gain most:
-# about half and four tenths. With ten, DPM-Solver++ gains a fifth and UniPC little. With twenty the
-# even trailing steps are the better ones, except for Heun. But for DPM-Solver++ that is the *end*,
-# not the spacing: the library's Karras steps go on to where no noise is left, and given the end of
-# trailing steps they are as good as these. (UniPC was not measured so. A difference below the ± of
-# its two cells is none. The other spacings were not measured with twenty.) And one row warns of the
-# measure above: Euler came nearer to the limit with Karras' spacing, and its FD is *higher*. The
-# limit is one sharp picture for each noise; a solver that stops short of it may still draw from a
-# better distribution. We measured that, and not why.
-#
 # ## Inside a multistep solver
 #
 # DPM-Solver++ and UniPC remember the last prediction instead of paying for another. What do they do
@@ -744,6 +841,8 @@ claim(
     to_limit(ours) / to_limit(euler),
     at_most=1,
 )
+
+# %%
 claim(
     "Our two_m and the library's DPMSolverMultistep give the same pictures in twenty steps, to a "
     "thousandth",
@@ -823,11 +922,15 @@ explorer = widgets.explore(
 
 # %% tags=["nbval-ignore-output"]
 print(f"seed {run.seed}; {run.report()}\n")
+
+# %% tags=["nbval-ignore-output"]
 anew_y, anew_draw = torch.arange(metrics.MIN_SAMPLES) % 10, rng(100)
 unipc = make_scheduler("UniPCMultistep")
 anew = torch.cat(
     [sample_with(unipc, unet, part, 10, generator=anew_draw) for part in anew_y.split(512)]
 )
+
+# %% tags=["nbval-ignore-output"]
 anew_fd = metrics.evaluate(anew, DATASET).fd
 print(f"UniPC, ten trailing steps, measured anew: FD {anew_fd:.2f}")
 print(f"Heun, 19 NFE, to the limit: ratio {in_ratio[10]:.2f}, angle {in_angle[10]:.2f}")
