@@ -22,18 +22,18 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/13_fast_sampling.ipynb)
 #
-# A DDPM takes a thousand steps for a picture, and each step asks the network once. Notebook 04 had
-# solvers that need ten. The library has more of them than anyone can remember, and each has
-# switches. Most advice names a solver. This notebook holds the model and the noise fixed and
-# measures, one at a time, four things: the solver, the place of its steps, the variable in which it
-# steps, and the level at which it starts.
+# A diffusion model (DDPM) takes a thousand steps for a picture, and asks its network once in each.
+# Notebook 04 had solvers, other rules for a step, that need ten. The library, `diffusers`, has more
+# of them than anyone can remember, and each has switches. Most advice names a solver. This notebook
+# holds the model and the starting noise fixed and measures, one at a time, four things: the solver,
+# the place of its steps, the variable in which it steps, and the noise level at which it starts.
 #
 # ## What you will be able to do
 #
 # - count what a sampler costs, in function evaluations and not in steps;
 # - see that a scheduler is wrong for a model although it raises no error, and say why;
 # - set the spacing of the steps, and know what each spacing is worth;
-# - write Heun's step and the extrapolation inside a multistep solver;
+# - write Heun's step, and the straight line that a multistep solver draws;
 # - choose solver, spacing and number of steps by a measured table.
 #
 # **Time** about 4 minutes on a 2-core laptop CPU.
@@ -97,16 +97,48 @@ y_each = torch.arange(10)  # one of each class
 # %% [markdown]
 # ## Eight schedulers, one starting noise
 #
-# The unit of cost is one *function evaluation* (NFE): one call of the network for each picture.
-# Most solvers need one a step. Heun needs two, and guidance doubles every count; this notebook
-# samples without it.
+# A picture $x_0$ becomes noisy as $x = \alpha x_0 + \sigma \epsilon$, where $\epsilon$ is standard
+# Gaussian noise. A *noise schedule* is a table of $\alpha$ and $\sigma$ for the *timesteps* 0 to
+# $T - 1 = 999$. With the timestep the *noise level* $\sigma/\alpha$ grows, from next to no noise to
+# next to no picture. The course's table is called the *cosine schedule*, after its formula
+# (notebook 04).
+#
+# The network looks at $x$ and the timestep. Its *prediction* $\hat x_0$ says what the clean picture
+# may be. A *sampler* starts from pure noise and steps down to the clean picture. In each step it
+# asks for a prediction, and moves to a lower noise level.
 
 # %% [markdown]
-# All schedulers get the same trained network, the same noise levels and the same starting noise.
+# The *solver* is the rule of the step:
+#
+# - *DDPM* and *ancestral Euler* move towards the prediction and add fresh noise;
+# - *DDIM* and *Euler* add none: they take the noise that the prediction leaves, and go straight on;
+# - *Heun* averages the direction at the beginning of the step with the one at its end;
+# - *PNDM*, *DPM-Solver++* and *UniPC* are *multistep* solvers: they use the predictions of earlier
+#   steps as well.
+#
+# The library puts a noise schedule, a solver and the places of its steps into one object, a
+# *scheduler*.
+
+# %% [markdown]
+# The unit of cost is one *function evaluation* (NFE): one call of the network for each picture.
+# Most solvers need one a step. Heun needs two. Guidance asks the network with the class and without
+# it, which doubles every count; this notebook samples without guidance.
+
+# %% [markdown]
+# All schedulers get the same trained network, the same noise schedule and the same starting noise.
+# Unless a line says otherwise their steps are *trailing*: evenly spaced in the timestep, from the
+# last one down. Other places of the steps come later.
 
 # %% tags=["export"]
 NOISY = ("DDPM", "EulerAncestralDiscrete")  # draw noise in every step
 SOLVERS = ("DDIM", "PNDM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep")
+
+
+# %% [markdown]
+# Some spacings below need a bound on the noise level. The library then takes a table of *betas*: in
+# the timestep $t$ a share $\beta_t$ of the variance is replaced by noise. With
+# $\bar\alpha = \alpha^2$, which the library calls `alphas_cumprod`, $1 - \beta_t$ is $\bar\alpha$
+# divided by its value one timestep before.
 
 
 # %% tags=["export"]
@@ -132,6 +164,11 @@ SPACINGS = {
 }
 
 
+# %% [markdown]
+# `make_scheduler` finds a scheduler by its name, with one of these settings for the places of the
+# steps. What the settings mean is told under *Where the steps lie*.
+
+
 # %% tags=["export"]
 def make_scheduler(name: str, spacing: str = "trailing", steps: int = 10) -> SchedulerMixin:
     """One of the library's schedulers on the course's levels, by the first part of its class's
@@ -142,7 +179,7 @@ def make_scheduler(name: str, spacing: str = "trailing", steps: int = 10) -> Sch
             f"Choose from {', '.join(NOISY + SOLVERS)} and from {', '.join(SPACINGS)}, not "
             f"{name!r} and {spacing!r}."
         )
-    # PNDM without its Runge-Kutta warm-up, which takes 4 NFE for each of three steps
+    # PNDM without its warm-up by another method (Runge-Kutta): 4 NFE for each of three steps
     settings = LEVELS | {"skip_prk_steps": True} | SPACINGS[spacing]
     if spacing == SAME_END:  # the level at which the last of so many trailing steps begins
         alpha_bar = DDPMScheduler(**LEVELS).alphas_cumprod[round(T / steps) - 1].item()
@@ -183,10 +220,12 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# Two rows draw fresh noise in every step, and agree with each other. The six others solve one and
-# the same differential equation (notebook 04), so from one starting noise they must come to one
-# picture as steps get many. Take two hundred steps of one of them as the limit. How far from it is
-# each after ten steps, and after forty?
+# Two rows draw fresh noise in every step, and agree with each other. The six others are
+# *deterministic*: they draw no noise after the start. They follow one and the same differential
+# equation (notebook 04), which gives for every noise level the direction in which the picture moves
+# as the level falls. So from one starting noise they must come to one picture as steps get many.
+# Take two hundred steps of one of them as the *limit*. How far from it is each after ten steps, and
+# after forty? The distance is the root mean square difference of the pixels.
 
 # %%
 limit = ten("DPMSolverMultistep", MANY)
@@ -255,8 +294,8 @@ claim(
 )
 
 # %% [markdown]
-# All deterministic schedulers but one come to the same limit. One row is broken, and no error said
-# so.
+# With more steps the deterministic schedulers halve their distance to the limit or do better, all
+# but Heun. Heun's row of ten steps is broken, and no error said so.
 
 # %%
 claim(
@@ -274,14 +313,16 @@ claim(
 # %% [markdown]
 # ## Why Heun broke: the variable of the step
 #
-# The library's Euler and Heun walk along $\rho = \sigma/\alpha$ and hold $x/\alpha$. In that
-# variable the equation is
+# The *variable* of a step is the quantity in which its length is measured. The library's Euler and
+# Heun walk along the noise level $\rho = \sigma/\alpha$ and hold $x/\alpha$. In that variable the
+# differential equation is
 #
 # $$\frac{d(x/\alpha)}{d\rho} = \frac{x/\alpha - \hat x_0}{\rho} .$$
 #
-# The cosine schedule is noisiest at $\rho \approx 20{,}000$, and ten trailing steps jump from there
-# to about 6. Euler's step is harmless, however long: it ends at the present prediction plus the
-# right amount of the present noise.
+# The right side is the *slope*, from the prediction $\hat x_0$. The cosine schedule is noisiest at
+# $\rho \approx 20{,}000$, and ten trailing steps jump from there to about 6. Euler's step is
+# harmless, however long: it ends at the present prediction plus the right amount of the present
+# noise.
 
 # %% [markdown]
 # Heun's step averages that slope with the one at its end. The two differ by the change of the
@@ -289,7 +330,8 @@ claim(
 
 # %% [markdown]
 # Is Heun's method wrong here, or the variable? Notebook 04's Heun step walks along the angle
-# $\arctan(\sigma/\alpha)$, which no schedule can stretch beyond a quarter turn.
+# $\arctan(\sigma/\alpha)$. It is 0 for a clean picture and a right angle for pure noise, so no
+# schedule can stretch it beyond a quarter turn.
 
 # %%
 schedule = Schedule.named("cosine", T)
@@ -366,14 +408,15 @@ checks.heun_step(heun_step, solution=True)
 # %% [markdown]
 # ## Where the steps lie
 #
-# Between the noisiest level and the clean one, the steps may lie anywhere. Five of the library's
-# spacings, each one keyword (it has others, such as `use_beta_sigmas`, and some schedulers take a
-# list of your own):
+# Between the noisiest level and the clean one, the steps may lie anywhere. Their places are the
+# *spacing*. Five of the library's spacings, each one keyword (it has others, such as
+# `use_beta_sigmas`, and some schedulers take a list of your own):
 #
 # - `trailing`: even in the timestep, from the last one, $T - 1$, down;
 # - `leading`: even in the timestep, from the low end up; it begins too low;
 # - `linspace`: even in the timestep, from the last one to the low end;
-# - *Karras* (`use_karras_sigmas`): even in $\rho^{1/7}$ (Karras et al. 2022, equation 5);
+# - *Karras*, after its first author (`use_karras_sigmas`): even in $\rho^{1/7}$ (Karras et al.
+#   2022, equation 5);
 # - *exponential* (`use_exponential_sigmas`): even in $\log \rho$.
 
 # %% [markdown]
@@ -384,15 +427,16 @@ checks.heun_step(heun_step, solution=True)
 # end* below.
 
 # %% [markdown]
-# Both spacings want a finite ratio to begin with. Karras et al. begin at 80 (their table 1), so
-# here the levels are *capped*: what is noisier than 80 counts as 80. (On the levels as they are
-# DPM-Solver++ and UniPC stop with an error, since several steps fall onto one timestep.)
+# *Karras* and *exponential* want a first noise level that is not too large. Karras et al. begin at
+# 80 (their table 1), so here the levels are *capped*: what is noisier than 80 counts as 80. This is
+# what `capped_betas` is for. (On the levels as they are DPM-Solver++ and UniPC stop with an error,
+# since several steps fall onto one timestep.)
 
 # %% [markdown]
 # **Exercise 13.2** · difficulty 2/5 · 8 minutes
 #
-# Write the spacing of Karras et al.: `n` ratios from `largest` down to `smallest`, both included,
-# even steps in the power $1/7$. For one value take the largest.
+# Write the spacing of Karras et al.: `n` noise levels $\sigma/\alpha$ from `largest` down to
+# `smallest`, both included, even steps in the power $1/7$. For one value take the largest.
 
 
 # %% tags=["exercise"]
@@ -574,9 +618,10 @@ claim(
 
 # %% [markdown]
 # Then read by columns. `leading` is bad for every solver, and no solver can help it: its first step
-# begins at a ratio of about 6, yet it is given pure noise, which the network takes for a picture
-# with that much noise. (Lin et al. 2024 describe this for Stable Diffusion, section 3.3.) Of the
-# schedulers that have the option, none has `trailing` as its default.
+# begins at a noise level of about 6, yet it is given pure noise, which the network takes for a
+# picture with that much noise. (Lin et al. 2024 describe this for Stable Diffusion, a model of
+# pictures from texts, section 3.3.) Of the schedulers that have the option, none has `trailing` as
+# its default.
 
 # %%
 claim(
@@ -593,10 +638,13 @@ claim(
 # %% [markdown]
 # ## Near the limit is not the same as good
 #
-# The limit is what the network would draw with patience, not what clothes look like. FD asks that.
-# It needs 2,048 pictures a row, which is too long for this page:
-# `authoring/benchmarks/schedulers.py` measured it, three draws a row. One of its rows is measured
-# anew below, with other noise.
+# The limit is what the network would draw with patience, not what clothes look like. *FD*, the
+# Fréchet distance of notebook 02, compares many samples with real pictures, by features that a
+# classifier sees in both. Lower is better.
+#
+# FD needs 2,048 pictures a row, which is too long for this page:
+# `authoring/benchmarks/schedulers.py` measured it, with three sets of samples a row. A cell shows
+# their mean and, after ±, their spread. One of the rows is measured anew below, with other noise.
 
 # %%
 table = json.loads((data.ASSETS / f"{DATASET}_schedulers.json").read_text("utf-8"))
@@ -774,11 +822,16 @@ stored(
 # ## Inside a multistep solver
 #
 # DPM-Solver++ and UniPC remember the last prediction instead of paying for another. What do they do
-# with it? In the variable $\lambda = \log(\alpha/\sigma)$ a step of length $h$ would be exact if
-# the prediction did not change on the way. It does change. So DPM-Solver++(2M) takes the prediction
-# for the *middle* of the step, on the straight line through the last two (Lu et al. 2022, algorithm
-# 2). UniPC uses each new prediction twice: it first corrects the step just taken, then goes on.
-#
+# with it? They walk along $\lambda = \log(\alpha/\sigma)$, which grows as the noise falls. In this
+# variable a step of length $h$ would be exact if the prediction did not change on the way.
+
+# %% [markdown]
+# The prediction does change. So DPM-Solver++(2M), the form that looks at two predictions, takes the
+# prediction for the *middle* of the step, on the straight line through the last two (Lu et al.
+# 2022, algorithm 2). UniPC uses each new prediction twice: it first corrects the step just taken,
+# then goes on.
+
+# %% [markdown]
 # **Exercise 13.3** · difficulty 2/5 · 8 minutes
 #
 # `x0` is the prediction at the beginning of a step of length `h`, and `x0_before` the one at the
@@ -808,6 +861,12 @@ checks.middle(middle, solution=True)
 
 # %%
 middle = checks.use(my_middle, middle)  # yours from here on, once it passes
+
+
+# %% [markdown]
+# The whole solver is short. This network puts out $v = \alpha \epsilon - \sigma x_0$, so that the
+# prediction is $\hat x_0 = \alpha x - \sigma v$. The first step knows no earlier prediction, and
+# the last ends at the prediction itself.
 
 
 # %% tags=["export"]
@@ -945,7 +1004,8 @@ claim(
 # %% [markdown]
 # `COURSE_SEED=1` in the environment repeats it; the starting noise of the tables is fixed, so that
 # only what is drawn at random changes.
-#
+
+# %% [markdown]
 # ## What went wrong, and what helped
 #
 # - *The first verdict on Heun was an artefact.* An earlier edition of notebook 06 measured all
@@ -956,8 +1016,9 @@ claim(
 # - *A limit is not a quality.* A spacing can bring a solver nearer to the limit and have a higher
 #   FD (Euler with Karras' spacing, in the table).
 # - *What this notebook does not do*: fewer than five function evaluations. There every solver here
-#   is blurred, whatever the spacing; what helps is another network, trained to take long steps
-#   (distillation, consistency models).
+#   is blurred, whatever the spacing. What helps is another network, trained to take long steps: by
+#   distillation (one network learns to do several steps of another in one), or as a consistency
+#   model (a network that goes from any noise level to the clean picture at once).
 #
 # ## Further reading
 #
