@@ -38,6 +38,10 @@ def w1_to(mixture: GaussianMixture, samples: Tensor) -> float:
     return wasserstein(samples[:N_MATCHED], mixture.sample(N_MATCHED))
 
 
+BATCH_SIZE = 256  # samples a step for each network
+OCTAVES = {"plain": 0, "sharp": 5}  # of Fourier features, for each kind of critic
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One way to train. Losses are minimised; `progress` runs from 0 to 1 over the training."""
@@ -47,7 +51,7 @@ class Recipe:
     g_loss: Callable[[nn.Module, Tensor, Tensor, Tensor, float], Tensor]
     critic: dict = field(default_factory=dict)  # options of PointCritic
     critic_steps: int = 1
-    clip: float | None = None
+    clip: float | None = None  # the largest size of a critic's weight
     lr_d: float = 2e-3
     lr_g: float = 4e-3
 
@@ -114,13 +118,6 @@ def train(
     return ema
 
 
-def clip_weights(critic: nn.Module, limit: float) -> None:
-    """Force every weight and bias into [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
-    with torch.no_grad():
-        for weight in critic.parameters():
-            weight.clamp_(-limit, limit)
-
-
 def measure_points(ema: nn.Module, mixture: GaussianMixture, stack: int, device="cpu") -> dict:
     """Modes, share of good samples and W1 of each of a stack's generators, 2,500 samples each."""
     with torch.no_grad():
@@ -132,10 +129,6 @@ def measure_points(ema: nn.Module, mixture: GaussianMixture, stack: int, device=
         "w1": [w1_to(mixture, s) for s in samples],
         "samples": samples,
     }
-
-
-BATCH_SIZE = 256  # samples a step for each network
-OCTAVES = {"plain": 0, "sharp": 5}  # of Fourier features, for each kind of critic
 
 
 def train_points(
@@ -178,19 +171,19 @@ def train_points(
     return measure_points(ema, mixture, stack, device) | {"steps": num_steps, "seconds": seconds}
 
 
+def relativistic_loss(winner: Tensor, loser: Tensor) -> Tensor:
+    """E log(1 + exp(loser - winner)): the discriminator passes (real, fake), the generator (fake,
+    real) (Jolicoeur-Martineau 2019).
+    """
+    return F.softplus(loser - winner).mean()
+
+
 def gradient_norms(x: Tensor, scores: Tensor) -> Tensor:
     """|grad D(x_i)| for each sample, shaped like `scores`; the other axes of `x` make one sample.
     Differentiable.
     """
     (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
     return gradient.flatten(scores.ndim).norm(dim=-1)
-
-
-def relativistic_loss(winner: Tensor, loser: Tensor) -> Tensor:
-    """E log(1 + exp(loser - winner)): the discriminator passes (real, fake), the generator (fake,
-    real) (Jolicoeur-Martineau 2019).
-    """
-    return F.softplus(loser - winner).mean()
 
 
 def zero_centred_penalty(x: Tensor, scores: Tensor) -> Tensor:
@@ -291,6 +284,13 @@ def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     return F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean()
 
 
+def clip_weights(critic: nn.Module, limit: float) -> None:
+    """Force every weight and bias into [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
+    with torch.no_grad():
+        for weight in critic.parameters():
+            weight.clamp_(-limit, limit)
+
+
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, sample_axes: int = 1) -> Tensor:
     """E (|grad D(x_hat)| - 1)^2 at random points between pairs (Gulrajani et al. 2017, equation 3),
     without lambda.
@@ -372,6 +372,7 @@ def digit_networks(
     BatchNorm to bring signals back to size.
     """
     generator = Generator(latent_dim, width)
+    # not channels=3: the seeds of the stored table gave the weights of this order
     generator.net[-2] = nn.ConvTranspose2d(2 * width, 3, 4, 2, 1)
     critic = nn.Sequential(
         nn.Conv2d(3, 2 * width, 4, 2, 1),  # 28 -> 14

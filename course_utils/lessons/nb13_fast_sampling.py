@@ -49,7 +49,7 @@ def make_scheduler(name: str, spacing: str = "trailing", steps: int = 10) -> Sch
             f"Choose from {', '.join(NOISY + SOLVERS)} and from {', '.join(SPACINGS)}, not "
             f"{name!r} and {spacing!r}."
         )
-    # PNDM without its Runge-Kutta warm-up, which takes 4 NFE for each of three steps
+    # PNDM without its warm-up by another method (Runge-Kutta): 4 NFE for each of three steps
     settings = LEVELS | {"skip_prk_steps": True} | SPACINGS[spacing]
     if spacing == SAME_END:  # the level at which the last of so many trailing steps begins
         alpha_bar = DDPMScheduler(**LEVELS).alphas_cumprod[round(T / steps) - 1].item()
