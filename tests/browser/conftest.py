@@ -129,13 +129,21 @@ class Lab:
         return self.cell(index).locator(".jp-OutputArea").inner_text()
 
     def save(self) -> nbformat.NotebookNode:
-        """Save, and read the file once it is written."""
+        """Save, and read the file once it is written whole: the server empties it first."""
         path = self.folder / self.name
         before = path.stat().st_mtime_ns
         self.page.keyboard.press("Escape")
         self.page.keyboard.press("Control+s")
-        wait_for(lambda: path.stat().st_mtime_ns != before, 30)
-        return nbformat.read(path, as_version=4)
+
+        def written() -> nbformat.NotebookNode | None:
+            if path.stat().st_mtime_ns == before:
+                return None
+            try:
+                return nbformat.read(path, as_version=4)
+            except nbformat.reader.NotJSONError:
+                return None
+
+        return wait_for(written, 30)
 
 
 @pytest.fixture
