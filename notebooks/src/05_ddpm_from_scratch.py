@@ -31,7 +31,8 @@
 # paper's. The network, the learning rate, the decay of the average and the length of training are
 # ours: smaller or faster. In about two minutes of training, more on a busy machine, it turns noise
 # into clothes. Then we make it better, one change at a time, and measure what each change is worth.
-#
+
+# %% [markdown]
 # ## What you will be able to do
 #
 # - build a U-Net from its blocks, for any number of channels and classes, and say what each block
@@ -43,7 +44,8 @@
 # - steer a model by class, with classifier-free and classifier guidance, and repair a picture that
 #   lacks one half;
 # - compare GANs and diffusion on equal terms.
-#
+
+# %% [markdown]
 # **Time** about 22 minutes on a 2-core laptop CPU with other work beside it, a quarter of that
 # alone; a GPU trains a larger model for longer, not yet timed.
 #
@@ -88,6 +90,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
+
+# %% tags=["export"]
 from course_utils import data, metrics, plots, runtime, training, widgets
 from course_utils.checks import nb05 as checks
 from course_utils.claims import claim, stored
@@ -135,13 +139,19 @@ cfg = run.budget.pick(
 #
 # Take a picture, add a known amount of noise, and ask a network what the noise was. Notebook 04
 # calls the best answer $\mathbb E[\epsilon \mid x_t]$. With little noise that is cleaning, with
-# much noise it is imagining, and one network has to do it all. Here are pictures at seven timesteps
-# of the paper's schedule: $T = 1000$ steps, with $\beta_t$ from $10^{-4}$ to $0.02$ in even steps.
+# much noise it is imagining, and one network has to do it all. The paper's schedule has $T = 1000$
+# steps, with $\beta_t$ from $10^{-4}$ to $0.02$ in even steps.
 
 # %% tags=["export"]
 T = 1000  # timesteps of training
 
 
+# %% [markdown]
+# PyTorch repeats a list of length 1 without a word, so that one timestep would pass for ten. The
+# functions below refuse that by `one_each`.
+
+
+# %% tags=["export"]
 def one_each(x: Tensor, **lists: Tensor) -> None:
     """ValueError unless every list has shape (N,) for x (N, ...); one of length 1 would be repeated
     in silence.
@@ -154,12 +164,18 @@ def one_each(x: Tensor, **lists: Tensor) -> None:
             )
 
 
+# %% [markdown]
+# Here are ten pictures, one of each class, at seven timesteps of that schedule.
+
 # %%
 linear = Schedule.named("linear", T)
 examples = torch.stack([train_set.x[train_set.y == c][0] for c in range(10)])  # (10, 1, 28, 28)
 noise = torch.randn(examples.shape)
 print(", ".join(f"{number} {name}" for number, name in enumerate(CLASSES)))
 shown = [0, 50, 100, 200, 300, 500, 999]
+
+# %% tags=["figure"]
+# @title Ten clothes at seven timesteps
 plots.film_strip(
     [add_noise(examples, noise, linear.level(t)) for t in shown],
     [f"t = {t}" for t in shown],
@@ -178,7 +194,8 @@ plots.film_strip(
 # works at a coarse size, where the view is wide and arithmetic is cheap, and keeps copies of the
 # fine sizes, which it lays beside the coarse result on the way up (channels concatenated, not
 # added).
-#
+
+# %% [markdown]
 # ### Telling the time
 #
 # The same weights serve all levels, so the network must be told which one it sees. A single number
@@ -188,7 +205,8 @@ plots.film_strip(
 #
 # $$\mathrm{emb}(t) = \big(\sin \omega_0 t, \dots, \sin \omega_{h-1} t,\ \cos \omega_0 t, \dots,
 # \cos \omega_{h-1} t\big) , \qquad \omega_i = 10000^{-i / h}, \quad h = \mathrm{dim} / 2 .$$
-#
+
+# %% [markdown]
 # **Exercise 5.1** · find the bug · difficulty 2/5 · 8 minutes
 #
 # A much copied tutorial divides by $T$ first, "to normalise", and then embeds numbers between 0 and
@@ -202,8 +220,7 @@ plots.film_strip(
 # ```
 #
 # It trains. But what do its clocks show? Return the embedding (N, dim) as in the formula: all
-# sines, then all cosines. (What the slip costs is measured
-# below, under "The learning rate".)
+# sines, then all cosines. (What the slip costs is measured below, under "The learning rate".)
 
 
 # %% tags=["exercise"]
@@ -238,8 +255,14 @@ timestep_embedding = checks.use(
     my_timestep_embedding, timestep_embedding
 )  # yours from here on, once it passes
 
+# %% [markdown]
+# What do the clocks show? Here they are for every timestep, as it is and divided by $T$.
+
 # %%
 times = torch.arange(T)
+
+# %% tags=["figure"]
+# @title The embedding, and the slip
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 2.9))
 for axis, inputs, title in (
     (axes[0], times, "Clocks of many speeds"),
@@ -265,6 +288,12 @@ plots.show(
 )
 
 
+# %% [markdown]
+# How much do timesteps differ in each? We take the standard deviation of every clock over all
+# timesteps, and their mean.
+
+
+# %%
 def spread_of(inputs):
     return timestep_embedding(inputs, 64).std(dim=0).mean().item()
 
@@ -283,7 +312,8 @@ claim(
 # between them as a scale and a shift for each channel (Dhariwal and Nichol 2021, section 3, call it
 # adaptive group normalisation). So the block can turn a channel up at one noise level and off at
 # another.
-#
+
+# %% [markdown]
 # **Exercise 5.2** · difficulty 2/5 · 6 minutes
 #
 # Write that step. You get features `h` (N, C, H, W), already normalised, and `numbers` (N, 2 C),
@@ -360,14 +390,28 @@ def company_matters(block):
     return (calm - wild).abs().max().item()
 
 
+# %% [markdown]
+# Two blocks, alike but for the first normalisation:
+
+# %%
 with_groups, with_batch = ResBlock(32, 32, 16), ResBlock(32, 32, 16)
 with_batch.norm_1 = nn.BatchNorm2d(32)
+
+# %% [markdown]
+# A new block, before anything is learnt, is its shortcut. Here the shortcut is the identity:
+
+# %%
 wide = torch.randn(10, 32, 7, 7)
 claim(
     "A new residual block of one width is the identity",
     (ResBlock(32, 32, 16)(wide, torch.randn(10, 16)) - wide).abs().max(),
     equal=0,
 )
+
+# %% [markdown]
+# And now the company of a picture, with each normalisation:
+
+# %%
 claim(
     "With GroupNorm a picture's output does not depend on the other pictures of its batch",
     company_matters(with_groups),
@@ -421,6 +465,11 @@ theirs.in_proj_weight.data, theirs.in_proj_bias.data = (
     ours.to_qkv.bias.data,
 )
 theirs.out_proj.load_state_dict(ours.to_out.state_dict())
+
+# %% [markdown]
+# PyTorch's layer has neither our normalisation nor our shortcut, so they are put around it.
+
+# %%
 places = ours.norm(features).flatten(2).mT
 by_torch = features + theirs(places, places, places)[0].mT.reshape(features.shape)
 claim(
@@ -432,11 +481,8 @@ claim(
 # %% [markdown]
 # ### All together
 #
-# Two sizes are enough for 28 x 28 pixels: 14 and 7. (Halving further breaks: $7 / 2$ is no whole
-# number, and a tutorial that goes on to 4 comes back as 8.) Full size is never touched.
-# `pixel_unshuffle` folds each 2 x 2 square into four channels, without loss, and `pixel_shuffle`
-# unfolds them: at 14 x 14 a convolution costs a quarter. The way down keeps its results, the stem's
-# included, and the way up takes them back in reverse order. So it has one fine block more.
+# A network that is given what does not fit shall say so in one sentence, before it computes. Two
+# functions look at labels and at pictures.
 
 
 # %% tags=["export"]
@@ -449,6 +495,7 @@ def check_labels(y: Tensor, null: int) -> None:
         )
 
 
+# %% tags=["export"]
 def check_inputs(x: Tensor, t: Tensor, y: Tensor, shape: tuple[int, int, int], null: int) -> None:
     """ValueError unless pictures x are (N, *shape), with as many timesteps and labels."""
     if x.ndim != 4 or x.shape[1:] != shape:
@@ -458,6 +505,16 @@ def check_inputs(x: Tensor, t: Tensor, y: Tensor, shape: tuple[int, int, int], n
         )
     one_each(x, timesteps=t, labels=y)
     check_labels(y, null)
+
+
+# %% [markdown]
+# Two sizes are enough for 28 x 28 pixels: 14 and 7. (Halving further breaks: $7 / 2$ is no whole
+# number, and a tutorial that goes on to 4 comes back as 8.) Full size is never touched.
+# `pixel_unshuffle` folds each 2 x 2 square into four channels, without loss, and `pixel_shuffle`
+# unfolds them: at 14 x 14 a convolution costs a quarter.
+#
+# The way down keeps its results, the stem's included, and the way up takes them back in reverse
+# order. So it has one fine block more.
 
 
 # %% tags=["export", "long"]
@@ -530,6 +587,9 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.out(F.silu(self.norm(h))), 2)
 
 
+# %% [markdown]
+# Ten clothes go through a new network, each at a timestep of its own.
+
 # %%
 net = UNet(cfg["widths"]).to(run.device)
 out = net(examples.to(run.device), torch.randint(T, (10,), device=run.device))
@@ -537,6 +597,11 @@ print(
     f"{training.parameters(net):,} weights, input {tuple(examples.shape)}, output "
     f"{tuple(out.shape)}"
 )
+
+# %% [markdown]
+# The same class makes networks for other pictures: with colour, with more pixels, with classes.
+
+# %%
 shapes = {(1, 28, 28): 10, (3, 32, 32): 12, (3, 64, 64): 0}  # pictures and their classes
 fits = []
 for shape, classes in shapes.items():
@@ -547,6 +612,8 @@ for shape, classes in shapes.items():
         torch.tensor([0, classes]),
     )
     fits.append(other(pictures, when, kinds).shape == pictures.shape)
+
+# %%
 claim(
     "The output has the shape of the input, grey or in colour, 28, 32 or 64 pixels wide", all(fits)
 )
@@ -565,7 +632,8 @@ for wrong in (torch.randn(2, 3, 32, 32), torch.randn(2, 1, 28, 32)):
 
 # %% [markdown]
 # ## The paper's recipe, whole
-#
+
+# %% [markdown]
 # ### Training
 #
 # Draw a picture $x_0$, a timestep $t$ and noise $\epsilon$, mix them, and ask the network for the
@@ -577,7 +645,8 @@ for wrong in (torch.randn(2, 3, 32, 32), torch.randn(2, 1, 28, 32)):
 # (As in notebook 04, $\alpha_t$ is the root of $\bar\alpha_t$, and $\sigma_t$ that of
 # $1 - \bar\alpha_t$.) The network can also be asked for something else, the picture or $v$, and a
 # section below compares them. So the loss takes what to ask for as an argument.
-#
+
+# %% [markdown]
 # **Exercise 5.3** · find the bug · difficulty 2/5 · 10 minutes
 #
 # This loss is pieced together from published code. It has three mistakes: one throws an argument
@@ -652,10 +721,7 @@ diffusion_loss = checks.use(my_diffusion_loss, diffusion_loss)  # yours, once it
 
 # %% [markdown]
 # Here is the whole training by the paper's method: the loss above, AdamW with one learning rate,
-# and an average of the weights, the EMA of notebook 02, which is the model in the end. (The paper
-# has Adam, and no class labels. Adam without weight decay is what AdamW is here, too. Its learning
-# rate is a tenth of ours and its average slower, since it trains for 800,000 steps of 128 pictures;
-# it also has dropout, and walks all thousand steps when it samples.)
+# and an average of the weights, the EMA of notebook 02, which is the model in the end.
 
 
 # %% tags=["export"]
@@ -693,6 +759,12 @@ def train_ddpm(
 
 
 # %% [markdown]
+# What differs from the paper? The paper has Adam, and no class labels. Adam without weight decay is
+# what AdamW is here, too. Its learning rate is a tenth of ours and its average slower, since it
+# trains for 800,000 steps of 128 pictures; it also has dropout, and walks all thousand steps when
+# it samples.
+
+# %% [markdown]
 # ### Sampling
 #
 # To draw a picture, start with noise and go back one timestep after the other (algorithm 2 there):
@@ -701,7 +773,8 @@ def train_ddpm(
 # \epsilon_\theta(x_t, t) \Big) + \sqrt{\beta_t}\; z , \qquad z \sim \mathcal N(0, I),$$
 #
 # and no noise $z$ in the last step, from $t = 0$ to the clean picture.
-#
+
+# %% [markdown]
 # **Exercise 5.4** · difficulty 2/5 · 8 minutes
 #
 # Write this step. `beta` is $\beta_t$ and `sigma` is $\sigma_t$, both numbers; `z` is fresh noise
@@ -736,6 +809,10 @@ checks.ddpm_step(ddpm_step, solution=True)
 ddpm_step = checks.use(my_ddpm_step, ddpm_step)  # yours from here on, once it passes
 
 
+# %% [markdown]
+# The chain takes this step at every timestep, from the last to the first.
+
+
 # %% tags=["export"]
 @torch.no_grad()
 def sample_ddpm(
@@ -762,14 +839,14 @@ def sample_ddpm(
 
 # %% [markdown]
 # A thousand steps are slow. Notebook 04 goes back in fewer and longer ones: `sample` with
-# `ANCESTRAL` is the chain for any list of levels. Two things differ from the step above. It adds
-# noise of the *smaller* of notebook 04's two variances, the paper's other choice (section 3.2). And
-# it asks for a function of a picture and a level that returns the prediction $\hat x_0$: `Denoiser`
-# makes one of a network, and clips the prediction to the range of pictures, since no clean pixel is
-# outside. (Its guidance is for later.)
+# `ANCESTRAL` is the chain for any list of levels. It adds noise of the *smaller* of notebook 04's
+# two variances, the paper's other choice (section 3.2).
+#
+# `sample` speaks of levels and the network of timesteps, so two small functions translate. The
+# first finds the network itself, which an average or a wrapper holds inside.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 def unet_of(net: nn.Module) -> nn.Module:
     """The network inside an average or a wrapper that knows the pictures' `shape` and `null`."""
     while not hasattr(net, "null"):
@@ -777,11 +854,19 @@ def unet_of(net: nn.Module) -> nn.Module:
     return net
 
 
+# %% tags=["export"]
 def timestep_of(schedule: Schedule, level: Level) -> int:
     """The timestep whose level is nearest."""
     return int((schedule.alphas_bar.sqrt() - float(level.alpha)).abs().argmin())
 
 
+# %% [markdown]
+# `sample` asks for a function of a picture and a level that returns the prediction $\hat x_0$.
+# `Denoiser` makes one of a network, and clips the prediction to the range of pictures, since no
+# clean pixel is outside. (Its guidance is for later.)
+
+
+# %% tags=["export", "long"]
 class Denoiser:
     """A network as the denoiser that `sample` wants: (x, level) to the prediction x0, both
     (N, C, H, W).
@@ -831,18 +916,25 @@ class Denoiser:
         return guided(*both.chunk(2), self.guidance)
 
 
+# %% tags=["export"]
 def check_guidance(guidance: float) -> None:
     """ValueError unless it is a finite number."""
     if not -math.inf < guidance < math.inf:
         raise ValueError(f"Guidance is a finite number, not {guidance}.")
 
 
-# %% tags=["export", "long"]
+# %% [markdown]
+# One call goes from labels to pictures. A network without classes gets the label for none, once for
+# each picture.
+
+
+# %% tags=["export"]
 def labels_in_turn(net: nn.Module, n: int) -> Tensor:
     """n labels (n,): the network's classes in turn, or "no class" where it has none."""
     return torch.arange(n) % max(unet_of(net).null, 1)
 
 
+# %% tags=["export"]
 def sample_images(
     net: nn.Module,
     schedule: Schedule,
@@ -871,9 +963,8 @@ def sample_images(
 # %% [markdown]
 # ### Run it
 #
-# While it trains, it looks at itself six times: the loss on pictures that it was never shown, with
-# the averaged and with the current weights, and ten samples from ten fixed starting points, by the
-# chain in 50 steps. There are no classes here, so nothing says which garment shall come.
+# While it trains, it looks at itself six times. It measures the loss on pictures that it was never
+# shown, always the same, at the same timesteps and with the same noise.
 
 # %%
 LOOKS = 6
@@ -883,11 +974,18 @@ held_noise = torch.randn(200, 1, 28, 28, device=run.device)
 none = torch.zeros(10, dtype=torch.long)  # ten times "no class"
 
 
+# %%
 def held_out_loss(model, kind="epsilon", schedule=linear, y=None):
     with torch.no_grad():
         return diffusion_loss(model, held_x0, y, held_t, held_noise, schedule, kind).item()
 
 
+# %% [markdown]
+# What it sees is kept: the loss of every step, and at each look the held-out losses and ten
+# samples.
+
+
+# %%
 def watcher(look, draw):
     """Records of a training and the function that fills them: the loss of every step, and at some
     steps look(ema), the held-out losses, and draw(ema), ten pictures.
@@ -907,11 +1005,20 @@ def watcher(look, draw):
     return losses, looks, film, watch
 
 
+# %% [markdown]
+# A look has the loss with the averaged and with the current weights, and ten samples from ten fixed
+# starting points, by the chain in 50 steps. There are no classes here, so nothing says which
+# garment shall come.
+
+# %%
 losses, looks, film, watch = watcher(
     lambda ema: [held_out_loss(model) for model in (ema, net)],
     lambda ema: sample_images(ema, linear, none, 50, 1.0, ANCESTRAL, runtime.rng(7), "epsilon"),
 )
 
+
+# %% [markdown]
+# Now the training, by the paper's loop:
 
 # %% tags=["nbval-ignore-output"]
 net = UNet(cfg["widths"]).to(run.device, memory_format=torch.channels_last)
@@ -920,13 +1027,16 @@ plain = train_ddpm(
     net, train_set.x, linear, num_steps=cfg["num_steps"], batch_size=cfg["batch_size"], watch=watch
 )
 plain_seconds = time.perf_counter() - start
+
+# %% tags=["nbval-ignore-output"]
 print(
     f"{cfg['num_steps']} steps of {cfg['batch_size']} in {plain_seconds:.0f} s with all looks, "
     f"{cfg['num_steps'] * cfg['batch_size'] / plain_seconds:.0f} pictures/s"
 )
 print(run.report())
 
-# %%
+# %% tags=["figure"]
+# @title Ten starting points while the network learns
 steps_seen = list(looks)
 plots.film_strip(
     film,
@@ -939,8 +1049,8 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# And now the paper's chain itself, all 1,000 steps, with `ddpm_step`. Watch when a garment appears:
-# for most of the way there is nothing to see.
+# And now the paper's chain itself, all 1,000 steps, with `ddpm_step`. At six of them the pictures
+# are kept.
 
 # %%
 x_T = torch.randn(10, 1, 28, 28, generator=runtime.rng(7)).to(run.device)
@@ -955,7 +1065,14 @@ def keep(t, x):
         )  # as it is drawn, also where a short training lets it grow
 
 
+# %%
 finished = sample_ddpm(plain, linear, x_T, runtime.rng(8), observe=keep).cpu()
+
+# %% [markdown]
+# Watch when a garment appears: for most of the way there is nothing to see.
+
+# %% tags=["figure"]
+# @title The paper's chain
 plots.film_strip(
     [*moments.values(), finished],
     [*(f"t = {t}" for t in moments), "end"],
@@ -967,8 +1084,8 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# Is this step what others mean by DDPM? The library diffusers has it, too. From the same picture,
-# prediction and noise it must go to the same place, at the first step, half-way and near the end.
+# Is this step what others mean by DDPM? The library diffusers has it, too. Its scheduler is given
+# our noise schedule, in double precision.
 
 
 # %%
@@ -980,6 +1097,11 @@ def in_double(scheduler, schedule, **options):
     return made
 
 
+# %% [markdown]
+# From the same picture, prediction and noise it must go to the same place, at the first step,
+# half-way and near the end.
+
+# %%
 theirs = in_double(DDPMScheduler, linear, variance_type="fixed_large", clip_sample=False)
 apart = []
 for t in (999, 500, 1):
@@ -1013,10 +1135,11 @@ def noise_error(model, points=24):
     return errors
 
 
+# %%
 by_time = noise_error(plain)
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title The loss over steps, the error over timesteps
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3))
 window = max(1, len(losses) // 60)
 smooth = torch.tensor(losses)[: len(losses) // window * window].reshape(-1, window).mean(1)
@@ -1042,6 +1165,9 @@ plots.show(
     ),
 )
 
+# %% [markdown]
+# The left figure in numbers: means of the loss over parts of the training.
+
 # %%
 first, last = losses[: len(losses) // 20], losses[-(len(losses) // 5) :]
 before = losses[-2 * (len(losses) // 5) : -(len(losses) // 5)]
@@ -1051,6 +1177,7 @@ def mean(values):
     return sum(values) / len(values)
 
 
+# %%
 claim(
     "From its first twentieth to its last fifth the training loss falls to a quarter or less",
     mean(last) / mean(first),
@@ -1062,6 +1189,11 @@ claim(
     between=(0.8, 1.2),
 )
 claim("At the end of the training the loss is far from zero", mean(last), at_least=0.03)
+
+# %% [markdown]
+# The right figure in numbers: means of the error over parts of the timesteps.
+
+# %%
 early = mean([error for t, error in by_time.items() if t < 100])
 late = mean([error for t, error in by_time.items() if t >= 500])
 claim(
@@ -1069,6 +1201,8 @@ claim(
     early / (5 * late),  # a half has five times as many timesteps as a tenth
     at_least=1,
 )
+
+# %%
 claim(
     "At every timestep shown but t = 0 the error is below that of a network that puts out zero",
     max(error for t, error in by_time.items() if t > 0),
@@ -1079,15 +1213,13 @@ claim(
 # So a flat loss does not mean that nothing is learnt. Part of it cannot be learnt by any network;
 # how large a part, we do not know. Judge a diffusion model by samples and by distances between
 # distributions, and use the loss to find errors.
-#
+
+# %% [markdown]
 # ### How good is it?
 #
 # Notebook 02 explains the measures: FD and KID are distances from real pictures, lower is better;
 # *precision* is the share of generated pictures that look real, *recall* the share of real ones
-# that are covered. The floor is the FD of real pictures against other real ones. KID can be a
-# little below 0: its estimate is right in the mean, so that for real pictures it scatters about 0.
-# Notebook 09 says what the other columns see. Here the chain takes fifty steps, since a thousand
-# would take many minutes for 2,048 pictures.
+# that are covered.
 
 # %% tags=["nbval-ignore-output"]
 n = cfg["samples"]
@@ -1103,9 +1235,20 @@ def measure(label, make):
     return pictures
 
 
+# %% [markdown]
+# Two rows to compare with: real pictures, whose FD against other real ones is the floor, and noise.
+
+# %% tags=["nbval-ignore-output"]
 measure("real pictures", lambda: train_set.x[torch.randperm(len(train_set.x))[:n]])
 measure("noise", lambda: torch.randn(n, 1, 28, 28).clamp(-1, 1))
 PLAIN = "DDPM, the paper's method"
+
+# %% [markdown]
+# For the network the chain takes fifty steps, since a thousand would take many minutes for 2,048
+# pictures. KID can be a little below 0: its estimate is right in the mean, so that for real
+# pictures it scatters about 0. Notebook 09 says what the other columns see.
+
+# %% tags=["nbval-ignore-output"]
 plain_labels = labels_in_turn(plain, n)
 measure(
     PLAIN, lambda: sample_images(plain, linear, plain_labels, 50, 1.0, ANCESTRAL, kind="epsilon")
@@ -1132,18 +1275,14 @@ claim(
 # %% [markdown]
 # ## Better, one change at a time
 #
-# From here on every section changes *one* thing and keeps what came before. The table holds what
-# that did to the FD: the same network, the same 1,200 steps of 32 pictures and about the same two
-# minutes for each row, and three seeds, of which every one trained its own network. These trainings
-# take more than an hour; `authoring/benchmarks/ddpm_changes.py` ran them once, and its results come
-# with the course. You train the last row yourself below. A line that begins with ▪ says what was
-# measured then: with the date, the number of seeds, and the standard deviation over them as a part
-# of the mean.
+# From here on every section changes *one* thing and keeps what came before. These trainings take
+# more than an hour; `authoring/benchmarks/ddpm_changes.py` ran them once, and its results come with
+# the course. You train the last row yourself below.
 #
 # Every row is sampled in twenty steps of DPM-Solver++(2M) (notebook 04) from the averaged weights,
 # unless it says otherwise.
 
-# %% tags=["exact"]
+# %%
 changes = json.loads((data.ASSETS / f"{DATASET}_ddpm_changes.json").read_text("utf-8"))
 
 
@@ -1153,6 +1292,7 @@ def rows_of(recipe, sampling="2M, 20 steps"):
     return sorted(found, key=lambda row: row["seed"])
 
 
+# %%
 def fds(recipe, sampling="2M, 20 steps"):
     """Their FDs, sorted."""
     return sorted(row["fd"] for row in rows_of(recipe, sampling))
@@ -1162,12 +1302,19 @@ def mean_fd(recipe, sampling="2M, 20 steps"):
     return mean(fds(recipe, sampling))
 
 
+# %%
 def fd_cells(rows):
     """Cells of a table: the FDs of some rows, in order, and their mean."""
     values = sorted(row["fd"] for row in rows)
     return [" ".join(f"{value:.1f}" for value in values), f"{mean(values):.1f}"]
 
 
+# %% [markdown]
+# A line that begins with ▪ says what was measured then: with the date, the number of seeds, and the
+# standard deviation over them as a part of the mean.
+
+
+# %%
 def on_record(sentence, value, *recipes, **bound):
     """`stored` for a ratio of FDs of these lists of rows: with the date, and the widest relative
     spread over seeds."""
@@ -1177,6 +1324,10 @@ def on_record(sentence, value, *recipes, **bound):
     stored(sentence, value, date=date, seeds=len(recipes[0]), spread=spread, **bound)
 
 
+# %% [markdown]
+# These are the changes, in the order of the sections below:
+
+# %%
 MEASURES = ("kid", "precision", "recall")
 LADDER = {
     "paper": "epsilon, linear schedule, one learning rate",
@@ -1187,6 +1338,13 @@ LADDER = {
     "timesteps": "timesteps below 400 more often, the last hundred seldom",
     "classes": "class labels",
 }
+
+# %% [markdown]
+# The table holds what each did to the FD: the same network, the same 1,200 steps of 32 pictures and
+# about the same two minutes for each row, and three seeds, of which every one trained its own
+# network.
+
+# %% tags=["exact"]
 plots.table(
     ["recipe", "what is new", "FD, three seeds", "mean", "KID", "precision", "recall"],
     [
@@ -1201,7 +1359,7 @@ plots.table(
 )
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title FD of every recipe
 figure, axis = plt.subplots(figsize=(8.3, 3.2))
 for place, recipe in enumerate(LADDER):
     axis.plot(fds(recipe), [place] * len(fds(recipe)), "o", color=plots.BLUE)
@@ -1234,6 +1392,8 @@ plots.show(
 # %% tags=["exact"]
 for recipe in ("paper", "falling rate", "divided time"):
     print(f"{recipe}: FD {mean_fd(recipe):.1f}, mean of three seeds")
+
+# %% tags=["exact"]
 on_record(
     "The falling rate lowers the FD on every seed",
     max(fds("falling rate")) / min(fds("paper")),
@@ -1241,6 +1401,12 @@ on_record(
     rows_of("falling rate"),
     at_most=1,
 )
+
+# %% [markdown]
+# "Divided time" is the price of exercise 5.1: the recipe of the row above with $t$ divided by $T$
+# before it is embedded.
+
+# %% tags=["exact"]
 on_record(
     "With t / 1000 in the embedding, the slip of exercise 5.1, the FD is higher on every seed",
     min(fds("divided time")) / max(fds("falling rate")),
@@ -1250,9 +1416,6 @@ on_record(
 )
 
 # %% [markdown]
-# "Divided time" is the price of exercise 5.1: the recipe of the row above with $t$ divided by $T$
-# before it is embedded.
-#
 # ### The cosine schedule
 #
 # In the first figure the linear schedule has destroyed nearly everything by $t = 500$, and over the
@@ -1263,6 +1426,9 @@ on_record(
 # %%
 cosine = Schedule.named("cosine", T)
 shown = [0, 100, 250, 400, 550, 700, 999]
+
+# %% tags=["figure"]
+# @title The cosine schedule
 plots.film_strip(
     [add_noise(examples, noise, cosine.level(t)) for t in shown],
     [f"t = {t}" for t in shown],
@@ -1284,6 +1450,8 @@ for name, levels in (("linear", linear), ("cosine", cosine)):
     end = levels.level(T - 1)
     ends[name] = end.sigma / end.alpha
     print(f"{name} schedule: sigma / alpha ends near {float(f'{ends[name]:.2g}'):,.0f}")
+
+# %% tags=["exact"]
 on_record(
     "With noise as target the cosine schedule has a higher FD than the linear one, on every seed",
     min(fds("cosine")) / max(fds("falling rate")),
@@ -1294,7 +1462,8 @@ on_record(
 
 # %% [markdown]
 # So the next question is the target.
-#
+
+# %% [markdown]
 # ### What to ask for: noise, picture, or v
 #
 # Notebook 04 converts between the noise $\epsilon$, the clean picture $x_0$ and the mixture of
@@ -1307,7 +1476,8 @@ on_record(
 # - $x_0$ as target is safe there. At low noise, where the input is almost the answer, the network
 #   must copy its input;
 # - $v$ is the noise where the picture is clear, and minus the picture where it is not.
-#
+
+# %% [markdown]
 # Clipping the prediction to $[-1, 1]$ hides much of epsilon's trouble: however wrong it is, it is a
 # picture. So the table has both.
 
@@ -1321,8 +1491,16 @@ plots.table(
         for recipe, target in TARGETS.items()
     ],
 )
+
+# %% [markdown]
+# And ten pictures of each network of seed 0, to look at:
+
+# %%
 # ten pictures of each network of seed 0, as bytes
 drawings = load_file(data.ASSETS / f"{DATASET}_ddpm_changes.safetensors")
+
+# %% tags=["figure"]
+# @title Three targets, clipped and not
 plots.film_strip(
     [
         drawings[f"{recipe}, {sampling}"] / 127.5 - 1
@@ -1342,14 +1520,18 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# Each target has its place. From epsilon without clipping nothing is left on this schedule;
-# clipping rescues it, and not all of it. $x_0$ and $v$ are the same with and without. $v$ is best,
-# on every seed. And with $v$ the cosine schedule is *better* than the linear one, on every seed,
-# where with epsilon it was worse. That answers the last section: schedule and target go together.
+# With $v$ the cosine schedule is *better* than the linear one, on every seed, where with epsilon it
+# was worse. That answers the last section: schedule and target go together.
 
 # %% tags=["exact"]
 LINEAR_V = "v, linear schedule"
 print(f"v: {mean_fd('v'):.1f} on the cosine schedule, {mean_fd(LINEAR_V):.1f} on the linear one")
+
+# %% [markdown]
+# And each target has its place. From epsilon without clipping nothing is left on this schedule;
+# clipping rescues it, and not all of it.
+
+# %% tags=["exact"]
 on_record(
     "Not clipped, epsilon on the cosine schedule has more than three times its FD",
     mean_fd("cosine", UNCLIPPED) / mean_fd("cosine"),
@@ -1357,6 +1539,11 @@ on_record(
     rows_of("cosine", UNCLIPPED),
     at_least=3,
 )
+
+# %% [markdown]
+# $x_0$ and $v$ are the same with and without clipping.
+
+# %% tags=["exact"]
 on_record(
     "Not clipped, x0 and v have the FD that they have clipped, to a twentieth",
     [abs(mean_fd(target, UNCLIPPED) / mean_fd(target) - 1) for target in ("x0", "v")],
@@ -1364,6 +1551,12 @@ on_record(
     rows_of("v"),
     at_most=0.05,
 )
+
+# %% [markdown]
+# On record, seed by seed, are the two schedules with $v$ as target, and then the three targets: $v$
+# is best.
+
+# %% tags=["exact"]
 on_record(
     "With v as target the cosine schedule has a lower FD than the linear one, on every seed",
     max(fds("v")) / min(fds(LINEAR_V)),
@@ -1389,7 +1582,8 @@ on_record(
 #
 # $$\hat x_0 = \mu + c_\text{skip}\, (x_t - \alpha\mu) + c_\text{out}\, F_\theta\big(c_\text{in}\,
 # (x_t - \alpha\mu),\ t\big), \qquad c_\text{in} = \frac{1}{\sqrt{\alpha^2 s^2 + \sigma^2}} .$$
-#
+
+# %% [markdown]
 # Then input and output have the size of one at every level, for data of any brightness and
 # contrast. That is the preconditioning of Karras et al. (2022, section 5), with a mean beside the
 # standard deviation. To the outside our network puts out $v = (\alpha x_t - \hat x_0) / \sigma$, so
@@ -1416,9 +1610,15 @@ class Preconditioned(nn.Module):
         return (alpha * x - x0) / sigma
 
 
+# %% [markdown]
+# Is what is left for the network as large as promised? Two thousand pictures at five noise levels
+# tell.
+
 # %%
 pixel_mean, pixel_std = train_set.x.mean().item(), train_set.x.std().item()
 x0 = train_set.x[torch.randperm(len(train_set.x))[:2000]]
+
+# %%
 ratios, sizes = [], []
 for t in (0, 250, 500, 750, 999):
     level = cosine.level(t)
@@ -1426,6 +1626,8 @@ for t in (0, 250, 500, 750, 999):
     c_skip, c_out = (float(c) for c in preconditioning(level, pixel_std))
     error = x0 - pixel_mean - c_skip * (x_t - float(level.alpha) * pixel_mean)
     ratios.append((error / c_out).square().mean().sqrt())
+
+# %%
 claim(
     "What is left for the network to put out has the size of one at every noise level, to 5 %",
     ratios,
@@ -1436,8 +1638,7 @@ claim(
 # And what does it buy here? Nothing: the FD of this row is no better than that of $v$ alone.
 # Notebook 04 showed that $v$ *is* this preconditioning for a mean of 0 and a standard deviation of
 # 1. These pixels have a mean of about $-0.43$ and a standard deviation of about $0.71$. So their
-# root mean square is about $0.83$, and $v$ already has nearly the right size. We keep the
-# preconditioning for your own pictures, whose size and brightness it takes care of by itself.
+# root mean square is about $0.83$, and $v$ already has nearly the right size.
 
 # %% tags=["exact"]
 claim(
@@ -1445,6 +1646,12 @@ claim(
     (pixel_mean**2 + pixel_std**2) ** 0.5,
     between=(0.75, 1.25),
 )
+
+# %% [markdown]
+# We keep the preconditioning for your own pictures, whose size and brightness it takes care of by
+# itself.
+
+# %% tags=["exact"]
 on_record(
     "Preconditioning changes the mean FD by less than 8 %",
     abs(mean_fd("preconditioned") / mean_fd("v") - 1),
@@ -1461,9 +1668,9 @@ on_record(
 # $\log(\alpha/\sigma)$ from a Gaussian around the level where picture and noise are about equally
 # strong (Karras et al. 2022, section 5, and Esser et al. 2024, section 3.1, did the like in other
 # variables). Counted in timesteps, the first four hundred come more often than before and the last
-# hundred seldom. And we spread a batch evenly over the weights, so that no batch is all easy or all
-# hard (after an idea of Kingma et al. 2021, appendix I.1, who move all slices by one common draw).
-#
+# hundred seldom.
+
+# %% [markdown]
 # One trap. A Gaussian all but forgets the ends, and sampling *begins* at $t = 999$. With the bell
 # alone that timestep would be drawn less than once in the whole training. That is the mistake of
 # exercise 5.3 in a new dress. So one timestep in ten is drawn from all of them equally.
@@ -1487,6 +1694,12 @@ def timestep_weights(
     return (1 - floor) * density / density.sum() + floor / schedule.T
 
 
+# %% [markdown]
+# We also spread a batch evenly over the weights, so that no batch is all easy or all hard (after an
+# idea of Kingma et al. 2021, appendix I.1, who move all slices by one common draw).
+
+
+# %% tags=["export"]
 def sample_timesteps(weights: Tensor, n: int) -> Tensor:
     """n timesteps (n,) with these frequencies (T,), one from each of n equal slices of the
     distribution.
@@ -1499,12 +1712,18 @@ def sample_timesteps(weights: Tensor, n: int) -> Tensor:
     return torch.searchsorted(weights.cumsum(0), u).clamp(max=len(weights) - 1)
 
 
+# %% [markdown]
+# Here are the weights, with the tenth for all and without, and the shares of many draws.
+
 # %%
 weights = timestep_weights(cosine)
 rare = timestep_weights(cosine, floor=0)  # the bell alone
 visits = cfg["num_steps"] * cfg["batch_size"]
 drawn = torch.cat([sample_timesteps(weights, 32) for _ in range(2000)])
 share = drawn.bincount(minlength=T) / len(drawn)
+
+# %% tags=["figure"]
+# @title How often each timestep is trained
 figure, axis = plt.subplots(figsize=(6.4, 2.4))
 axis.plot(weights * T, color=plots.BLUE, label="ours")
 axis.axhline(1, color=plots.BLACK, linestyle=":", label="uniform")
@@ -1523,6 +1742,11 @@ plots.show(
         "to 900, and falls to a tenth of it at the end."
     ),
 )
+
+# %% [markdown]
+# How often does each timestep come in the whole training?
+
+# %%
 claim(
     "With the bell alone the last timestep is drawn less than once in the training, on average",
     rare[-1] * visits,
@@ -1533,6 +1757,8 @@ claim(
     weights.min() * visits,
     at_least=3,
 )
+
+# %%
 claim(
     "The shares of all timesteps lie within 0.2 of their weights, summed",
     (share - weights).abs().sum(),
@@ -1555,22 +1781,24 @@ on_record(
 # ### Class labels, and guidance
 #
 # Until here nothing said what a picture shows. With labels the network learns ten simpler tasks in
-# the place of one, and you can ask for a boot. In the table the FD falls by
-# a third.
-#
+# the place of one, and you can ask for a boot. In the table the FD falls by a third.
+
+# %% [markdown]
 # The network must also work without a label, for a good reason: the difference between its two
 # predictions is what the class adds. *Classifier-free guidance* (Ho and Salimans 2022) exaggerates
 # it,
 #
 # $$\hat x_0 = \hat x_0(x_t, \varnothing) + w\, \big(\hat x_0(x_t, y) - \hat x_0(x_t,
 # \varnothing)\big) .$$
-#
+
+# %% [markdown]
 # Here $\varnothing$ means that no class is given, `null` in code. $w = 0$ ignores the class,
 # $w = 1$ is the plain conditional model, $w > 1$ makes pictures more typical of their class, and
 # less varied. (The paper counts from the conditional prediction: its $w$ is ours minus 1.) So that
 # one network knows both predictions, training replaces some of the labels, one in ten, by an
 # eleventh, `null`.
-#
+
+# %% [markdown]
 # **Exercise 5.5** · difficulty 2/5 · 8 minutes
 #
 # Two pieces. `my_guided` is the formula. `my_drop_labels(y, p, null)` prepares training: it
@@ -1616,6 +1844,10 @@ checks.drop_labels(drop_labels, solution=True)
 guided = checks.use(my_guided, guided)  # yours from here on, once it passes
 drop_labels = checks.use(my_drop_labels, drop_labels)  # yours from here on, once it passes
 
+# %% [markdown]
+# What are labels worth, and what is guidance on top of them? These are the networks of the last
+# row, sampled with three scales.
+
 # %% tags=["exact"]
 GUIDED = {w: f"2M, 20 steps, w = {w:g}" for w in (1.5, 2.0)}
 plots.table(
@@ -1638,6 +1870,8 @@ plots.table(
         for w, sampling in ({1.0: "2M, 20 steps"} | GUIDED).items()
     ],
 )
+
+# %% tags=["exact"]
 on_record(
     "Class labels lower the FD by a fifth or more, on every seed",
     max(fds("classes")) / min(fds("timesteps")),
@@ -1645,6 +1879,8 @@ on_record(
     rows_of("classes"),
     at_most=0.8,
 )
+
+# %% tags=["exact"]
 on_record(
     "Guidance 2 lowers the FD on every seed",
     max(b["fd"] / a["fd"] for a, b in zip(rows_of("classes"), rows_of("classes", GUIDED[2.0]))),
@@ -1733,14 +1969,22 @@ def train(
     return ema
 
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# It looks at itself as before, and now draws one picture of each class, in twenty steps of
+# DPM-Solver++(2M).
+
+# %%
 losses_2, looks_2, film_2, watch_better = watcher(
     lambda ema: [held_out_loss(model, "v", cosine, held_y) for model in (ema, better_net)],
     lambda ema: sample_images(ema, cosine, torch.arange(10), 20, rng=runtime.rng(7)),
 )
+
+# %%
 better_net = Preconditioned(
     UNet(cfg["widths"], classes=len(CLASSES)), cosine, pixel_mean, pixel_std
 ).to(run.device, memory_format=torch.channels_last)
+
+# %% tags=["nbval-ignore-output"]
 start = time.perf_counter()
 ema = train(
     better_net,
@@ -1753,9 +1997,12 @@ ema = train(
     watch=watch_better,
 )
 seconds = time.perf_counter() - start
+
+# %% tags=["nbval-ignore-output"]
 print(f"{cfg['num_steps']} steps of {cfg['batch_size']} in {seconds:.0f} s with all looks")
 
-# %%
+# %% tags=["figure"]
+# @title The better recipe while it learns
 y_ten = torch.arange(10)
 plots.film_strip(
     [film[-1], film_2[0], film_2[2], film_2[-1]],
@@ -1787,8 +2034,7 @@ claim(
 #
 # A low FD does not tell: a program that hands out training pictures has a very good one. So we look
 # for the training picture that is nearest to each new one, by the root mean square difference of
-# their pixels. Real pictures that were never trained on are the yardstick: how near do *they* come?
-# And a copier must be caught: training pictures with a little noise on them.
+# their pixels.
 
 
 # %% tags=["export"]
@@ -1800,12 +2046,19 @@ def nearest(x: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return distance / x[0].numel() ** 0.5, which
 
 
+# %% [markdown]
+# Real pictures that were never trained on are the yardstick: how near do *they* come? And a copier
+# must be caught: training pictures with a little noise on them.
+
 # %%
 new = made[torch.arange(200)]
 copied = train_set.x[torch.randperm(len(train_set.x))[:200]]
 copied = (copied + 0.1 * torch.randn_like(copied)).clamp(-1, 1)
 away, partner = nearest(new, train_set.x)
 away_real, away_copied = (nearest(x, train_set.x)[0] for x in (test_set.x[:200], copied))
+
+# %% tags=["figure"]
+# @title New pictures and the nearest training pictures
 plots.film_strip(
     [new[:10], train_set.x[partner[:10]]],
     ["new", "nearest"],
@@ -1825,6 +2078,8 @@ claim(
     (away.median() / away_real.median()).item(),
     between=(0.75, 1.25),
 )
+
+# %%
 claim(
     "The nearest training picture of a copy is less than half as far away",
     (away_copied.median() / away_real.median()).item(),
@@ -1850,6 +2105,11 @@ plots.table(
         for recipe in ("paper", "falling rate", "classes")
     ],
 )
+
+# %% [markdown]
+# At a constant rate it buys a great deal.
+
+# %% tags=["exact"]
 on_record(
     "At a constant learning rate averaging lowers the FD on every seed",
     max(a["fd"] / b["fd"] for a, b in zip(rows_of("paper"), rows_of("paper", NOT_AVERAGED))),
@@ -1857,6 +2117,11 @@ on_record(
     rows_of("paper", NOT_AVERAGED),
     at_most=1,
 )
+
+# %% [markdown]
+# Once the rate falls, it gains nothing: both do the same job, they end the jumping.
+
+# %% tags=["exact"]
 on_record(
     "Once the rate falls to 0, averaging changes the mean FD by less than a tenth",
     abs(mean_fd("falling rate") / mean_fd("falling rate", NOT_AVERAGED) - 1),
@@ -1866,17 +2131,16 @@ on_record(
 )
 
 # %% [markdown]
-# At a constant rate it buys a great deal. Once the rate falls, it gains nothing: both do the same
-# job, they end the jumping. (In the last two rows the last weights even have the lower FD on five
-# of six networks, by a few per cent.) Keep it all the same where you cannot know in advance when
-# you will stop.
+# (In the last two rows the last weights even have the lower FD on five of six networks, by a few
+# per cent.) Keep it all the same where you cannot know in advance when you will stop.
 
 # %% [markdown]
 # ## Sampling
 #
 # The training is done, and the sampler is free to choose: ancestral, DDIM, Heun or DPM-Solver++(2M)
 # from notebook 04, in any number of steps.
-#
+
+# %% [markdown]
 # ### Do ours do what the names say?
 #
 # Step for step against diffusers' schedulers, on the cosine schedule, ten steps, in double
@@ -1889,6 +2153,11 @@ def stand_in(x, t):
     return torch.sin(1.7 * x + 0.003 * t) + 0.2 * x.mean()
 
 
+# %% [markdown]
+# Ten steps by our samplers, and ten by a scheduler of diffusers:
+
+
+# %%
 def by_ours(x, solver, rng=None):
     def denoise(x, level):
         return x0_from("v", stand_in(x, timestep_of(cosine, level)), x, level)
@@ -1898,6 +2167,7 @@ def by_ours(x, solver, rng=None):
     return path
 
 
+# %%
 def by_theirs(x, scheduler, **options):
     path = []
     for t in respaced(T, 10):
@@ -1905,6 +2175,9 @@ def by_theirs(x, scheduler, **options):
         path.append(x)
     return path
 
+
+# %% [markdown]
+# The library's three schedulers get the noise schedule and the ten timesteps of ours.
 
 # %%
 ddpm = in_double(
@@ -1914,6 +2187,8 @@ ddpm = in_double(
     variance_type="fixed_small",
     clip_sample=False,
 )
+
+# %%
 ddim = in_double(
     DDIMScheduler,
     cosine,
@@ -1923,6 +2198,12 @@ ddim = in_double(
 )
 ddim.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
 ddim.set_timesteps(10)
+
+# %% [markdown]
+# DPM-Solver++(2M) also keeps a list of its own, of the noise over the signal, with nothing at its
+# end:
+
+# %%
 multistep = in_double(
     DPMSolverMultistepScheduler, cosine, prediction_type="v_prediction", final_sigmas_type="zero"
 )
@@ -1930,6 +2211,11 @@ for scheduler in (ddpm, multistep):
     scheduler.set_timesteps(timesteps=respaced(T, 10))
 noise_ratio = ((1 - cosine.alphas_bar) / cosine.alphas_bar).sqrt()[respaced(T, 10)]
 multistep.sigmas = torch.cat([noise_ratio, torch.zeros(1, dtype=torch.float64)])
+
+# %% [markdown]
+# All start from the same pictures, and the chains take the same noise.
+
+# %%
 x_start = torch.randn(3, 1, 6, 6, dtype=torch.float64)
 pairs = {
     "ancestral": (
@@ -1939,6 +2225,8 @@ pairs = {
     "DDIM": (by_ours(x_start, DDIM), by_theirs(x_start, ddim)),
     "DPM-Solver++(2M)": (by_ours(x_start, DPMPP_2M), by_theirs(x_start, multistep)),
 }
+
+# %%
 for name, (ours, theirs) in pairs.items():
     claim(
         f"Ten steps of our {name} are those of diffusers, each to 1e-5",
@@ -1951,12 +2239,8 @@ for name, (ours, theirs) in pairs.items():
 #
 # A step costs one function evaluation of the network (NFE), or two with guidance or with Heun's
 # method. With ever smaller steps every ODE solver ends at the same picture: its limit. How far from
-# it is each sampler? We take 200 steps of Heun's method for the limit and measure the root mean
-# square distance of a pixel, in $[-1, 1]$: ten pictures, without guidance, the same starting points
-# for all. How sure is that limit? 200 steps of Euler end at some distance from it, the dotted line:
-# distances below that line mean nothing. (Heun's last step, to the clean level, needs one
-# evaluation less. The ancestral chain is not in the list: it draws noise, so that it has no limit
-# to compare with.)
+# it is each sampler? (The ancestral chain is not in the list: it draws noise, so that it has no
+# limit to compare with.)
 
 # %%
 y_limit = torch.arange(10, device=run.device)
@@ -1970,16 +2254,30 @@ SOLVERS = {
 CALLS = (4, 8, 16, 32)
 
 
+# %%
 def solve(step, steps):
     return sample(Denoiser(ema, cosine, y_limit), x_limit, cosine.levels(steps), step)
 
 
+# %% [markdown]
+# We take 200 steps of Heun's method for the limit and measure the root mean square distance of a
+# pixel, in $[-1, 1]$: ten pictures, without guidance, the same starting points for all. How sure is
+# that limit? 200 steps of Euler end at some distance from it, the dotted line: distances below that
+# line mean nothing.
+
+# %%
 limit = solve(HEUN, 200)
 unsure = (solve(SOLVERS["Euler"][0], 200) - limit).square().mean().sqrt().item()
 distance = {
     name: [(solve(step, calls // cost) - limit).square().mean().sqrt().item() for calls in CALLS]
     for name, (step, cost) in SOLVERS.items()
 }
+
+# %% [markdown]
+# (Heun's last step, to the clean level, needs one evaluation less.)
+
+# %% tags=["figure"]
+# @title Distance to the limit
 figure, axis = plt.subplots(figsize=(6, 2.9))
 for (name, values), colour, marker in zip(
     distance.items(), (plots.ORANGE, plots.VERMILION, plots.GREEN, plots.BLUE), "Ds^o"
@@ -2028,7 +2326,8 @@ claim(
 
 # %% [markdown]
 # Heun pays two evaluations a step, so that it takes half as many steps.
-#
+
+# %% [markdown]
 # The distance to the limit says how exact a solver is, not how good its pictures are. In FD, for
 # the networks of the table: twenty steps of the solver against fifty of the ancestral chain.
 # (Notebook 12 has the whole curve for a network that was trained for longer, from five steps to a
@@ -2039,6 +2338,8 @@ CHAIN = "ancestral, 50 steps"
 for recipe in ("paper", "classes"):
     twenty, fifty = mean_fd(recipe), mean_fd(recipe, CHAIN)
     print(f"{recipe}: FD {twenty:.1f} with 20 steps of 2M, {fifty:.1f} with 50 of the chain")
+
+# %% tags=["exact"]
 on_record(
     "With all changes, 20 steps of DPM-Solver++(2M) are within a tenth of 50 of the chain, in FD",
     abs(mean_fd("classes") / mean_fd("classes", CHAIN) - 1),
@@ -2086,16 +2387,26 @@ def visits(T, steps):
 
 checks.visits(visits, solution=True)
 
+# %% [markdown]
+# Here are both loops on a trained network, from the same starting points.
+
 # %%
 N_TEST = 40
 y_test = torch.arange(N_TEST) % 10
 x_T = torch.randn(N_TEST, 1, 28, 28, generator=runtime.rng(7)).to(run.device)
 denoiser = Denoiser(ema, cosine, y_test.to(run.device))
+
+# %%
 wrong_levels = [cosine.level(t) for t in range(49, -1, -1)] + [CLEAN]
 wrong = sample(denoiser, x_T, wrong_levels, ANCESTRAL).cpu()
 right = sample(denoiser, x_T, cosine.levels(50), ANCESTRAL).cpu()
 
 
+# %% [markdown]
+# A classifier counts how many pictures are of the class that was asked for.
+
+
+# %%
 def obeyed(pictures, labels):
     """The share of pictures in which the course's classifier sees the class that was asked for."""
     return (
@@ -2103,6 +2414,8 @@ def obeyed(pictures, labels):
     )
 
 
+# %% tags=["figure"]
+# @title range(50), and fifty of a thousand
 plots.film_strip(
     [wrong[:10], right[:10]],
     ["range(50)", "50 of 1000"],
@@ -2137,14 +2450,12 @@ claim(
 
 # %% [markdown]
 # ## Steering
-#
+
+# %% [markdown]
 # ### What guidance does
 #
 # The scale $w$ from the section on classes, at work: eighty pictures for each of five scales, from
-# the same starting points. Does the course's classifier see the class that was asked for, and how
-# varied are the pictures of one class? (Variety is counted among the pictures in which the
-# classifier *sees* the class, asked for or not: at $w = 0$ the label is ignored, and pictures that
-# were asked for as bags are of all classes.)
+# the same starting points.
 
 # %%
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -2152,6 +2463,14 @@ y_guide = torch.arange(80) % 10
 by_scale = {w: sample_images(ema, cosine, y_guide, guidance=w, rng=runtime.rng(7)) for w in SCALES}
 
 
+# %% [markdown]
+# Does the course's classifier see the class that was asked for, and how varied are the pictures of
+# one class? (Variety is counted among the pictures in which the classifier *sees* the class, asked
+# for or not: at $w = 0$ the label is ignored, and pictures that were asked for as bags are of all
+# classes.)
+
+
+# %%
 def variety(pictures):
     """Mean distance between two pictures of one class, as the classifier sees it, in its
     features."""
@@ -2161,10 +2480,14 @@ def variety(pictures):
     return torch.cat(pairs).mean().item()
 
 
+# %%
 by_class = torch.cat([test_set.x[test_set.y == c][:8] for c in range(10)])
 real_variety = variety(by_class)
 right_class = {w: obeyed(pictures, y_guide) for w, pictures in by_scale.items()}
 varied = {w: variety(pictures) for w, pictures in by_scale.items()}
+
+# %% tags=["figure"]
+# @title Five scales
 plots.film_strip(
     [pictures[:10] for pictures in by_scale.values()],
     [f"w = {w:g}" for w in SCALES],
@@ -2176,7 +2499,7 @@ plots.film_strip(
 )
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title Obedience and variety
 figure, axis = plt.subplots(figsize=(6, 2.8))
 axis.plot(
     SCALES,
@@ -2214,6 +2537,8 @@ claim(
     right_class[0.0],
     at_most=0.2,
 )
+
+# %%
 claim(
     "At guidance 2, 4 and 8 the classifier sees the wanted class in 75 % of the pictures or more",
     min(right_class[w] for w in SCALES[2:]),
@@ -2248,12 +2573,14 @@ guidance_view = widgets.explore(draw_guidance, w=widgets.slider(0, 6, 2, "guidan
 # gradient to the score, $s$ times, where $s$ is the scale. By Tweedie's formula (notebook 04)
 # $\hat x_0 = (x_t + \sigma^2\, \mathrm{score}) / \alpha$, so that this moves $\hat x_0$ by
 # $s\,\tfrac{\sigma^2}{\alpha} \nabla_{x_t} \log p(y \mid x_t)$. It needs no retraining of the
-# diffusion model. What it needs is a classifier that can read *noisy* pictures, and how well ours
-# does decides how well it steers. At the first levels $\sigma^2/\alpha$ is huge and the classifier
-# sees nothing yet, so we steer only where $\alpha$ is above a twentieth.
+# diffusion model.
+
+# %% [markdown]
+# What it needs is a classifier that can read *noisy* pictures, and how well ours does decides how
+# well it steers.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 class NoisyClassifier(nn.Module):
     """Logits (N, classes) of noisy pictures (N, 1, 28, 28) at timesteps t (N,)."""
 
@@ -2274,6 +2601,12 @@ class NoisyClassifier(nn.Module):
         return self.head(F.silu(self.coarse(self.down(h), emb)).flatten(1))
 
 
+# %% [markdown]
+# At the first levels $\sigma^2/\alpha$ is huge and the classifier sees nothing yet, so we steer
+# only where $\alpha$ is above a twentieth.
+
+
+# %% tags=["export"]
 def classifier_guided(
     denoise: Callable, classifier: nn.Module, schedule: Schedule, y: Tensor, scale: float
 ) -> Callable:
@@ -2296,6 +2629,10 @@ def classifier_guided(
 
     return steered
 
+
+# %% [markdown]
+# The classifier trains on noisy pictures, at the timesteps that the diffusion network was trained
+# on.
 
 # %%
 reader = NoisyClassifier().to(run.device)
@@ -2322,7 +2659,11 @@ def readable(t, n=500):
     return (reader(x, when).argmax(dim=1).cpu() == test_set.y[:n]).float().mean().item()
 
 
+# %%
 accuracy = {t: readable(t) for t in (0, 200, 400, 600, 700, 800, 900, 999)}
+
+# %% tags=["figure"]
+# @title What the classifier can read
 figure, axis = plt.subplots(figsize=(6, 2.5))
 axis.plot(list(accuracy), list(accuracy.values()), "o-", color=plots.BLUE)
 axis.axhline(0.1, color=plots.BLACK, linestyle=":", label="chance")
@@ -2341,15 +2682,24 @@ plots.show(
     ),
 )
 
+# %% [markdown]
+# And how well does it steer? The network is told no class; the classifier asks for the class of the
+# column, at three scales.
+
 # %%
 y_steer = torch.arange(N_TEST, device=run.device) % 10
 nobody = torch.full((N_TEST,), len(CLASSES), device=run.device)
 free = Denoiser(ema, cosine, nobody)
+
+# %%
 steered = {}
 for scale in (0.0, 2.0, 8.0):
     denoise = classifier_guided(free, reader, cosine, y_steer, scale)
     drawn = sample(denoise, x_T, cosine.levels(50), ANCESTRAL, runtime.rng(8))
     steered[scale] = drawn.cpu()
+
+# %% tags=["figure"]
+# @title Three scales of the classifier
 plots.film_strip(
     [pictures[:10] for pictures in steered.values()],
     [f"scale {s:g}" for s in steered],
@@ -2372,6 +2722,8 @@ claim(
     [accuracy[400] - 0.7, 0.6 - accuracy[900]],
     at_least=0,
 )
+
+# %%
 claim(
     "Classifier guidance at scale 8 makes half of the pictures or more of the wanted class",
     follow[8.0],
@@ -2383,7 +2735,8 @@ claim("Without it fewer than two in ten are", follow[0.0], at_most=0.2)
 # So it works, in two thirds of the pictures or more on the seeds that we tried, and as well as the
 # classifier reads: ours was trained briefly, and reads only about four in five right even where the
 # picture is clear.
-#
+
+# %% [markdown]
 # ### Repairing a picture: RePaint
 #
 # A diffusion model can fill in what is missing, without being trained to. *RePaint* (Lugmayr et al.
@@ -2391,7 +2744,8 @@ claim("Without it fewer than two in ten are", follow[0.0], at_most=0.2)
 # known picture at that noise level. The unknown part then has to fit, but the known pixels were put
 # there without asking it. So each step is done several times: jump back up by adding noise, and
 # step down again, until both parts agree.
-#
+
+# %% [markdown]
 # **Exercise 5.7** · difficulty 3/5 · 10 minutes
 #
 # Write the jump back: from `x` at level `then` to the noisier level `now`. A level is a pair
@@ -2423,6 +2777,10 @@ checks.jump_back(jump_back, solution=True)
 
 # %%
 jump_back = checks.use(my_jump_back, jump_back)  # yours from here on, once it passes
+
+
+# %% [markdown]
+# The whole method: a step of the chain, the known pixels put in, a jump back, and the step again.
 
 
 # %% tags=["export"]
@@ -2463,16 +2821,30 @@ def repaint(
     return x
 
 
+# %% [markdown]
+# Ten garments that were never trained on lose their lower half.
+
 # %%
 unseen = torch.stack([test_set.x[test_set.y == c][0] for c in range(10)])
 originals = unseen.to(run.device)
 mask = torch.zeros(1, 1, 28, 28, dtype=torch.bool, device=run.device)
 mask[..., :14, :] = True
+
+# %% [markdown]
+# They are repaired twice: with one try a step, and with eight.
+
+# %%
 unlabelled = Denoiser(ema, cosine, torch.full((10,), len(CLASSES), device=run.device))
 repaired = {
     r: repaint(unlabelled, originals, mask, cosine.levels(20), r, runtime.rng(7)).cpu()
     for r in (1, 8)
 }
+
+# %% [markdown]
+# How well do the halves fit? We measure the step in brightness across the seam. For comparison each
+# garment also gets the lower half of another.
+
+# %%
 stranger = torch.where(mask.cpu(), unseen, unseen.roll(1, 0))
 
 
@@ -2482,6 +2854,9 @@ def seam(pictures):
 
 
 holes = torch.where(mask.cpu(), unseen, torch.tensor(-1.0))
+
+# %% tags=["figure"]
+# @title Repaired pictures
 plots.film_strip(
     [unseen, holes, repaired[1], repaired[8]],
     ["original", "known", "one try a step", "eight tries"],
@@ -2504,6 +2879,8 @@ claim(
     max((p[..., :14, :] - unseen[..., :14, :]).abs().max() for p in repaired.values()),
     equal=0,
 )
+
+# %%
 claim(
     "Trying eight times makes the step at the seam smaller than trying once",
     seam(repaired[8]) / seam(repaired[1]),
@@ -2522,25 +2899,31 @@ claim(
 # and have the same time. Two things are easily overlooked: whether the model is *told the classes*,
 # and how many settings were tried. So here are both with and both without classes, all with the
 # same seconds of one thread of one machine, the same pictures and the same measure, three seeds
-# each. What is not equal is the tuning, so here it is. The DCGAN has the settings of notebook 02,
-# after about a dozen trials on these pictures, and computes in bfloat16, which gave it two fifths
-# more steps. WGAN-GP has notebook 03's one pair of rates, not tuned on these pictures. The
-# diffusion network's width, the fall of its rate and its bell of timesteps come from some twenty
-# trials of an earlier recipe (`authoring/trials/nb05.md`); for the rows here three learning rates
-# were tried on the first. `authoring/benchmarks/race.py` trained the GANs, `ddpm_changes.py` the
-# others.
+# each. `authoring/benchmarks/race.py` trained the GANs, `ddpm_changes.py` the others.
 
-# %% tags=["exact"]
+# %%
 gan_rows = json.loads((data.ASSETS / f"{DATASET}_race.json").read_text("utf-8"))
 CONTEST = {}
 for classes in (False, True):
     for model in ("DCGAN", "WGAN-GP"):
         found = [r for r in gan_rows if r["model"] == model and r["classes"] == classes]
         CONTEST[model + (" with classes" if classes else "")] = found, 1
+
+# %%
 CONTEST["DDPM, the paper's method"] = rows_of("paper", "ancestral, 50 steps"), 50
 CONTEST["all changes, no classes"] = rows_of("timesteps"), 20
 CONTEST["all changes, with classes"] = rows_of("classes"), 20
 CONTEST["all changes, with classes, w = 2"] = rows_of("classes", GUIDED[2.0]), 40
+
+# %% [markdown]
+# What is not equal is the tuning, so here it is. The DCGAN has the settings of notebook 02, after
+# about a dozen trials on these pictures, and computes in bfloat16, which gave it two fifths more
+# steps. WGAN-GP has notebook 03's one pair of rates, not tuned on these pictures. The diffusion
+# network's width, the fall of its rate and its bell of timesteps come from some twenty trials of an
+# earlier recipe (`authoring/trials/nb05.md`); for the rows here three learning rates were tried on
+# the first.
+
+# %% tags=["exact"]
 plots.table(
     ["model", "FD, three seeds", "mean", "KID", "precision", "recall", "NFE"],
     [
@@ -2555,6 +2938,11 @@ plots.table(
 )
 
 
+# %% [markdown]
+# One model is called better here where its worst seed is better than the best seed of the others.
+
+
+# %%
 def on_every_seed(sentence, winner, losers):
     """On record: the highest FD of one row against the lowest of others."""
     best, *others = ([row["fd"] for row in CONTEST[name][0]] for name in [winner, *losers])
@@ -2562,6 +2950,7 @@ def on_every_seed(sentence, winner, losers):
     on_record(sentence, ratio, *(CONTEST[name][0] for name in [winner, *losers]), at_most=1)
 
 
+# %% tags=["exact"]
 on_every_seed(
     "Without classes the DCGAN has a lower FD than the best diffusion recipe, on every seed",
     "DCGAN",
@@ -2583,7 +2972,8 @@ on_every_seed(
 # one that an earlier version of this notebook had: there a diffusion model that was told the
 # classes beat GANs that were not. Labels help the DCGAN and diffusion (not WGAN-GP here), and a
 # comparison in which one side has them measures the labels.
-#
+
+# %% [markdown]
 # So why has the field gone to diffusion? Not for what two minutes can do. Some of the reasons you
 # have seen here, and they are not in this table. One training, of one network with one plain loss:
 # no run of this notebook failed or collapsed, on any seed (nor did the DCGANs of the table).
@@ -2591,7 +2981,8 @@ on_every_seed(
 # notebook 12 shows what an hour of training makes of such a network. (We did not train the GANs for
 # an hour.) The price is in the last column: a GAN draws a picture in one function evaluation, these
 # models in twenty to fifty.
-#
+
+# %% [markdown]
 # To look at: the two GANs that come with the course, which saw all 60,000 pictures of the full data
 # set without labels, and the two trainings of this notebook.
 
@@ -2603,11 +2994,15 @@ def shipped_gan(name):
     return generator.to(run.device).eval()
 
 
+# %%
 with torch.no_grad():
     gan_pictures = [
         shipped_gan(name)(torch.randn(10, 64, 1, 1, device=run.device)).cpu()
         for name in ("dcgan", "wgan_gp")
     ]
+
+# %% tags=["figure"]
+# @title Two GANs and the two trainings
 plots.film_strip(
     [examples, *gan_pictures, film[-1], film_2[-1]],
     ["real", "DCGAN", "WGAN-GP", "paper's method", "all changes"],
@@ -2627,9 +3022,8 @@ plots.film_strip(
 # batch each must end with the weights of one process with all of it. That can be tested on a
 # laptop, whose two "devices" are two processes.
 #
-# The script is a file of its own, because every process runs all of it. It trains a small network
-# on our pictures for a few steps, saves a checkpoint every second step, and goes on from it when it
-# is started again.
+# The script is a file of its own, because every process runs all of it. It makes a small network
+# and goes on from a checkpoint if there is one.
 
 # %% tags=["export", "long"]
 BEFORE_THE_LOOP = """
@@ -2666,6 +3060,10 @@ if state.exists():
     first = int((state / "step.txt").read_text())
 mine = slice(accelerator.process_index, None, accelerator.num_processes)
 """
+
+# %% [markdown]
+# Then it trains on our pictures for a few steps and saves a checkpoint every second step. Every
+# process draws the same whole batch, since the step's number seeds the draw, and takes its share.
 
 # %% tags=["export"]
 SEVERAL_PROCESSES = (
@@ -2745,11 +3143,15 @@ def run_script(
     return losses, load(saved.read_bytes())  # as bytes: Windows deletes no file that stays open
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def furthest(a, b):
     return max((a[key] - b[key]).abs().max().item() for key in a)
 
 
+# %% [markdown]
+# One process runs to its end. Two are killed on the way, and started again.
+
+# %% tags=["nbval-ignore-output"]
 several = False
 try:
     with tempfile.TemporaryDirectory(
@@ -2787,7 +3189,8 @@ if several:
 # Two processes on two cores of one laptop are no faster than one that uses both; the point here is
 # that they are *equal*. On graphics cards drop `cpu=True`; time is saved only where a step computes
 # for longer than its gradients travel, so with larger networks and batches than these.
-#
+
+# %% [markdown]
 # ## What was measured
 
 # %% tags=["nbval-ignore-output"]
@@ -2797,12 +3200,16 @@ print(
     f"{training.parameters(better_net):,} weights"
 )
 metrics.show_reports(reports, s_per_64={name: f"{value:.2f}" for name, value in clock.items()})
+
+# %% tags=["nbval-ignore-output"]
 print(
     f"of the wanted class: {right_class[1.0]:.0%} at guidance 1, {right_class[2.0]:.0%} "
     f"at 2, {right_class[8.0]:.0%} at 8; variety against real "
     f"{varied[1.0] / real_variety:.2f}, {varied[2.0] / real_variety:.2f}, "
     f"{varied[8.0] / real_variety:.2f}"
 )
+
+# %% tags=["nbval-ignore-output"]
 print(
     f"range(50): {obeyed(wrong, y_test):.0%} of the wanted class, respaced: "
     f"{obeyed(right, y_test):.0%}"
@@ -2815,7 +3222,8 @@ print(
 # %% [markdown]
 # `COURSE_SEED=1` in the environment repeats all of it with another seed; the claims are chosen to
 # hold.
-#
+
+# %% [markdown]
 # ## What went wrong, and what helped
 #
 # - *The cosine schedule alone made it worse.* With noise as target its last timesteps multiply the
@@ -2837,7 +3245,8 @@ print(
 #   steps in two minutes, and so did narrower ones.
 #
 # The trials are listed with their figures in `authoring/trials/nb05.md`.
-#
+
+# %% [markdown]
 # ## Further reading
 #
 # - Ho, Jain, Abbeel 2020, *Denoising Diffusion Probabilistic Models*: sections 2 to 4 and appendix
@@ -2858,7 +3267,8 @@ print(
 #   Models*: section 5.
 # - Esser, Kulal, Blattmann et al. 2024, *Scaling Rectified Flow Transformers*: section 3.1.
 # - Mirza, Osindero 2014, *Conditional Generative Adversarial Nets*.
-#
+
+# %% [markdown]
 # ## Next
 #
 # Notebook 06 leaves our code for the library that the field uses, and plugs a U-Net of this kind
