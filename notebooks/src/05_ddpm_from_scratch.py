@@ -251,9 +251,8 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
 checks.timestep_embedding(timestep_embedding, solution=True)
 
 # %%
-timestep_embedding = checks.use(
-    my_timestep_embedding, timestep_embedding
-)  # yours from here on, once it passes
+# yours from here on, once it passes
+timestep_embedding = checks.use(my_timestep_embedding, timestep_embedding)
 
 # %% [markdown]
 # What do the clocks show? Here they are for every timestep, as it is and divided by $T$.
@@ -464,12 +463,12 @@ theirs.in_proj_weight.data, theirs.in_proj_bias.data = (
     ours.to_qkv.weight.data,
     ours.to_qkv.bias.data,
 )
-theirs.out_proj.load_state_dict(ours.to_out.state_dict())
 
 # %% [markdown]
 # PyTorch's layer has neither our normalisation nor our shortcut, so they are put around it.
 
 # %%
+theirs.out_proj.load_state_dict(ours.to_out.state_dict())
 places = ours.norm(features).flatten(2).mT
 by_torch = features + theirs(places, places, places)[0].mT.reshape(features.shape)
 claim(
@@ -924,8 +923,8 @@ def check_guidance(guidance: float) -> None:
 
 
 # %% [markdown]
-# One call goes from labels to pictures. A network without classes gets the label for none, once for
-# each picture.
+# `labels_in_turn` asks for each class in turn, and for none where the network has none.
+# `sample_images` is the whole way from labels to pictures, in one call.
 
 
 # %% tags=["export"]
@@ -963,8 +962,8 @@ def sample_images(
 # %% [markdown]
 # ### Run it
 #
-# While it trains, it looks at itself six times. It measures the loss on pictures that it was never
-# shown, always the same, at the same timesteps and with the same noise.
+# While the network trains, it looks at itself six times. It measures the loss on pictures that it
+# was never shown, always the same, at the same timesteps and with the same noise.
 
 # %%
 LOOKS = 6
@@ -1060,9 +1059,8 @@ SHOWN = (999, 500, 300, 200, 100, 50)
 
 def keep(t, x):
     if t in SHOWN:
-        moments[t] = x.cpu().clamp(
-            -1, 1
-        )  # as it is drawn, also where a short training lets it grow
+        # as it is drawn, also where a short training lets it grow
+        moments[t] = x.cpu().clamp(-1, 1)
 
 
 # %%
@@ -1275,12 +1273,12 @@ claim(
 # %% [markdown]
 # ## Better, one change at a time
 #
-# From here on every section changes *one* thing and keeps what came before. These trainings take
-# more than an hour; `authoring/benchmarks/ddpm_changes.py` ran them once, and its results come with
-# the course. You train the last row yourself below.
+# From here on every section changes *one* thing and keeps what came before. The trainings for
+# all of them take more than an hour; `authoring/benchmarks/ddpm_changes.py` ran them once, and its
+# results come with the course. You train the last row of the table yourself below.
 #
-# Every row is sampled in twenty steps of DPM-Solver++(2M) (notebook 04) from the averaged weights,
-# unless it says otherwise.
+# A result is a recipe, a way to sample and a seed. Every row is sampled in twenty steps of
+# DPM-Solver++(2M) (notebook 04) from the averaged weights, unless it says otherwise.
 
 # %%
 changes = json.loads((data.ASSETS / f"{DATASET}_ddpm_changes.json").read_text("utf-8"))
@@ -1496,8 +1494,7 @@ plots.table(
 # And ten pictures of each network of seed 0, to look at:
 
 # %%
-# ten pictures of each network of seed 0, as bytes
-drawings = load_file(data.ASSETS / f"{DATASET}_ddpm_changes.safetensors")
+drawings = load_file(data.ASSETS / f"{DATASET}_ddpm_changes.safetensors")  # as bytes
 
 # %% tags=["figure"]
 # @title Three targets, clipped and not
@@ -1611,8 +1608,8 @@ class Preconditioned(nn.Module):
 
 
 # %% [markdown]
-# Is what is left for the network as large as promised? Two thousand pictures at five noise levels
-# tell.
+# Is what is left for the network as large as promised? We measure it on two thousand pictures, at
+# five noise levels.
 
 # %%
 pixel_mean, pixel_std = train_set.x.mean().item(), train_set.x.std().item()
@@ -1647,10 +1644,6 @@ claim(
     between=(0.75, 1.25),
 )
 
-# %% [markdown]
-# We keep the preconditioning for your own pictures, whose size and brightness it takes care of by
-# itself.
-
 # %% tags=["exact"]
 on_record(
     "Preconditioning changes the mean FD by less than 8 %",
@@ -1659,6 +1652,10 @@ on_record(
     rows_of("preconditioned"),
     at_most=0.08,
 )
+
+# %% [markdown]
+# We keep the preconditioning for your own pictures, whose size and brightness it takes care of by
+# itself.
 
 # %% [markdown]
 # ### Timesteps: which to train
@@ -1970,8 +1967,8 @@ def train(
 
 
 # %% [markdown]
-# It looks at itself as before, and now draws one picture of each class, in twenty steps of
-# DPM-Solver++(2M).
+# The training looks at itself as before, and now samples one picture of each class, in twenty steps
+# of DPM-Solver++(2M).
 
 # %%
 losses_2, looks_2, film_2, watch_better = watcher(
@@ -2014,6 +2011,9 @@ plots.film_strip(
         "and at the end one clear garment of each class."
     ),
 )
+
+# %% [markdown]
+# The table gets one row more: the better recipe, sampled with guidance 2.
 
 # %% tags=["nbval-ignore-output"]
 BETTER = "all changes, w = 2"
@@ -2068,6 +2068,7 @@ plots.film_strip(
         "nearest to each, of a similar outline, but with other folds, prints and edges."
     ),
 )
+
 # %% tags=["nbval-ignore-output"]
 for name, values in {"new": away, "real, held out": away_real, "copies": away_copied}.items():
     print(f"{name:<16} nearest training picture at {values.median():.3f}")
@@ -2239,8 +2240,8 @@ for name, (ours, theirs) in pairs.items():
 #
 # A step costs one function evaluation of the network (NFE), or two with guidance or with Heun's
 # method. With ever smaller steps every ODE solver ends at the same picture: its limit. How far from
-# it is each sampler? (The ancestral chain is not in the list: it draws noise, so that it has no
-# limit to compare with.)
+# it is each sampler? (Heun's last step, to the clean level, needs one evaluation less. The
+# ancestral chain is not in the list: it draws noise, so that it has no limit to compare with.)
 
 # %%
 y_limit = torch.arange(10, device=run.device)
@@ -2272,9 +2273,6 @@ distance = {
     name: [(solve(step, calls // cost) - limit).square().mean().sqrt().item() for calls in CALLS]
     for name, (step, cost) in SOLVERS.items()
 }
-
-# %% [markdown]
-# (Heun's last step, to the clean level, needs one evaluation less.)
 
 # %% tags=["figure"]
 # @title Distance to the limit
@@ -2403,7 +2401,7 @@ right = sample(denoiser, x_T, cosine.levels(50), ANCESTRAL).cpu()
 
 
 # %% [markdown]
-# A classifier counts how many pictures are of the class that was asked for.
+# The course's classifier says how many pictures are of the class that was asked for.
 
 
 # %%
@@ -2425,6 +2423,7 @@ plots.film_strip(
         "shape. Bottom, respaced: clothes of ten classes."
     ),
 )
+
 # %% tags=["nbval-ignore-output"]
 print(
     f"classes recognised: {obeyed(wrong, y_test):.0%} with range(50), "
@@ -2531,6 +2530,7 @@ plots.show(
         "class falls from nearly that of real pictures at 0 to about seven tenths of it from 4 on."
     ),
 )
+
 # %%
 claim(
     "With w = 0 the class is ignored: fewer than two in ten pictures are of it",
@@ -3154,9 +3154,8 @@ def furthest(a, b):
 # %% tags=["nbval-ignore-output"]
 several = False
 try:
-    with tempfile.TemporaryDirectory(
-        ignore_cleanup_errors=True
-    ) as scratch:  # Windows keeps an open file
+    # Windows keeps an open file
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         one_losses, weights_one = run_script(Path(scratch) / "one", 1, 6)
         killed, nothing = run_script(Path(scratch) / "two", 2, 6, die_after=3)
         resumed, weights_two = run_script(Path(scratch) / "two", 2, 6)
