@@ -77,13 +77,62 @@ def test_a_unet_of_any_channels_size_and_classes(channels: int, size: int, class
     x, t = torch.randn(2, channels, size, size), torch.tensor([0, 999])
     nn.init.normal_(net.out.weight, std=0.1)
     none = torch.full((2,), classes)
-    assert net(x, t, none).shape == x.shape and torch.equal(net(x, t), net(x, t, none))
+    assert net(x, t, none).shape == x.shape and (classes or torch.equal(net(x, t), net(x, t, none)))
 
 
 @pytest.mark.parametrize("size", [30, 29, 0])
 def test_sizes_that_cannot_be_halved_and_doubled_back_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match="a multiple of 4"):
         nb05.UNet((16, 32), size=size)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"widths": (10, 20)}, {"widths": (4, 8)}, {"widths": 32}, {"widths": (8, 16, 32)}, {"emb": 127}, {"emb": 0}],
+)
+def test_widths_that_no_normalisation_divides_and_odd_embeddings_are_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match="two widths, multiples of 8 since .*, and an even emb"):
+        nb05.UNet(**options)
+    with pytest.raises(ValueError, match="no negative number"):
+        nb05.UNet(blocks=(-1, 2))
+
+
+def test_timesteps_and_labels_that_changed_places_are_named() -> None:
+    x, t, y = torch.zeros(2, 1, 28, 28), torch.tensor([3, 999]), torch.tensor([0, 9])
+    for classes, labels in ((10, y), (0, 0 * y)):
+        net = nb05.UNet((8, 16), classes=classes)
+        net(x, t, labels)
+        with pytest.raises(ValueError, match=r"as if the two had changed places: call net\(x, t, y\)"):
+            net(x, labels, t)
+    with pytest.raises(ValueError, match="changed places"):
+        nb05.diffusion_loss(nb05.UNet((8, 16), classes=10), x, t, y, x, SCHEDULE)
+
+
+def test_a_wrong_label_beside_a_right_timestep_is_no_swap() -> None:
+    with pytest.raises(ValueError, match="make a U-Net with classes"):
+        nb05.UNet((8, 16), classes=10)(torch.zeros(2, 1, 28, 28), torch.tensor([3, 999]), torch.tensor([0, 11]))
+
+
+def test_a_network_with_classes_wants_to_hear_that_no_class_is_given(schedule: nb04.Schedule) -> None:
+    net, x, t = nb05.UNet((8, 16), classes=10), torch.zeros(2, 1, 28, 28), torch.tensor([3, 999])
+    wrapped = nb05.Preconditioned(net, schedule, 0.0, 1.0)
+    assert net(x, t, torch.full_like(t, net.null)).shape == x.shape
+    for ask in (net, wrapped, lambda x, t: nb05.diffusion_loss(net, x, None, t, x, schedule)):
+        with pytest.raises(ValueError, match=r"has 10 classes and got no labels: call net\(x, t, y\)"):
+            ask(x, t)
+    with pytest.raises(ValueError, match="has 10 classes and got no labels"):
+        nb05.train_ddpm(net, x, schedule, num_steps=1, batch_size=2)
+
+
+@pytest.mark.parametrize("y", [2, [3, 5], None])
+def test_labels_that_are_no_tensor_are_one_sentence(schedule: nb04.Schedule, y) -> None:
+    net = nb05.UNet((8, 16), classes=10)
+    with pytest.raises(TypeError, match=r"Labels are a tensor \(N,\), one for each picture, not .*labels_in_turn"):
+        nb05.sample_images(net, schedule, y)
+    with pytest.raises(TypeError, match=r"Labels are a tensor \(2,\), one for each picture, not"):
+        nb05.Denoiser(net, schedule, y)(torch.zeros(2, 1, 28, 28), schedule.level(5))
+    with pytest.raises(TypeError, match=r"Timesteps are a tensor \(2,\), one for each picture, not"):
+        nb05.UNet((8, 16))(torch.zeros(2, 1, 28, 28), y)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 28, 28), (2, 1, 32, 32), (2, 1, 28, 32), (1, 28, 28)])

@@ -37,9 +37,14 @@ T = 1000  # timesteps of training
 
 def one_each(x: Tensor, **lists: Tensor) -> None:
     """ValueError unless every list has shape (N,) for x (N, ...); one of length 1 would be repeated
-    in silence.
+    in silence. TypeError where it is no tensor.
     """
     for name, values in lists.items():
+        if not isinstance(values, Tensor):
+            raise TypeError(
+                f"{name.capitalize()} are a tensor ({len(x)},), one for each picture, not "
+                f"{type(values).__name__}: torch.full gives all pictures the same."
+            )
         if values.shape != x.shape[:1]:
             raise ValueError(
                 f"{len(x)} pictures want as many {name}, shape ({len(x)},), not "
@@ -109,7 +114,14 @@ class Attention(nn.Module):
 
 
 def check_labels(y: Tensor, null: int) -> None:
-    """ValueError unless y (N,) holds whole numbers from 0 to null, which stands for no class."""
+    """ValueError unless y (N,) holds whole numbers from 0 to null, which stands for no class;
+    TypeError where it is no tensor.
+    """
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"Labels are a tensor (N,), one for each picture, not {type(y).__name__}: "
+            "torch.tensor([3, 5]) asks for two classes, labels_in_turn(net, 2) for two in turn."
+        )
     if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= null)).all()):
         raise ValueError(
             f"Labels are a tensor (N,) of whole numbers from 0 to {null}, which stands for no "
@@ -125,21 +137,29 @@ def check_inputs(x: Tensor, t: Tensor, y: Tensor, shape: tuple[int, int, int], n
             f"{tuple(x.shape)}: make one with channels=... and size=... for yours."
         )
     one_each(x, timesteps=t, labels=y)
-    check_labels(y, null)
+    try:
+        check_labels(y, null)
+    except ValueError:
+        if t.is_floating_point() or t.min() < 0 or t.max() > null:
+            raise
+        raise ValueError(
+            f"Labels are whole numbers from 0 to {null}; here the timesteps are and the labels are "
+            "not, as if the two had changed places: call net(x, t, y)."
+        ) from None
 
 
 class UNet(nn.Module):
     """Noisy pictures (N, channels, size, size), timesteps (N,) and labels (N,) to an output like
     the pictures.
 
-    Labels run from 0 to `classes`; the last one, `null`, says "no class given", and so does leaving
-    them out. ValueError where pictures, timesteps and labels do not fit together.
+    Labels run from 0 to `classes`; the last one, `null`, says "no class given". A network without
+    classes needs none. ValueError where pictures, timesteps and labels do not fit together.
 
     Args:
-        widths: channels of the features at half the size and at a quarter of it.
+        widths: channels of the features at half the size and at a quarter of it, multiples of 8.
         size: height and width of the pictures, a multiple of 4.
         blocks: residual blocks at half the size and at a quarter of it.
-        emb: numbers that stand for time and class.
+        emb: how many numbers stand for time and class, an even number.
         extra: channels that are laid beside the picture in the input and not put out.
     """
 
@@ -155,10 +175,16 @@ class UNet(nn.Module):
         extra: int = 0,
     ) -> None:
         super().__init__()
-        if size % 4 or min(size, channels) < 1 or min(classes, extra) < 0:
+        if size % 4 or min(size, channels) < 1 or min(classes, extra, *blocks) < 0:
             raise ValueError(
                 "A U-Net wants a size that is a multiple of 4, one channel or more and no negative "
-                f"number, not {size=}, {channels=}, {classes=}, {extra=}."
+                f"number, not {size=}, {channels=}, {classes=}, {extra=}, {blocks=}."
+            )
+        pair = isinstance(widths, tuple | list) and len(widths) == 2
+        if not pair or min(widths) < 8 or any(width % 8 for width in widths) or emb < 2 or emb % 2:
+            raise ValueError(
+                "A U-Net wants two widths, multiples of 8 since its GroupNorm has 8 groups, and an "
+                f"even emb of 2 or more, not {widths=}, {emb=}."
             )
         fine, coarse = widths
         self.shape, self.null = (channels, size, size), classes
@@ -177,7 +203,12 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        y = torch.full_like(t, self.null) if y is None else y
+        if y is None and self.null:
+            raise ValueError(
+                f"This U-Net has {self.null} classes and got no labels: call net(x, t, y) with "
+                f"labels y (N,), or with torch.full_like(t, {self.null}) for no class."
+            )
+        y = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
         channels, size, _ = self.shape
         check_inputs(x, t, y, (channels + self.extra, size, size), self.null)
         emb = F.silu(self.time(timestep_embedding(t, self.emb)) + self.label(y))

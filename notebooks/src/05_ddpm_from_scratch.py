@@ -154,9 +154,14 @@ T = 1000  # timesteps of training
 # %% tags=["export"]
 def one_each(x: Tensor, **lists: Tensor) -> None:
     """ValueError unless every list has shape (N,) for x (N, ...); one of length 1 would be repeated
-    in silence.
+    in silence. TypeError where it is no tensor.
     """
     for name, values in lists.items():
+        if not isinstance(values, Tensor):
+            raise TypeError(
+                f"{name.capitalize()} are a tensor ({len(x)},), one for each picture, not "
+                f"{type(values).__name__}: torch.full gives all pictures the same."
+            )
         if values.shape != x.shape[:1]:
             raise ValueError(
                 f"{len(x)} pictures want as many {name}, shape ({len(x)},), not "
@@ -185,6 +190,11 @@ plots.film_strip(
         "300, pure noise from 500 on."
     ),
 )
+
+# %% [markdown]
+# That is all that DDPM trains. To sample a picture, DDPM starts from pure noise and goes back one
+# timestep after the other: the network says what is noise, and a little of it is taken away. So we
+# need a network first, then a loop for training and a loop for sampling.
 
 # %% [markdown]
 # ## A U-Net, block by block
@@ -486,7 +496,14 @@ claim(
 
 # %% tags=["export"]
 def check_labels(y: Tensor, null: int) -> None:
-    """ValueError unless y (N,) holds whole numbers from 0 to null, which stands for no class."""
+    """ValueError unless y (N,) holds whole numbers from 0 to null, which stands for no class;
+    TypeError where it is no tensor.
+    """
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"Labels are a tensor (N,), one for each picture, not {type(y).__name__}: "
+            "torch.tensor([3, 5]) asks for two classes, labels_in_turn(net, 2) for two in turn."
+        )
     if y.ndim != 1 or y.is_floating_point() or (len(y) and not ((y >= 0) & (y <= null)).all()):
         raise ValueError(
             f"Labels are a tensor (N,) of whole numbers from 0 to {null}, which stands for no "
@@ -503,12 +520,19 @@ def check_inputs(x: Tensor, t: Tensor, y: Tensor, shape: tuple[int, int, int], n
             f"{tuple(x.shape)}: make one with channels=... and size=... for yours."
         )
     one_each(x, timesteps=t, labels=y)
-    check_labels(y, null)
+    try:
+        check_labels(y, null)
+    except ValueError:
+        if t.is_floating_point() or t.min() < 0 or t.max() > null:
+            raise
+        raise ValueError(
+            f"Labels are whole numbers from 0 to {null}; here the timesteps are and the labels are "
+            "not, as if the two had changed places: call net(x, t, y)."
+        ) from None
 
 
 # %% [markdown]
-# Two sizes are enough for 28 x 28 pixels: 14 and 7. (Halving further breaks: $7 / 2$ is no whole
-# number, and a tutorial that goes on to 4 comes back as 8.) Full size is never touched.
+# Two sizes are enough for 28 x 28 pixels: 14 and 7. Full size is never touched.
 # `pixel_unshuffle` folds each 2 x 2 square into four channels, without loss, and `pixel_shuffle`
 # unfolds them: at 14 x 14 a convolution costs a quarter.
 #
@@ -521,14 +545,14 @@ class UNet(nn.Module):
     """Noisy pictures (N, channels, size, size), timesteps (N,) and labels (N,) to an output like
     the pictures.
 
-    Labels run from 0 to `classes`; the last one, `null`, says "no class given", and so does leaving
-    them out. ValueError where pictures, timesteps and labels do not fit together.
+    Labels run from 0 to `classes`; the last one, `null`, says "no class given". A network without
+    classes needs none. ValueError where pictures, timesteps and labels do not fit together.
 
     Args:
-        widths: channels of the features at half the size and at a quarter of it.
+        widths: channels of the features at half the size and at a quarter of it, multiples of 8.
         size: height and width of the pictures, a multiple of 4.
         blocks: residual blocks at half the size and at a quarter of it.
-        emb: numbers that stand for time and class.
+        emb: how many numbers stand for time and class, an even number.
         extra: channels that are laid beside the picture in the input and not put out.
     """
 
@@ -544,10 +568,16 @@ class UNet(nn.Module):
         extra: int = 0,
     ) -> None:
         super().__init__()
-        if size % 4 or min(size, channels) < 1 or min(classes, extra) < 0:
+        if size % 4 or min(size, channels) < 1 or min(classes, extra, *blocks) < 0:
             raise ValueError(
                 "A U-Net wants a size that is a multiple of 4, one channel or more and no negative "
-                f"number, not {size=}, {channels=}, {classes=}, {extra=}."
+                f"number, not {size=}, {channels=}, {classes=}, {extra=}, {blocks=}."
+            )
+        pair = isinstance(widths, tuple | list) and len(widths) == 2
+        if not pair or min(widths) < 8 or any(width % 8 for width in widths) or emb < 2 or emb % 2:
+            raise ValueError(
+                "A U-Net wants two widths, multiples of 8 since its GroupNorm has 8 groups, and an "
+                f"even emb of 2 or more, not {widths=}, {emb=}."
             )
         fine, coarse = widths
         self.shape, self.null = (channels, size, size), classes
@@ -566,7 +596,12 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        y = torch.full_like(t, self.null) if y is None else y
+        if y is None and self.null:
+            raise ValueError(
+                f"This U-Net has {self.null} classes and got no labels: call net(x, t, y) with "
+                f"labels y (N,), or with torch.full_like(t, {self.null}) for no class."
+            )
+        y = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
         channels, size, _ = self.shape
         check_inputs(x, t, y, (channels + self.extra, size, size), self.null)
         emb = F.silu(self.time(timestep_embedding(t, self.emb)) + self.label(y))
@@ -619,8 +654,13 @@ claim(
 claim("A new U-Net puts out zero", out.abs().max(), equal=0)
 
 # %% [markdown]
+# Why not a third size, half of 7? Halving further breaks: $7 / 2$ is no whole number, and a
+# tutorial that goes on to 4 comes back as 8.
+
+# %% [markdown]
 # What does not fit is one sentence, and not a silent broadcast: pictures of another shape, a label
-# beyond the last class.
+# beyond the last class, timesteps and labels in each other's place, no labels where there are
+# classes.
 
 # %%
 for wrong in (torch.randn(2, 3, 32, 32), torch.randn(2, 1, 28, 32)):
@@ -758,12 +798,6 @@ def train_ddpm(
 
 
 # %% [markdown]
-# What differs from the paper? The paper has Adam, and no class labels. Adam without weight decay is
-# what AdamW is here, too. Its learning rate is a tenth of ours and its average slower, since it
-# trains for 800,000 steps of 128 pictures; it also has dropout, and walks all thousand steps when
-# it samples.
-
-# %% [markdown]
 # ### Sampling
 #
 # To draw a picture, start with noise and go back one timestep after the other (algorithm 2 there):
@@ -838,8 +872,7 @@ def sample_ddpm(
 
 # %% [markdown]
 # A thousand steps are slow. Notebook 04 goes back in fewer and longer ones: `sample` with
-# `ANCESTRAL` is the chain for any list of levels. It adds noise of the *smaller* of notebook 04's
-# two variances, the paper's other choice (section 3.2).
+# `ANCESTRAL` is the chain for any list of levels.
 #
 # `sample` speaks of levels and the network of timesteps, so two small functions translate. The
 # first finds the network itself, which an average or a wrapper holds inside.
@@ -1243,7 +1276,10 @@ PLAIN = "DDPM, the paper's method"
 
 # %% [markdown]
 # For the network the chain takes fifty steps, since a thousand would take many minutes for 2,048
-# pictures. KID can be a little below 0: its estimate is right in the mean, so that for real
+# pictures. The chain is that of notebook 04, and adds noise of the *smaller* of the two variances
+# there, the paper's other choice (section 3.2).
+#
+# KID can be a little below 0: its estimate is right in the mean, so that for real
 # pictures it scatters about 0. Notebook 09 says what the other columns see.
 
 # %% tags=["nbval-ignore-output"]
@@ -1267,8 +1303,12 @@ claim(
 )
 
 # %% [markdown]
-# This is DDPM, whole. The paper trains for 800,000 steps of 128 pictures, and we for some thousand
-# of 32; ours are rough. The rest of the notebook asks what makes them better in the *same* time.
+# This is DDPM, whole. What differs from the paper? The paper trains for 800,000 steps of 128
+# pictures, and we for some thousand of 32; our pictures are rough. So the paper's learning rate is
+# a tenth of ours and its average slower. It also has dropout, and walks all thousand steps when it
+# samples. It has Adam, which is what AdamW is without weight decay, and no class labels.
+#
+# The rest of the notebook asks what makes the pictures better in the *same* time.
 
 # %% [markdown]
 # ## Better, one change at a time
@@ -1616,7 +1656,7 @@ pixel_mean, pixel_std = train_set.x.mean().item(), train_set.x.std().item()
 x0 = train_set.x[torch.randperm(len(train_set.x))[:2000]]
 
 # %%
-ratios, sizes = [], []
+ratios = []
 for t in (0, 250, 500, 750, 999):
     level = cosine.level(t)
     x_t = add_noise(x0, torch.randn_like(x0), level)
@@ -2000,7 +2040,6 @@ print(f"{cfg['num_steps']} steps of {cfg['batch_size']} in {seconds:.0f} s with 
 
 # %% tags=["figure"]
 # @title The better recipe while it learns
-y_ten = torch.arange(10)
 plots.film_strip(
     [film[-1], film_2[0], film_2[2], film_2[-1]],
     ["paper, end", *(f"step {step}" for step in (list(looks_2)[i] for i in (0, 2, -1)))],
