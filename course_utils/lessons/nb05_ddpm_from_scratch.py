@@ -129,14 +129,26 @@ def check_labels(y: Tensor, null: int) -> None:
         )
 
 
-def check_inputs(x: Tensor, t: Tensor, y: Tensor, shape: tuple[int, int, int], null: int) -> None:
-    """ValueError unless pictures x are (N, *shape), with as many timesteps and labels."""
+def check_inputs(
+    x: Tensor, t: Tensor, y: Tensor | None, shape: tuple[int, int, int], null: int
+) -> None:
+    """ValueError unless pictures x are (N, *shape), with as many timesteps, and with as many labels
+    where there are classes.
+    """
     if x.ndim != 4 or x.shape[1:] != shape:
         raise ValueError(
             f"This U-Net wants pictures (N, {shape[0]}, {shape[1]}, {shape[2]}), not "
             f"{tuple(x.shape)}: make one with channels=... and size=... for yours."
         )
-    one_each(x, timesteps=t, labels=y)
+    one_each(x, timesteps=t)
+    if y is None and null:
+        raise ValueError(
+            f"This U-Net has {null} classes and got no labels: call net(x, t, y) with labels (N,), or "
+            f"with torch.full_like(t, {null}) for no class."
+        )
+    if y is None:
+        return
+    one_each(x, labels=y)
     try:
         check_labels(y, null)
     except ValueError:
@@ -175,16 +187,19 @@ class UNet(nn.Module):
         extra: int = 0,
     ) -> None:
         super().__init__()
-        if size % 4 or min(size, channels) < 1 or min(classes, extra, *blocks) < 0:
+        if (
+            size % 4
+            or min(size, channels) < 1
+            or min(classes, extra, *blocks) < 0
+            or not isinstance(widths, tuple | list)
+            or [width % 8 or width < 8 for width in widths] != [False, False]
+            or emb % 2
+            or emb < 2
+        ):
             raise ValueError(
-                "A U-Net wants a size that is a multiple of 4, one channel or more and no negative "
-                f"number, not {size=}, {channels=}, {classes=}, {extra=}, {blocks=}."
-            )
-        pair = isinstance(widths, tuple | list) and len(widths) == 2
-        if not pair or min(widths) < 8 or any(width % 8 for width in widths) or emb < 2 or emb % 2:
-            raise ValueError(
-                "A U-Net wants two widths, multiples of 8 since its GroupNorm has 8 groups, and an "
-                f"even emb of 2 or more, not {widths=}, {emb=}."
+                "A U-Net wants a size that is a multiple of 4, two widths that are multiples of 8, for "
+                "GroupNorm's groups, an even emb, one channel or more and no negative number, not "
+                f"{size=}, {widths=}, {emb=}, {channels=}, {classes=}, {extra=}, {blocks=}."
             )
         fine, coarse = widths
         self.shape, self.null = (channels, size, size), classes
@@ -203,14 +218,9 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out.weight), nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        if y is None and self.null:
-            raise ValueError(
-                f"This U-Net has {self.null} classes and got no labels: call net(x, t, y) with "
-                f"labels y (N,), or with torch.full_like(t, {self.null}) for no class."
-            )
-        y = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
         channels, size, _ = self.shape
         check_inputs(x, t, y, (channels + self.extra, size, size), self.null)
+        y = torch.full_like(t, self.null) if y is None else y
         emb = F.silu(self.time(timestep_embedding(t, self.emb)) + self.label(y))
         h = self.stem(F.pixel_unshuffle(x, 2))
         kept = [h]
