@@ -526,8 +526,8 @@ def check_inputs(
     one_each(x, timesteps=t)
     if y is None and null:
         raise ValueError(
-            f"This U-Net has {null} classes and got no labels: call net(x, t, y) with labels (N,), or "
-            f"with torch.full_like(t, {null}) for no class."
+            f"This U-Net has {null} classes and got no labels: call net(x, t, y) with labels (N,), "
+            f"or with torch.full_like(t, {null}) for no class."
         )
     if y is None:
         return
@@ -590,8 +590,8 @@ class UNet(nn.Module):
             or emb < 2
         ):
             raise ValueError(
-                "A U-Net wants a size that is a multiple of 4, two widths that are multiples of 8, for "
-                "GroupNorm's groups, an even emb, one channel or more and no negative number, not "
+                "A U-Net wants a size that is a multiple of 4, two widths that are multiples of 8 "
+                "(for GroupNorm), an even emb, one channel or more and no negative number, not "
                 f"{size=}, {widths=}, {emb=}, {channels=}, {classes=}, {extra=}, {blocks=}."
             )
         fine, coarse = widths
