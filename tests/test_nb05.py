@@ -91,7 +91,7 @@ def test_sizes_that_cannot_be_halved_and_doubled_back_are_refused(size: int) -> 
     [{"widths": (10, 20)}, {"widths": (4, 8)}, {"widths": 32}, {"widths": (8, 16, 32)}, {"emb": 127}, {"emb": 0}],
 )
 def test_widths_that_no_normalisation_divides_and_odd_embeddings_are_refused(options: dict) -> None:
-    with pytest.raises(ValueError, match="two widths that are multiples of 8, .* an even emb"):
+    with pytest.raises(ValueError, match="two widths that are multiples of 8 .* an even emb"):
         nb05.UNet(**options)
     with pytest.raises(ValueError, match="no negative number"):
         nb05.UNet(blocks=(-1, 2))
