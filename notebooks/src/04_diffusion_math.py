@@ -112,22 +112,26 @@ from course_utils.data import GaussianMixture
 # $-1$ stands for clean data. (The paper counts from 1 to $T$.) The clean point is called $x_0$ all
 # the same, as everywhere. So for $t = 0$ the $x_{t-1}$ on the right is the clean point $x_0$. And
 # $x_T$, in text and code, is the noise from which a sampler starts.
-#
+
+# %% [markdown]
 # Why shrink? If the variance of $x_{t-1}$ is 1, that of
 # $x_t$ is $(1 - \beta_t) + \beta_t = 1$ again: the signal fades and the size stays. The numbers
 # $\beta_t$ are the *schedule*.
-#
+
+# %% [markdown]
 # Why so slowly? Because a small step can be undone by a Gaussian. After one big step the way back
 # has many branches (which of the clusters did this come from?), and no single Gaussian describes
 # them. After a tiny step it has one. (Measured below, as soon as there are data for which the way
 # back is known.)
-#
+
+# %% [markdown]
 # For training we do not want to take 500 steps to reach $x_{500}$. We need not: a Gaussian of a
 # Gaussian is a Gaussian, so the steps multiply to one jump,
 #
 # $$q(x_t \mid x_0) = \mathcal N\big(\sqrt{\bar\alpha_t}\; x_0,\; (1 - \bar\alpha_t)\, I\big),
 # \qquad \bar\alpha_t = \prod_{s \le t} (1 - \beta_s) .$$
-#
+
+# %% [markdown]
 # **Exercise 4.1** · find the bug · difficulty 2/5 · 8 minutes
 #
 # A tutorial has this function. It has two mistakes, and no error message will ever point at them:
@@ -171,7 +175,8 @@ checks.noisy(noisy, solution=True)
 # For the chain above $\alpha = \sqrt{\bar\alpha_t}$ and $\sigma = \sqrt{1 - \bar\alpha_t}$, so that
 # $\alpha^2 + \sigma^2 = 1$ (*variance preserving*). Functions written for levels do not care which
 # schedule the level came from, how many steps a sampler skips, or whether there are steps at all.
-#
+
+# %% [markdown]
 # Beware of one letter. In Ho et al. 2020 $\alpha_t$ is $1 - \beta_t$, the share of *variance* that
 # one step keeps. Our $\alpha$ is their $\sqrt{\bar\alpha_t}$, the factor of the signal after all
 # steps so far, as in Kingma et al. 2021.
@@ -206,7 +211,16 @@ class Level(NamedTuple):
         return torch.atan2(sigma, alpha)
 
 
+# %% [markdown]
+# Clean data have a level, too. Samplers end there.
+
+# %% tags=["export"]
 CLEAN = Level(1.0, 0.0)
+
+# %% [markdown]
+# Training shows each sample at its own level. A coefficient of shape (N,) must then multiply
+# pictures of shape (N, 1, 28, 28) sample by sample, but PyTorch lines up the last axes, not the
+# first. `like` adds the missing axes.
 
 
 # %% tags=["export"]
@@ -225,6 +239,12 @@ def like(value: float | Tensor, x: Tensor) -> Tensor:
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 
+# %% [markdown]
+# PyTorch repeats the smaller of two tensors in silence. One noise picture for a whole batch would
+# raise no error. So the functions below compare shapes first.
+
+
+# %% tags=["export"]
 def same_shape(**tensors: Tensor) -> None:
     """ValueError unless all have the shape of the first; a smaller one would be repeated in
     silence.
@@ -238,11 +258,17 @@ def same_shape(**tensors: Tensor) -> None:
             )
 
 
+# %% tags=["export"]
 def is_clean(level: Level) -> bool:
     """Whether there is no noise at this level."""
     return bool((torch.as_tensor(level.sigma) == 0).all())
 
 
+# %% [markdown]
+# With these helpers the jump of exercise 4.1 takes one line, for any level and any shape.
+
+
+# %% tags=["export"]
 def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
     """x_t = alpha x0 + sigma noise; all (N, ...) (Ho et al. 2020, equation 4)."""
     same_shape(x0=x0, noise=noise)
@@ -254,8 +280,7 @@ def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
 #
 # Four ways to choose the $\beta_t$. Three of them (all but cosine) have ends that were tuned for
 # $T = 1000$. With fewer steps each must do more, so they are scaled by $1000/T$. (Why that matters
-# is measured below.) The cosine schedule starts from the wanted $\bar\alpha$ and works back to
-# $\beta$, so that it fits any $T$.
+# is measured below.) The first is DDPM's, a straight line.
 
 
 # %% tags=["export"]
@@ -266,6 +291,11 @@ def linear_betas(T: int) -> Tensor:
     return (torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * (1000 / T)).clamp(max=0.999)
 
 
+# %% [markdown]
+# The schedule of Stable Diffusion is a straight line for the *root* of $\beta$.
+
+
+# %% tags=["export"]
 def scaled_linear_betas(T: int) -> Tensor:
     """0.00085 to 0.012, even steps of the root, times 1000/T, at most 0.999; float64 (T,) (Rombach
     et al. 2022, their code).
@@ -275,6 +305,12 @@ def scaled_linear_betas(T: int) -> Tensor:
     ).clamp(max=0.999)
 
 
+# %% [markdown]
+# The cosine schedule starts from the wanted $\bar\alpha$ and works back to $\beta$, so that it fits
+# any $T$.
+
+
+# %% tags=["export"]
 def cosine_betas(T: int) -> Tensor:
     """alpha_bar falls as cos^2((t/T + s) / (1 + s) pi/2), s = 0.008; beta at most 0.999; float64
     (T,) (Nichol and Dhariwal 2021, equation 17).
@@ -284,6 +320,11 @@ def cosine_betas(T: int) -> Tensor:
     return (1 - alphas_bar[1:] / alphas_bar[:-1]).clamp(max=0.999)
 
 
+# %% [markdown]
+# The sigmoid schedule has the ends of the linear one, and changes little near both of them.
+
+
+# %% tags=["export"]
 def sigmoid_betas(T: int) -> Tensor:
     """1e-4 to 0.02 along a sigmoid from -6 to 6, times 1000/T, at most 0.999; float64 (T,).
 
@@ -293,6 +334,7 @@ def sigmoid_betas(T: int) -> Tensor:
     return ((1e-4 + rise * (0.02 - 1e-4)) * (1000 / T)).clamp(max=0.999)
 
 
+# %% tags=["export"]
 BETAS = {
     "linear": linear_betas,
     "scaled linear": scaled_linear_betas,
@@ -308,7 +350,8 @@ BETAS = {
 # evenly, *the last one included*. After the smallest timestep comes one more step, to clean data at
 # $-1$. A list that ends at $t = 0$ wastes it: that step removes next to nothing, and the others are
 # longer for it.
-#
+
+# %% [markdown]
 # **Exercise 4.2** · difficulty 1/5 · 5 minutes
 #
 # Much used code takes `range(0, T, T // S)` and reverses it. For T = 1000 and S = 50 its first step
@@ -342,6 +385,10 @@ def respaced(T: int, steps: int) -> list[int]:
 
 
 checks.respaced(respaced, solution=True)
+
+# %% [markdown]
+# A `Schedule` holds the betas of a chain and knows the level of every timestep. Its `levels(steps)`
+# is the list that a sampler visits, respaced as in exercise 4.2 and with clean data at the end.
 
 
 # %% tags=["export", "long"]
@@ -401,7 +448,7 @@ class Schedule:
 
 # %% [markdown]
 # Now the first claim: a thousand small steps against one jump, once for the formulas and once for a
-# crowd of random walkers.
+# crowd of random walkers. Formulas and walkers start at the same point.
 
 # %%
 schedule = Schedule.named("linear", 1000)
@@ -409,6 +456,12 @@ start = 0.7
 mean, variance = torch.tensor(start, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
 walkers = torch.full((cfg["samples"],), start, dtype=torch.float64)
 gap, stops = 0.0, {}
+
+# %% [markdown]
+# Each step changes mean and variance by the chain's formula, and moves every walker. After each
+# step the formulas are compared with the jump, and at three timesteps the walkers are, too.
+
+# %%
 for t, beta in enumerate(schedule.betas):
     mean, variance = (1 - beta).sqrt() * mean, (1 - beta) * variance + beta
     walkers = (1 - beta).sqrt() * walkers + beta.sqrt() * torch.randn(
@@ -422,11 +475,15 @@ for t, beta in enumerate(schedule.betas):
             (walkers.mean() - level.alpha * start).abs() / error,
             (walkers.var() / level.sigma**2 - 1).abs(),
         )
+
+# %%
 claim(
     "At each of 1000 steps the chain has the mean and the variance of one jump, to 1e-12",
     gap,
     at_most=1e-12,
 )
+
+# %%
 claim(
     "The mean of random walkers lies within 4.5 standard errors of the formula",
     [mean for mean, _ in stops.values()],
@@ -444,7 +501,7 @@ claim(
 # Sampling starts from $\mathcal N(0, I)$. So the chain must end there, or the denoiser begins with
 # something that it was never meant to see. What counts is the *signal-to-noise ratio* at the end,
 # $\mathrm{SNR} = \alpha^2 / \sigma^2$. A popular tutorial keeps $\beta$ between 1e-4 and 0.02
-# whatever $T$ is. Test it.
+# whatever $T$ is.
 
 
 # %% tags=["export"]
@@ -455,15 +512,22 @@ def terminal_snr(schedule: Schedule) -> float:
     return schedule.log_snr[-1].exp().item()
 
 
-# %% tags=["exact"]
+# %% [markdown]
+# Test it: the four schedules with 1000 steps and with 50, and the tutorial's betas with 50.
+
+# %%
 unscaled = Schedule(torch.linspace(1e-4, 0.02, 50, dtype=torch.float64))
 ends = {
     f"{name}, T = {T}": terminal_snr(Schedule.named(name, T)) for name in BETAS for T in (1000, 50)
 }
 ends["1e-4 to 0.02 kept, T = 50"] = terminal_snr(unscaled)
+
+# %% tags=["exact"]
 for name, snr in ends.items():
     print(f"{name:<28} terminal SNR {snr:.1e}")
 print(f"alpha_bar at the end of the kept betas: {unscaled.alphas_bar[-1]:.3f}")
+
+# %%
 claim(
     "All four schedules end with a signal-to-noise ratio below 0.01, with 1000 steps and with 50",
     max(list(ends.values())[:-1]),
@@ -476,7 +540,7 @@ claim(
 )
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title Four schedules, and betas that do not end in noise
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3.3), width_ratios=(1.25, 1))
 time = torch.linspace(0, 1, 1000)
 for (name, betas), colour, style in zip(BETAS.items(), plots.COLOURS, ("-", "--", "-", "-.")):
@@ -536,7 +600,8 @@ plots.show(
 # The line at SNR 0.01 is ours, and it is not strict: the scaled linear schedule, used by Stable
 # Diffusion, passes it and still leaves a visible trace of the picture's mean in the last $x$, which
 # is why such models have trouble making very dark or very bright pictures (Lin et al. 2024).
-#
+
+# %% [markdown]
 # ## Data for which everything is known
 #
 # Let $x_0$ come from a mixture of Gaussians with centres $c_k$, equal weights and standard
@@ -620,6 +685,11 @@ class MixtureMarginals:
 line = MixtureMarginals(GaussianMixture(torch.tensor([[-1.0], [0.6], [1.6]]), std=0.2))
 ring = MixtureMarginals(data.ring(modes=6, radius=1.3, std=0.15))
 
+# %% [markdown]
+# The score is the gradient of the log density. Autograd finds that gradient from `log_density`
+# alone, so the formula of `score` can be compared with it.
+
+# %%
 worst = 0.0
 for marginals, d in ((line, 1), (ring, 2)):
     for t in (0, 50, 300, 999):
@@ -632,11 +702,11 @@ claim(
 )
 
 # %% [markdown]
-# The whole forward process of the line, as a map: time runs to the right, colour is density. Three
-# bands shrink towards the middle, widen and melt together. The white lines are six points on their
-# way of a thousand small steps (every fifth is drawn).
+# The whole forward process of the line can be drawn as a map: time runs to the right, colour is
+# density.
 
-# %%
+# %% tags=["figure"]
+# @title A map of densities
 heights = torch.linspace(-3, 3, 301, dtype=torch.float64)[:, None]  # (301, 1)
 
 
@@ -658,12 +728,23 @@ def draw_map(axis, marginals, levels, left, right):
     axis.grid(False)
 
 
+# %% [markdown]
+# Six points go their way over the map, in a thousand small steps.
+
+# %%
 paths = [line.mixture.sample(6, rng).double()]
 for beta in schedule.betas:
     paths.append(
         (1 - beta).sqrt() * paths[-1]
         + beta.sqrt() * torch.randn(6, 1, generator=rng, dtype=torch.float64)
     )
+
+# %% [markdown]
+# Three bands shrink towards the middle, widen and melt together. The white lines are the six points
+# (every fifth step is drawn).
+
+# %% tags=["figure"]
+# @title Three bumps become one
 levels = [schedule.level(t) for t in range(-1, 1000, 5)]
 figure, axis = plt.subplots(figsize=(8.3, 3.4))
 draw_map(axis, line, levels, 0, 1000)
@@ -691,7 +772,8 @@ plots.show(
 # look like one. Only as the fog lifts can the denoiser tell the clusters apart.
 
 
-# %%
+# %% tags=["figure"]
+# @title Score fields at three levels
 def draw_field(axis, marginals, level, limit=2.4, arrows=13):
     """Density as colour and the score, times sigma, as arrows."""
     ticks = torch.linspace(-limit, limit, 90, dtype=torch.float64)
@@ -737,11 +819,13 @@ plots.render(
 # ### Why small steps
 #
 # The way back from $x_t$ to an earlier level is the reason for the whole method, so look at it. By
-# Bayes' rule it is $p(x_\text{then} \mid x_\text{now}) \propto q(x_\text{now} \mid
-# x_\text{then})\, p(x_\text{then})$, and for our bumps both factors are known. Next to it we draw
-# the best single Gaussian, the one with the same mean and variance, and measure how many *nats* it
-# loses: the Kullback-Leibler divergence $\mathrm{KL}(p \,\|\, q) = \mathbb E_p \log(p/q)$ is 0 for
-# equal densities and positive otherwise. (A nat is a bit with the natural logarithm.)
+# Bayes' rule it is
+#
+# $$p(x_\text{then} \mid x_\text{now}) \;\propto\;
+# q(x_\text{now} \mid x_\text{then})\, p(x_\text{then}) ,$$
+#
+# and for our bumps both factors are known. Next to it we put the best single Gaussian, the one with
+# the same mean and variance.
 
 
 # %%
@@ -757,10 +841,20 @@ def way_back(marginals, x, now, then, grid):
     return p, gaussian
 
 
+# %% [markdown]
+# How many *nats* does the Gaussian lose? The Kullback-Leibler divergence
+# $\mathrm{KL}(p \,\|\, q) = \mathbb E_p \log(p/q)$ is 0 for equal densities and positive otherwise.
+# (A nat is a bit with the natural logarithm.)
+
+
+# %%
 def lost_nats(p, q, grid):
     """KL(p || q) of two densities on the grid."""
     return torch.trapezoid(torch.special.xlogy(p, p / q.clamp(min=1e-300)), grid).item()
 
+
+# %% [markdown]
+# Three steps back from $t = 300$: one timestep, fifty, and two hundred at once.
 
 # %% tags=["exact"]
 backwards = torch.linspace(-5, 5, 2401, dtype=torch.float64)
@@ -769,6 +863,8 @@ ways = {t: way_back(line, here, now, schedule.level(t), backwards) for t in (299
 lost = {t: lost_nats(*way, backwards) for t, way in ways.items()}
 for t, nats in lost.items():
     print(f"from t = 300 back to {t}: the best Gaussian loses {nats:.1e} nats")
+
+# %%
 claim(
     "One step back, from t = 300 to 299, is a Gaussian to within a millionth of a nat",
     lost[299],
@@ -779,6 +875,8 @@ claim(
     lost[250],
     at_most=1e-3,
 )
+
+# %%
 claim(
     "Two hundred steps back at once, from t = 300 to 100, the best Gaussian loses a hundred times "
     "as much as over fifty, or more",
@@ -787,7 +885,7 @@ claim(
 )
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title The way back and its best Gaussian
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 2.9))
 for axis, (t, (p, gaussian)) in zip(axes, ways.items()):
     axis.plot(backwards, p, color=plots.BLUE, linewidth=3, alpha=0.5, label="the true way back")
@@ -828,10 +926,12 @@ plots.show(
 # | `v` | $\alpha\epsilon - \sigma x_0$ (Salimans and Ho 2022) | useful at both ends |
 # | `score` | $\nabla \log p_t = -\mathbb E[\epsilon \mid x]/\sigma$ | points to denser data |
 # | `velocity` | $\epsilon - x_0$ (Lipman 2023, Liu 2023) | flow matching; $\alpha + \sigma = 1$ |
-#
+
+# %% [markdown]
 # A network trained with squared error gives a conditional mean, $\mathbb E[x_0 \mid x]$. At a given
 # $x$ each conversion in the table is linear in the prediction, so it holds for these means too.
-#
+
+# %% [markdown]
 # **Tweedie's formula** says that the denoiser and the score are one thing. The density is an
 # average of Gaussians, $p_t(x) = \int p(x_0)\, \mathcal N(x;\, \alpha x_0, \sigma^2 I)\, dx_0$.
 # Differentiate inside the integral: each Gaussian brings the factor $(\alpha x_0 - x)/\sigma^2$.
@@ -840,7 +940,8 @@ plots.show(
 #
 # $$\mathbb E[x_0 \mid x] = \frac{x + \sigma^2\, \nabla \log p_t(x)}{\alpha} \qquad \text{(Efron
 # 2011, equation 1.4, for } \alpha = 1).$$
-#
+
+# %% [markdown]
 # **Exercise 4.3** · difficulty 2/5 · 8 minutes
 #
 # Recover *both* $x_0$ and $\epsilon$ from $v$ and $x$, for a variance-preserving level
@@ -865,11 +966,18 @@ def from_v(v, x, alpha, sigma):
 
 checks.from_v(from_v, solution=True)
 
+# %% [markdown]
+# In code each line of the table has a name.
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 KINDS = ("epsilon", "x0", "v", "score", "velocity")
 
+# %% [markdown]
+# From a prediction back to the clean point: solve the linear equation for $x_0$, once for each
+# kind.
 
+
+# %% tags=["export"]
 def x0_from(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
     """The clean point that a prediction `output` of this kind (one of KINDS) stands for at x; all
     (N, ...); alpha > 0, or kind "v" or "velocity".
@@ -893,6 +1001,12 @@ def x0_from(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
     raise ValueError(f"There is no prediction kind {kind!r}: choose one of {', '.join(KINDS)}.")
 
 
+# %% [markdown]
+# The other direction gives the target of a training: what a network of this kind should put out
+# when $x_0$ and the noise are known.
+
+
+# %% tags=["export"]
 def output_from(kind: str, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
     """What a network of this kind (one of KINDS) should put out for x = alpha x0 + sigma noise: the
     training target, (N, ...).
@@ -913,6 +1027,11 @@ def output_from(kind: str, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
     raise ValueError(f"There is no prediction kind {kind!r}: choose one of {', '.join(KINDS)}.")
 
 
+# %% [markdown]
+# Two conversions from $x_0$ have names of their own, since samplers use them at every step. The
+# first is the noise.
+
+
 # %% tags=["export"]
 def eps_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
     """The noise that takes x0 to x (N, ...); sigma > 0."""
@@ -920,6 +1039,11 @@ def eps_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
     return (x - like(level.alpha, x) * x0) / like(level.sigma, x)
 
 
+# %% [markdown]
+# The second is the score, by Tweedie's formula.
+
+
+# %% tags=["export"]
 def score_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
     """The score at x (N, ...) by Tweedie's formula, if x0 = E[x0 | x]; sigma > 0 (Efron 2011,
     equation 1.4).
@@ -928,11 +1052,16 @@ def score_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
     return (like(level.alpha, x) * x0 - x) / like(level.sigma, x) ** 2
 
 
+# %% [markdown]
+# All conversions at 200 random levels: there and back must give the same point.
+
 # %%
 t = torch.randint(0, 1000, (200,), generator=rng)
 levels = schedule.level(t)  # tensors (200,)
 x0, noise = torch.randn(2, 200, 3, 5, 5, generator=rng, dtype=torch.float64)
 x = add_noise(x0, noise, levels)
+
+# %%
 worst = max(
     (x0_from(kind, output_from(kind, x0, noise, levels), x, levels) - x0).abs().max().item()
     for kind in KINDS
@@ -941,6 +1070,10 @@ claim(
     "From x0 to any of the five predictions and back: the same x0, to 1e-10", worst, at_most=1e-10
 )
 
+# %% [markdown]
+# For the ring both sides of Tweedie's formula are known: the exact denoiser and the exact score.
+
+# %%
 x = torch.randn(200, 2, generator=rng, dtype=torch.float64)
 by_tweedie = score_from_x0(ring.denoise(x, levels), x, levels)
 worst = ((by_tweedie - ring.score(x, levels)).abs() / (1 + by_tweedie.abs())).max().item()
@@ -956,10 +1089,15 @@ claim("The denoiser gives the score by Tweedie's formula", worst, at_most=1e-8)
 #
 # $$\mathbb E \|\epsilon - f(x)\|^2 = \mathbb E \|\epsilon - \mathbb E[\epsilon \mid x]\|^2 +
 # \mathbb E \|\mathbb E[\epsilon \mid x] - f(x)\|^2 .$$
-#
+
+# %% [markdown]
 # The first part is noise that no network can predict: the loss does not fall to 0. The second is
 # what training removes. By Tweedie's formula the result is the score, so this is called *denoising
 # score matching* (Vincent 2011). Notebook 05 does the same with pictures and a larger network.
+
+# %% [markdown]
+# A small network is enough for the line. Sines and cosines of $x$ help it to bend, and its second
+# input is the level.
 
 
 # %%
@@ -982,6 +1120,11 @@ class LineNet(torch.nn.Module):
         return self.net(torch.cat([x, level / 3, *waves], dim=1))
 
 
+# %% [markdown]
+# Training data are made on the spot: points of the line, random timesteps, fresh noise.
+
+
+# %%
 def noisy_points(n):
     """n points of the line at random timesteps: x_t (n, 1), t (n,), and the noise in it (n, 1)."""
     x0, t = line.mixture.sample(n, rng).double(), torch.randint(0, 1000, (n,), generator=rng)
@@ -994,6 +1137,12 @@ torch.manual_seed(run.seed)
 line_net = LineNet().double()
 optimiser = torch.optim.Adam(line_net.parameters(), lr=1e-2)
 lr_scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 2000)
+
+# %% [markdown]
+# Each of 2,000 steps compares the prediction with the noise that was drawn, never with the exact
+# answer.
+
+# %%
 for _ in range(2000):
     x_t, t, noise = noisy_points(512)
     loss = (line_net(x_t, t) - noise).square().mean()
@@ -1002,23 +1151,33 @@ for _ in range(2000):
     optimiser.step()
     lr_scheduler.step()
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# Now the comparison that pictures do not allow: new points, the network's prediction, and the exact
+# mean of the noise.
+
+# %%
 x_t, t, noise = noisy_points(100_000)
 with torch.no_grad():
     exact = eps_from_x0(line.denoise(x_t, schedule.level(t)), x_t, schedule.level(t))
     found = line_net(x_t, t)
+
+# %% tags=["nbval-ignore-output"]
 loss_exact, loss_found = ((noise - each).square().mean() for each in (exact, found))
 apart = (found - exact).square().mean()
 print(
     f"loss of the exact answer {loss_exact:.4f}, of the network {loss_found:.4f}, "
     f"distance between them {apart:.4f}"
 )
+
+# %%
 claim(
     "A network that was shown only noisy points and their noise comes within a mean square of "
     "0.01 of the exact mean noise",
     apart,
     at_most=0.01,
 )
+
+# %%
 claim(
     "The loss that is left to the network is within 5 % of the exact answer's",
     loss_found / loss_exact,
@@ -1027,7 +1186,7 @@ claim(
 claim("The exact answer's loss is far from zero: above 0.1", loss_exact, at_least=0.1)
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title The network's curve and the exact one
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 2.9), sharey=True)
 across = torch.linspace(-2.4, 2.4, 200, dtype=torch.float64)[:, None]
 for axis, moment in zip(axes, (60, 200, 600)):
@@ -1068,14 +1227,16 @@ plots.show(
 #
 # $$\hat x_0 = \mu + c_\text{skip}\, (x - \alpha\mu), \qquad
 # c_\text{skip} = \frac{\alpha s^2}{\alpha^2 s^2 + \sigma^2}, \qquad
-# c_\text{out} = \frac{\sigma s}{\sqrt{\alpha^2 s^2 + \sigma^2}} ,$$
-#
-# and $c_\text{out}$ is its root mean square error. So let the network $F$ put out only the
+# c_\text{out} = \frac{\sigma s}{\sqrt{\alpha^2 s^2 + \sigma^2}} .$$
+
+# %% [markdown]
+# The factor $c_\text{out}$ is its root mean square error. So let the network $F$ put out only the
 # correction, in units of that error: $\hat x_0 = \mu + c_\text{skip} (x - \alpha\mu) +
 # c_\text{out} F$. Its target then has variance 1 *at every level*, for any data with this mean and
 # deviation. This is *preconditioning* (Karras et al. 2022, section 5, for $\alpha = 1$ and
 # $\mu = 0$). It works for any size, colour and kind of data.
-#
+
+# %% [markdown]
 # For $\mu = 0$ and $s = 1$ the formulas become $c_\text{skip} = \alpha$ and
 # $c_\text{out} = \sigma$. Then $\hat x_0 = \alpha x + \sigma F$, and $F = -v$: the target $v$ is
 # preconditioning for data of variance 1.
@@ -1092,10 +1253,18 @@ def preconditioning(level: Level, std: float) -> tuple[float | Tensor, float | T
     return level.alpha * std**2 / variance, level.sigma * std / variance**0.5
 
 
+# %% [markdown]
+# Three checks. The first needs one Gaussian with the mean and the deviation of the line's data.
+
 # %%
 mean = line.centres.mean().item()
 std = ((line.centres**2).mean().item() + line.std**2 - mean**2) ** 0.5
 one = MixtureMarginals(GaussianMixture(torch.tensor([[mean]]), std))
+
+# %% [markdown]
+# For data of that one Gaussian the linear prediction must be the exact denoiser.
+
+# %%
 x, levels = (
     2 * torch.randn(200, 1, generator=rng, dtype=torch.float64),
     schedule.level(torch.randint(0, 1000, (200,), generator=rng)),
@@ -1107,6 +1276,12 @@ claim(
     (linear - one.denoise(x, levels)).abs().max(),
     at_most=1e-6,
 )
+
+# %% [markdown]
+# For the three bumps the target must have a mean square of 1 at every level. We look at the
+# timesteps in fifths.
+
+# %%
 x0, (x_t, t, noise) = None, noisy_points(100_000)
 level = schedule.level(t)
 x0 = (x_t - like(level.sigma, x_t) * noise) / like(level.alpha, x_t)
@@ -1118,6 +1293,11 @@ claim(
     powers,
     between=(0.97, 1.03),
 )
+
+# %% [markdown]
+# For data of mean 0 and deviation 1 the target must be $-v$.
+
+# %%
 x0, noise = torch.randn(2, 200, 1, generator=rng, dtype=torch.float64)
 x = add_noise(x0, noise, levels)
 c_skip, c_out = (like(c, x) for c in preconditioning(levels, 1.0))
@@ -1137,13 +1317,15 @@ claim(
 #
 # a product of two Gaussians in $x_{t-1}$, hence a Gaussian. Precisions (inverse variances) add, and
 # the mean is the precision-weighted mean.
-#
+
+# %% [markdown]
 # We write it for two levels *now* and *then* that need not be neighbours, so that it serves a
 # sampler that skips. From *then* to *now* the signal shrinks by
 # $a = \alpha_\text{now} / \alpha_\text{then}$, and noise of variance
 # $b = \sigma_\text{now}^2 - a^2 \sigma_\text{then}^2$ is added. For neighbours
 # $a = \sqrt{1 - \beta_t}$ and $b = \beta_t$.
-#
+
+# %% [markdown]
 # **Exercise 4.4** · difficulty 3/5 · 12 minutes
 #
 # Return mean and variance of $q(x_\text{then} \mid x_\text{now}, x_0)$, for levels with floats.
@@ -1200,6 +1382,7 @@ def bell(x, mean, std):
     return torch.exp(-0.5 * ((x - mean) / std) ** 2) / (std * math.sqrt(2 * math.pi))
 
 
+# %%
 def brute_force(x0, x, now, then, grid):
     """q(x_then | x_now = x, x0) on the grid, by Bayes' rule and a sum."""
     a = now.alpha / then.alpha
@@ -1208,10 +1391,17 @@ def brute_force(x0, x, now, then, grid):
     return product / torch.trapezoid(product, grid)
 
 
+# %% [markdown]
+# One point, one $x_0$, and three steps back on a chain of 20: between neighbours, and over two
+# gaps.
+
 # %%
 short, grid = Schedule.named("linear", 20), torch.linspace(-6, 6, 24001, dtype=torch.float64)
 cases, worst = [(12, 11), (6, 3), (3, 1)], 0.0
 x0, x = -1.5, 0.4
+
+# %% tags=["figure"]
+# @title Posteriors by formula and by Bayes
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 2.9))
 for axis, (t, s) in zip(axes, cases):
     now, then = short.level(t), short.level(s)
@@ -1250,6 +1440,8 @@ plots.show(
         "is now."
     ),
 )
+
+# %%
 claim(
     "The posterior equals brute-force Bayes on a grid, for neighbours and for skipped levels",
     worst,
@@ -1266,16 +1458,23 @@ claim(
 # the two; wider data can need slightly more than $\beta_t$. For tiny steps the two agree, except at
 # the very first levels.
 
+# %% [markdown]
+# Both variances for all pairs of neighbours at once:
+
 # %%
 now, then = schedule.level(torch.arange(1, 1000)), schedule.level(torch.arange(999))
 one = torch.ones(999, dtype=torch.float64)
 small, large = posterior(one, one, now, then)[1], transition(now, then)[1]
+
+# %%
 claim(
     "The large variance between neighbours is beta",
     (large - schedule.betas[1:]).abs().max(),
     at_most=1e-12,
 )
 claim("The small variance is never above the large one", small / large, at_most=1)
+
+# %%
 claim(
     "From step 150 on the large variance is at most 2 % above the small one",
     (large / small)[150:],
@@ -1331,19 +1530,31 @@ for beta in brief.betas:
 noisy_path = path[1:]  # 30 points
 
 
+# %%
 def log_normal(x, mean, variance):
     return -((x - mean) ** 2 / variance + (2 * math.pi * torch.as_tensor(variance)).log()).sum() / 2
 
 
+# %% [markdown]
+# First the log density of the path in the forward direction, step by step from the clean point.
+
+# %%
 forwards = sum(
     log_normal(after, (1 - beta).sqrt() * before, beta)
     for before, after, beta in zip(path, noisy_path, brief.betas)
 )
+
+# %% [markdown]
+# Then backwards: the last point given $x_0$, and one posterior for each step back.
+
+# %%
 end = brief.level(29)
 backwards_too = log_normal(noisy_path[-1], end.alpha * x0, end.sigma**2) + sum(
     log_normal(noisy_path[t - 1], *posterior(x0, noisy_path[t], brief.level(t), brief.level(t - 1)))
     for t in range(1, 30)
 )
+
+# %%
 claim(
     "The forward chain's density is the same when it is read backwards, to 1e-6",
     (forwards - backwards_too).abs(),
@@ -1370,7 +1581,8 @@ claim(
 # **Do the algebra of one middle term.** For two Gaussians with means $m_1$, $m_2$ and one variance
 # $V$ the divergence is $\|m_1 - m_2\|^2 / (2V)$. The means are the posterior's, once with $x_0$ and
 # once with $\hat x_0$. What remains is short (Kingma et al. 2021, section 4).
-#
+
+# %% [markdown]
 # **Exercise 4.5** · difficulty 3/5 · 12 minutes
 #
 # Use the posterior's mean and variance from exercise 4.4 and find the middle term for points `x0`
@@ -1414,7 +1626,8 @@ checks.middle_term(middle_term, solution=True)
 #
 # $$\text{middle term} = \tfrac12 \big(\mathrm{SNR}_\text{then} - \mathrm{SNR}_\text{now}\big)\,
 # \mathbb E \|x_0 - \hat x_0\|^2 .$$
-#
+
+# %% [markdown]
 # **Integrate.** On the line each expectation is an integral over $x$, with no sampling at all. The
 # squared error of *any* denoiser splits in two: what even the best one cannot know,
 # $\mathrm{Var}[x_0 | x_t]$, and its distance from the best.
@@ -1432,6 +1645,11 @@ def squared_error(
     ).item()
 
 
+# %% [markdown]
+# A bound is three kinds of terms, kept apart.
+
+
+# %% tags=["export"]
 class Bound(NamedTuple):
     """The three kinds of terms, in nats, averaged over the data; `middle` lists L_{t-1} from noise
     to data.
@@ -1447,6 +1665,12 @@ class Bound(NamedTuple):
         return -(self.prior + sum(self.middle) + self.last)
 
 
+# %% [markdown]
+# The middle terms need the squared error at each level. The prior term is the divergence of two
+# Gaussians, averaged over the data. The last term takes the large variance.
+
+
+# %% tags=["export"]
 def evidence_bound(
     marginals: MixtureMarginals, denoise: Callable, levels: Sequence[Level], grid: Tensor
 ) -> Bound:
@@ -1489,9 +1713,6 @@ def chain_density(denoise: Callable, levels: Sequence[Level], grid: Tensor) -> T
 
 
 # %% [markdown]
-# Beside the exact denoiser we take a poorer one: the best *linear* prediction, which knows the
-# data's mean and variance only. It is the exact denoiser of a single Gaussian.
-#
 # Which levels? First try the cosine schedule, with more and more steps. And beside it levels that
 # are *even in log SNR*, between fixed ends.
 
@@ -1510,32 +1731,52 @@ def even_levels(steps: int, first: float = -3.0, last: float = 3.0) -> list[Leve
     ]
 
 
-# %% tags=["exact"]
+# %% [markdown]
+# All integrals over the data use one fine grid.
+
+# %%
 fine = torch.linspace(-5, 5, 1201, dtype=torch.float64)
 log_p = line.log_density(fine[:, None], CLEAN)
 
 
+# %%
 def per_sample(log_q):
     """The mean over the data of a log density given on the grid."""
     return torch.trapezoid(log_p.exp() * log_q, fine).item()
 
 
+# %% [markdown]
+# Beside the exact denoiser we take a poorer one: the best *linear* prediction, which knows the
+# data's mean and variance only. It is the exact denoiser of a single Gaussian.
+
+# %%
 mean, power = line.centres.mean().item(), (line.centres**2).mean().item() + line.std**2
 bell_curve = MixtureMarginals(GaussianMixture(torch.tensor([[mean]]), std=(power - mean**2) ** 0.5))
 best, best_bell = per_sample(log_p), per_sample(bell_curve.log_density(fine[:, None], CLEAN))
 
 
+# %%
 def even(T):
     """T noise levels, even in log SNR, and the clean one."""
     return [*even_levels(T - 1, -4, 4), CLEAN]
 
 
+# %% [markdown]
+# Three pairs of denoiser and levels, then, with 16 to 1024 steps.
+
+# %%
 settings = {
     "exact, even": (line.denoise, even),
     "linear, even": (bell_curve.denoise, even),
     "exact, cosine": (line.denoise, lambda T: Schedule.named("cosine", T).levels()),
 }
 lengths = [16, 32, 64, 128, 256, 512, 1024]
+
+# %% [markdown]
+# How far the bound lies below the data's own log-likelihood, and how far the chain's likelihood
+# does:
+
+# %%
 gaps = {
     name: [best - evidence_bound(line, denoise, levels(T), fine[::2]).elbo for T in lengths]
     for name, (denoise, levels) in settings.items()
@@ -1544,6 +1785,8 @@ own = {
     name: [best - per_sample(chain_density(denoise, levels(T), fine).log()) for T in lengths[:2]]
     for name, (denoise, levels) in settings.items()
 }
+
+# %% tags=["exact"]
 print(
     f"mean log-likelihood of the data: {best:.4f} nats under their own density, "
     f"{best_bell:.4f} under one Gaussian; how far below:"
@@ -1556,7 +1799,8 @@ for name in settings:
         " ".join(f"{gap:8.4f}" for gap in own[name]),
     )
 
-# %%
+# %% tags=["figure"]
+# @title The bound's gap against the number of steps
 figure, axis = plt.subplots(figsize=(7.4, 3.5))
 for (name, gap), colour, marker in zip(
     gaps.items(), (plots.BLUE, plots.VERMILION, plots.GREEN), "osD"
@@ -1593,6 +1837,8 @@ plots.show(
         "schedule it falls slowly. The chain's own gap, dotted, is smaller everywhere."
     ),
 )
+
+# %%
 claim(
     "With 16 and 32 steps the bound is below the chain's log-likelihood, in all settings",
     [g - o for name in settings for g, o in zip(gaps[name], own[name])],
@@ -1603,6 +1849,8 @@ claim(
     min(min(o) for o in own.values()),
     at_least=0,
 )
+
+# %%
 claim(
     "With the exact denoiser and even levels the gap shrinks at every doubling of the steps",
     [a - b for a, b in zip(gaps["exact, even"], gaps["exact, even"][1:])],
@@ -1613,6 +1861,8 @@ claim(
     gaps["exact, even"][-1],
     at_most=0.03,
 )
+
+# %%
 claim(
     "The linear denoiser has a larger gap than the exact one at every number of steps",
     [a - b for a, b in zip(gaps["linear, even"], gaps["exact, even"])],
@@ -1624,6 +1874,8 @@ claim(
     abs(gaps["linear, even"][-1] - (best - best_bell)),
     at_most=0.04,
 )
+
+# %%
 claim(
     "On the cosine schedule 1024 steps leave more than ten times the gap of even levels",
     (gaps["exact, cosine"][-1]) / (gaps["exact, even"][-1]),
@@ -1637,7 +1889,8 @@ claim(
 # than the small variance pretends. And if the step is long, its shape is another one, too. With
 # levels even in log SNR this second cause disappears as steps get many. On the cosine schedule a
 # part of it stays; how much, and why, is told in an aside at the end of this notebook.
-#
+
+# %% [markdown]
 # ### The simple loss
 #
 # In terms of the noise, $\|x_0 - \hat x_0\|^2 = \frac{\sigma^2}{\alpha^2} \|\epsilon -
@@ -1645,7 +1898,8 @@ claim(
 #
 # $$L_{t-1} = w_t\; \mathbb E \|\epsilon - \hat\epsilon\|^2, \qquad w_t = \frac12
 # \Big(\frac{\mathrm{SNR}_{t-1}}{\mathrm{SNR}_t} - 1\Big) .$$
-#
+
+# %% [markdown]
 # DDPM's **simple loss** sets every $w_t$ to 1 (equation 14 of Ho et al. 2020). It is no longer a
 # bound. Beside the bound it plays down the first few levels, where hardly visible noise is removed
 # and most nats are earned, and plays up the middle, where the picture gets its shape. Only the
@@ -1661,21 +1915,34 @@ def epsilon_weights(schedule: Schedule) -> Tensor:
     return torch.expm1(schedule.log_snr[:-1] - schedule.log_snr[1:]) / 2
 
 
+# %% [markdown]
+# The paper writes these weights with betas. Both forms must agree.
+
 # %%
 weights = epsilon_weights(schedule)
 beta, alphas_bar = schedule.betas[1:], schedule.alphas_bar
 tilde = (1 - alphas_bar[:-1]) / (1 - alphas_bar[1:]) * beta
 printed = beta**2 / (2 * tilde * (1 - beta) * (1 - alphas_bar[1:]))
+
+# %%
 claim(
     "The weights of the terms are those of equation 12 of the DDPM paper",
     (weights / printed - 1).abs().max(),
     at_most=1e-9,
 )
 
+# %% [markdown]
+# For the right half of the figure: the squared error of the exact denoiser at all 1,000 levels,
+# once in terms of $x_0$ and once in terms of the noise.
+
+# %%
 errors = torch.tensor(
     [squared_error(line, line.denoise, level, fine) for level in schedule.levels()[:-1]]
 ).flip(0)  # (1000,) E|x0 - x0_hat|^2
 simple = schedule.log_snr.exp() * errors  # E|eps - eps_hat|^2
+
+# %% tags=["figure"]
+# @title Two weightings of the loss
 t = torch.arange(1, 1000)
 figure, (left, right) = plt.subplots(1, 2, figsize=(8.3, 3.3))
 left.loglog(t, weights / weights.mean(), color=plots.BLUE, label="in the bound")
@@ -1712,11 +1979,15 @@ plots.show(
         "only below t = 180."
     ),
 )
+
+# %%
 halves = [
     (share.cumsum(0) / share.sum() < 0.5).sum().item() + 1
     for share in (weights * simple[1:], simple[1:])
 ]
 print(f"half of the loss is reached at t = {halves[0]} (bound) and t = {halves[1]} (simple)")
+
+# %%
 claim(
     "The L_{t-1} terms reach half of their sum at under half the t at which the simple loss does",
     halves[0] / halves[1],
@@ -1732,7 +2003,8 @@ claim(
 #
 # **Ancestral sampling** (Ho et al. 2020, algorithm 2) draws from the posterior as if the prediction
 # were the truth: go to its mean, add fresh noise of its variance.
-#
+
+# %% [markdown]
 # **Exercise 4.6** · find the bug · difficulty 2/5 · 8 minutes
 #
 # Published loops often end like this, and the last pictures carry a fine grain:
@@ -1782,7 +2054,7 @@ checks.ancestral_step(partial(ancestral_step, variance="large"), solution=True)
 
 # %% [markdown]
 # With the posterior's own, small variance there is nothing to forget: at the clean level it is 0 by
-# itself. So DDPM's whole sampler is eight lines. Here it is, plain, on the line:
+# itself. So the loop of DDPM's whole sampler is six lines. Here it is, plain, on the line:
 
 # %%
 x = torch.randn(2000, 1, generator=runtime.rng(7), dtype=torch.float64)
@@ -1793,6 +2065,11 @@ for t in reversed(range(schedule.T)):  # 999, 998, ..., 0
     mean, variance = posterior(x0_pred, x, now, then)
     noise = torch.randn(x.shape, generator=noise_source, dtype=torch.float64)
     x = mean + variance.sqrt() * noise
+
+# %% [markdown]
+# Where have the points landed?
+
+# %%
 by_plain_loop = x
 nearest = (by_plain_loop - line.centres.T).abs().min(dim=1).values
 claim(
@@ -1809,11 +2086,13 @@ claim(
 # $$x_\text{then} = \alpha_\text{then}\, \hat x_0 +
 # \sqrt{\sigma_\text{then}^2 - \sigma_\text{new}^2}\; \hat\epsilon + \sigma_\text{new}\, \epsilon',
 # \qquad \sigma_\text{new}^2 = \eta^2 \cdot \text{(the small variance)} .$$
-#
+
+# %% [markdown]
 # With $\eta = 0$ nothing is random: the same noise always gives the same sample. With $\eta = 1$ it
 # is ancestral sampling. In between, part of the old noise is replaced by new, and the total stays
 # $\sigma_\text{then}^2$.
-#
+
+# %% [markdown]
 # **Exercise 4.7** · difficulty 3/5 · 10 minutes
 #
 # Write it for $0 \le \eta \le 1$. A published version has a fraction in $s^2$ upside down. The root
@@ -1865,10 +2144,9 @@ checks.ddim_step(ddim_step, solution=True)
 
 
 # %% [markdown]
-# The loop around them is the same for every sampler, and for the networks of notebook 05. Samplers
-# differ in what they need beside the prediction: fresh noise, nothing, or, further below, an
-# earlier prediction. A `Solver` is a step together with that need, so a solver that needs no noise
-# draws none.
+# Samplers differ in what they need beside the prediction: fresh noise, nothing, or, further below,
+# an earlier prediction. A `Solver` is a step together with that need, so a solver that needs no
+# noise draws none.
 
 
 # %% tags=["export"]
@@ -1889,8 +2167,12 @@ class Solver(NamedTuple):
     needs: str = "nothing"
 
 
+# %% tags=["export"]
 ANCESTRAL = Solver(ancestral_step, "noise")
 DDIM = Solver(ddim_step)
+
+# %% [markdown]
+# The loop around the steps is the same for every sampler, and for the networks of notebook 05.
 
 
 # %% tags=["export", "long"]
@@ -1950,6 +2232,8 @@ by_sample = sample(
     ANCESTRAL,
     runtime.rng(8),
 )
+
+# %%
 claim(
     "The general loop with the ancestral step gives the plain loop's points, to 1e-9",
     (by_sample - by_plain_loop).abs().max(),
@@ -1962,7 +2246,7 @@ claim(
 
 
 # %% tags=["figure"]
-# @title Code of the moving picture
+# @title The forward process and the sampler in motion
 def dots(points, side=88, limit=2.6):
     """Points (N, 2) as black dots on a white picture (1, 1, side, side)."""
     picture = torch.ones(side, side)
@@ -2008,7 +2292,8 @@ plots.animation(
 # noise of variance $dt$: in code, `dt ** 0.5 * torch.randn(...)`. Why the root? Because variances
 # of independent noises add: 10 steps of variance 1/10 make a variance of 1, and so do 1,000 of
 # 1/1000. Noise of *standard deviation* $dt$ would vanish as steps get small.
-#
+
+# %% [markdown]
 # Now look at one step of the chain, $x \leftarrow \sqrt{1 - \beta}\, x + \sqrt{\beta}\, \epsilon$.
 # For small $\beta$ the root is about $1 - \beta/2$, and with a rate $\beta(t)$ and a time step $dt$
 # in the place of $\beta$ this reads
@@ -2016,9 +2301,10 @@ plots.animation(
 # $$dx = -\tfrac12 \beta(t)\, x\, dt + \sqrt{\beta(t)}\; dw .$$
 #
 # To take such an equation literally, with a small $dt$ and `randn` for $dw$, is the
-# *Euler-Maruyama* method. So the forward chain *is* Euler-Maruyama, to first order in $\beta$:
+# *Euler-Maruyama* method. So the forward chain *is* Euler-Maruyama, to first order in $\beta$. What
+# do the literal steps do to mean and variance?
 
-# %% tags=["exact"]
+# %%
 mean_em, variance_em = torch.tensor(1.0).double(), torch.tensor(0.0).double()
 off_mean = off_variance = 0.0
 for t, beta in enumerate(schedule.betas):  # what the literal steps do to mean and variance
@@ -2026,7 +2312,11 @@ for t, beta in enumerate(schedule.betas):  # what the literal steps do to mean a
     level = schedule.level(t)
     off_mean = max(off_mean, abs(mean_em - level.alpha).item())
     off_variance = max(off_variance, abs(variance_em - level.sigma**2).item())
+
+# %% tags=["exact"]
 print(f"largest difference from the chain: mean {off_mean:.4f}, variance {off_variance:.4f}")
+
+# %%
 claim(
     "Over 1,000 steps Euler-Maruyama on the SDE and the forward chain differ by less than 0.01 in "
     "mean and variance",
@@ -2045,17 +2335,12 @@ claim(
 # $$\text{SDE:}\quad dx = \big[\tfrac12 \beta x + \beta\, \nabla\log p\,\big]\, dt + \sqrt{\beta}\;
 # dw, \qquad
 #   \text{ODE:}\quad dx = \tfrac12 \beta \big[x + \nabla\log p\,\big]\, dt .$$
-#
+
+# %% [markdown]
 # The SDE pushes twice as hard along the score and makes up for it with noise. Ancestral sampling
 # follows the SDE, DDIM the ODE. The plainest solver of the SDE is again **Euler-Maruyama**: for the
 # length of one step the bracket keeps its value. Over a step,
 # $\int\beta\,dt = 2 \log(\alpha_\text{then}/\alpha_\text{now})$.
-#
-# Samples are compared with the data by the Wasserstein-1 distance W1 of notebook 01: how far points
-# must move on average to turn one into the other. On the line both sides can be had without the
-# chance of a draw: for the data we take their exact quantiles, by bisection, and for the starting
-# noise the quantiles of $\mathcal N(0, 1)$. What is left of chance is the noise that a sampler
-# adds.
 
 
 # %% tags=["export"]
@@ -2069,7 +2354,15 @@ def euler_maruyama_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: T
     return x + beta * drift if is_clean(then) else x + beta * drift + beta.sqrt() * noise
 
 
+# %% tags=["export"]
 EULER_MARUYAMA = Solver(euler_maruyama_step, "noise")
+
+# %% [markdown]
+# Samples are compared with the data by the Wasserstein-1 distance W1 of notebook 01: how far points
+# must move on average to turn one into the other. On the line both sides can be had without the
+# chance of a draw: for the data we take their exact quantiles, by bisection, and for the starting
+# noise the quantiles of $\mathcal N(0, 1)$. What is left of chance is the noise that a sampler
+# adds.
 
 
 # %% tags=["export"]
@@ -2081,6 +2374,7 @@ def cdf(marginals: MixtureMarginals, x: Tensor, level: Level) -> Tensor:
     )
 
 
+# %% tags=["export"]
 def quantiles(marginals: MixtureMarginals, u: Tensor, level: Level) -> Tensor:
     """The points (N, 1) below which the shares u (N, 1) of the mixture lie, by bisection."""
     low, high = torch.full_like(u, -20.0), torch.full_like(u, 20.0)
@@ -2091,13 +2385,27 @@ def quantiles(marginals: MixtureMarginals, u: Tensor, level: Level) -> Tensor:
     return (low + high) / 2
 
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# Two hundred steps, from the quantiles of the noise to those of the data.
+
+# %%
 levels = schedule.levels(200)
 u = (torch.arange(cfg["samples"], dtype=torch.float64)[:, None] + 0.5) / cfg["samples"]
 start, real = torch.special.ndtri(u), quantiles(line, u, CLEAN)[:, 0]
+
+# %% [markdown]
+# The floor is what as many points drawn from the data themselves are away, in the mean of five
+# draws.
+
+# %%
 drawn = [line.mixture.sample(cfg["samples"], rng).double()[:, 0] for _ in range(5)]
 floors = [wasserstein_1(real, points).item() for points in drawn]
 floor = sum(floors) / len(floors)
+
+# %% [markdown]
+# Five samplers go from the same start.
+
+# %%
 solvers = {
     "Euler-Maruyama (SDE)": EULER_MARUYAMA,
     "ancestral, small variance (SDE)": ANCESTRAL,
@@ -2105,14 +2413,20 @@ solvers = {
     "DDIM, eta = 1": Solver(partial(ddim_step, eta=1.0), "noise"),
     "DDIM, eta = 0 (ODE)": DDIM,
 }
+
+# %%
 results = {
     name: sample(line.denoise, start, levels, solver, rng)[:, 0] for name, solver in solvers.items()
 }
 distances = {name: wasserstein_1(real, x).item() for name, x in results.items()}
+
+# %% tags=["nbval-ignore-output"]
 for name, distance in distances.items():
     print(f"{name:<34} W1 to the data {distance:.3f}")
 floor_text = f"{floor:.3f} ({min(floors):.3f} to {max(floors):.3f})"
 print(f"{'as many points of the data, 5 draws':<34} W1 to the data {floor_text}")
+
+# %%
 claim(
     "With 200 steps all five samplers come within a W1 of 0.015 of the data",
     max(distances.values()),
@@ -2124,6 +2438,10 @@ claim(
     at_most=0.007,
 )
 
+# %% [markdown]
+# Two names of the five mean one sampler: with $\eta = 1$ DDIM is the ancestral one.
+
+# %%
 x0, x, noise = torch.randn(3, 50, 2, generator=rng, dtype=torch.float64)
 same = max(
     (ddim_step(x, x0, a, b, 1.0, noise) - ancestral_step(x, x0, a, b, noise)).abs().max().item()
@@ -2133,29 +2451,36 @@ claim("DDIM with eta = 1 is ancestral sampling, step by step", same, at_most=1e-
 
 # %% [markdown]
 # All five are near the floor, within a few times what 100,000 points drawn from the data are away.
-# Limits as narrow as these catch mistakes. A denoiser that is told the noisier neighbour's level,
-# or noise that is 3 % too small, breaks them with the same 200 steps:
+# Limits as narrow as these catch mistakes. Two mistakes shall show it: a denoiser that is told the
+# noisier neighbour's level, and noise that is 3 % too small. Both break the limits with the same
+# 200 steps:
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 def shifted(levels):
     """The exact denoiser, told the noisier neighbour of the level that it is shown."""
     earlier = {level: before for before, level in zip([levels[0], *levels], levels)}
     return lambda x, level: line.denoise(x, earlier[level])
 
 
+# %%
 def weak_step(x, x0, now, then, noise):
     return ancestral_step(x, x0, now, then, 0.97 * noise)
 
 
+# %%
 broken = {
     "ancestral, one level off": (shifted(levels), ANCESTRAL),
     "DDIM, one level off": (shifted(levels), DDIM),
     "ancestral, noise 3 % too small": (line.denoise, Solver(weak_step, "noise")),
 }
+
+# %% tags=["nbval-ignore-output"]
 for name, (denoise, solver) in broken.items():
     distances[name] = wasserstein_1(real, sample(denoise, start, levels, solver, rng)[:, 0]).item()
     print(f"{name:<34} W1 to the data {distances[name]:.3f}")
+
+# %%
 claim(
     "With 200 steps a denoiser told one level too noisy, and noise 3 % too small, are each farther "
     "from the data than a W1 of 0.017",
@@ -2182,6 +2507,9 @@ for name, solver in (("ODE (DDIM)", DDIM), ("SDE (ancestral)", ANCESTRAL)):
         rng,
         observe=lambda x, x0, level, film=films[name]: film.append(x),
     )
+
+# %% tags=["figure"]
+# @title Paths of the ODE and of the SDE
 figure, axes = plt.subplots(1, 2, figsize=(8.3, 3.4), sharey=True)
 for axis, (name, film), finding in zip(
     axes, films.items(), ("smooth paths that never cross", "jagged paths, any order")
@@ -2202,6 +2530,8 @@ plots.show(
         "jagged and cross one another before they settle in the bands."
     ),
 )
+
+# %%
 orders = {name: (torch.stack(film)[..., 0].diff(dim=1) > 0).all() for name, film in films.items()}
 claim("Paths of the ODE (DDIM) keep their order", orders["ODE (DDIM)"])
 claim("Paths of the SDE (ancestral) cross", not orders["SDE (ancestral)"])
@@ -2220,8 +2550,10 @@ claim("Paths of the SDE (ancestral) cross", not orders["SDE (ancestral)"])
 # - *noise at the last step*: its size is computed, with no run.
 
 
-# %% tags=["nbval-ignore-output"]
+# %%
 fifty, good = schedule.levels(50), Schedule.named("linear", 50).levels()
+
+# %%
 runs = {
     "right: 50 levels of 1000": (line.denoise, fifty),
     "the published list, from 980": (
@@ -2234,6 +2566,12 @@ runs = {
     "range(50) of 1000": (line.denoise, [schedule.level(t) for t in range(49, -2, -1)]),
     "one level off": (shifted(good), good),
 }
+
+# %% [markdown]
+# All of them are run from the same start, and two numbers are kept of each: W1, and the width of
+# the left bump.
+
+# %%
 large = Solver(partial(ancestral_step, variance="large"), "noise")
 slips = {
     name: sample(denoise, start, levels, large if "large" in name else ANCESTRAL, rng)[:, 0]
@@ -2241,11 +2579,18 @@ slips = {
 }
 costs = {name: wasserstein_1(real, x).item() for name, x in slips.items()}
 widths = {name: x[x < -0.2].std().item() for name, x in slips.items()}
+
+# %% tags=["nbval-ignore-output"]
 for name, cost in costs.items():
     print(
         f"{name:<32} W1 to the data {cost:.3f}, left bump: share "
         f"{(slips[name] < -0.2).double().mean():.2f}, std {widths[name]:.2f}"
     )
+
+# %% [markdown]
+# And the grain that noise at the last step leaves, in levels of grey:
+
+# %% tags=["nbval-ignore-output"]
 for T, chain in ((50, good), (1000, schedule.levels())):
     grain = chain[-2].sigma  # a last step of variance beta adds its root
     print(
@@ -2262,11 +2607,13 @@ for T, chain in ((50, good), (1000, schedule.levels())):
 # visible grain with 50 steps; with $T = 1000$ its standard deviation is 0.01, or 1.3 grey levels.
 # The published list that starts at 980 costs nothing here: on the linear schedule nearly all signal
 # is gone at 980, too. That is luck of this schedule and not a reason to start there.
-#
+
+# %% [markdown]
 # The two right runs with betas for 50 steps show the two variances at work: the small one leaves
 # the bumps a little too narrow, the large one a little too wide.
 
-# %%
+# %% tags=["figure"]
+# @title Four loops around one denoiser
 bins = torch.linspace(-3.2, 3.2, 81)
 figure, axes = plt.subplots(1, 4, figsize=(8.3, 2.7), sharex=True, sharey=True)
 for axis, name in zip(
@@ -2300,6 +2647,8 @@ plots.show(
         "too little at the right, one level off gives bumps that are too narrow."
     ),
 )
+
+# %%
 right = max(costs["right: 50 levels of 1000"], costs["right: betas made for T = 50"])
 claim("Fifty steps done right are within a W1 of 0.05 of the data", right, at_most=0.05)
 claim(
@@ -2307,6 +2656,8 @@ claim(
     costs["kept betas, T = 50"] / right,
     at_least=4,
 )
+
+# %%
 claim(
     "Running range(50) of 1000 steps costs more than six times the W1 of respaced levels",
     costs["range(50) of 1000"] / right,
@@ -2318,10 +2669,17 @@ claim(
     costs["the published list, from 980"] / costs["right: 50 levels of 1000"],
     between=(0.8, 1.2),
 )
+
+# %% [markdown]
+# Now the widths of the left bump:
+
+# %%
 narrow, small, large = (
     widths[name]
     for name in ("one level off", "right: betas made for T = 50", "the same with large variance")
 )
+
+# %%
 claim(
     "A denoiser told one level too noisy makes the left bump more than a quarter narrower",
     (narrow) / (small),
@@ -2339,18 +2697,22 @@ claim(
 # %% [markdown]
 # And the price of a list that ends at $t = 0$, for ten steps of DDIM from the same noise:
 
-# %% tags=["nbval-ignore-output"]
+# %%
 to_zero = [*torch.linspace(999, 0, 10).round().long().tolist(), -1]
 ten = {
     "last step as long as the others": schedule.levels(10),
     "list ends at 0": [schedule.level(t) for t in to_zero],
 }
+
+# %% tags=["nbval-ignore-output"]
 tens = {
     name: wasserstein_1(real, sample(line.denoise, start, levels)[:, 0]).item()
     for name, levels in ten.items()
 }
 for name, cost in tens.items():
     print(f"{name:<32} W1 to the data {cost:.3f}")
+
+# %%
 claim(
     "Ten DDIM steps that end at t = 0 have a larger W1 than ten whose last step is as long",
     tens["list ends at 0"] / tens["last step as long as the others"],
@@ -2363,7 +2725,8 @@ claim(
 # A network call is what costs time. So the question about a sampler is: how does its error fall
 # with the number of steps $n$? A method of *order* $p$ has an error of about $C\, n^{-p}$. Ten
 # times the steps give one digit more at order 1, two digits at order 2.
-#
+
+# %% [markdown]
 # For the ODE we need a clock to take steps in. With $\alpha = \cos\varphi$ and
 # $\sigma = \sin\varphi$ the angle $\varphi$ is a good one: differentiate
 # $x = \cos\varphi\; x_0 + \sin\varphi\; \epsilon$, for one pair $(x_0, \epsilon)$, to get
@@ -2373,9 +2736,6 @@ claim(
 # $$\frac{dx}{d\varphi} = \mathbb E[v \mid x] .$$
 #
 # So the mysterious $v$ is the *velocity* in this clock (Salimans and Ho 2022, appendix D).
-# **Euler** follows it in a straight line. **Heun** takes an Euler step, asks for the velocity there
-# too, and goes back to walk with the mean of the two: order 2, two calls a step (Karras et al.
-# 2022, algorithm 1, in another clock).
 
 
 # %% tags=["export"]
@@ -2386,11 +2746,22 @@ def angular_velocity(x: Tensor, x0: Tensor, level: Level) -> Tensor:
     return output_from("v", x0, eps_from_x0(x0, x, level), level)
 
 
+# %% [markdown]
+# **Euler** follows the velocity in a straight line.
+
+
+# %% tags=["export"]
 def euler_step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
     """A straight step of the ODE in the angle phi, x (N, ...); variance preserving."""
     return x + like(then.angle - now.angle, x) * angular_velocity(x, x0, now)
 
 
+# %% [markdown]
+# **Heun** takes an Euler step, asks for the velocity there too, and goes back to walk with the mean
+# of the two: order 2, two calls a step (Karras et al. 2022, algorithm 1, in another clock).
+
+
+# %% tags=["export"]
 def heun_step(
     x: Tensor, x0: Tensor, now: Level, then: Level, denoise: Callable[[Tensor, Level], Tensor]
 ) -> Tensor:
@@ -2418,7 +2789,8 @@ def heun_step(
 # $$\hat x_0 + \frac{h}{2 h'} \big(\hat x_0 - \hat x_0^{\,\text{previous}}\big) .$$
 #
 # Use that in DDIM's formula, and you have the method.
-#
+
+# %% [markdown]
 # **Exercise 4.8** · difficulty 3/5 · 10 minutes
 #
 # Write it with `ddim_step`. `previous` is a pair, the last prediction and its level; it is `None`
@@ -2467,11 +2839,6 @@ DPMPP_2M = Solver(dpmpp_2m_step, "previous")
 # solver. Paths keep their order, and the densities are known, so each point keeps its *quantile*:
 # compute $u = F_\text{now}(x)$ with the cumulative distribution and find the $x_\text{then}$ with
 # $F_\text{then}(x_\text{then}) = u$, by bisection.
-#
-# We run from $\lambda = -3$ to $\lambda = 3$, not down to clean data, and take the *median* error
-# of 400 points. A few of them start so near the watershed between two bumps that a tiny error sends
-# them into the wrong one, where they are off by the distance of the bumps. A mean would follow
-# those few.
 
 
 # %% tags=["export"]
@@ -2482,13 +2849,22 @@ def exact_flow(marginals: MixtureMarginals, x: Tensor, now: Level, then: Level) 
     return quantiles(marginals, cdf(marginals, x, now), then)
 
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# We run from $\lambda = -3$ to $\lambda = 3$, not down to clean data. Four solvers start from the
+# same 400 noisy points, and the quantiles say where each should arrive.
+
+# %%
 SOLVERS = {"Euler": Solver(euler_step), "DDIM": DDIM, "Heun": HEUN, "DPM-Solver++(2M)": DPMPP_2M}
 first, last = even_levels(1)
 x_start = first.alpha * line.mixture.sample(400, rng).double() + first.sigma * torch.randn(
     400, 1, generator=rng, dtype=torch.float64
 )
 x_end = exact_flow(line, x_start, first, last)
+
+# %% [markdown]
+# A test of the exact solution itself: a thousand steps of Heun must arrive there, too.
+
+# %%
 by_solver = sample(line.denoise, x_start, even_levels(1000), HEUN)
 claim(
     "The point with the same quantile is where Heun arrives with 1000 steps",
@@ -2496,6 +2872,12 @@ claim(
     at_most=1e-5,
 )
 
+# %% [markdown]
+# The error is the *median* over the 400 points. A few of them start so near the watershed between
+# two bumps that a tiny error sends them into the wrong one, where they are off by the distance of
+# the bumps. A mean would follow those few.
+
+# %%
 counts = [8, 16, 32, 64, 128, 256, 512, 1024, 2048]
 offs = {
     name: [
@@ -2503,7 +2885,15 @@ offs = {
     ]
     for name, solver in SOLVERS.items()
 }
+
+# %%
 errors = {name: [off.median().item() for off in each] for name, each in offs.items()}
+
+# %% [markdown]
+# The order is the slope in a plot of two logarithms, here by least squares over the runs with 64
+# steps and more.
+
+# %% tags=["nbval-ignore-output"]
 slopes, doublings = {}, torch.arange(-2.5, 3)  # 64 to 2048 steps, in doublings
 for name, error in errors.items():
     slopes[name] = -(
@@ -2513,13 +2903,19 @@ for name, error in errors.items():
         f"{name:<18} order {slopes[name]:.2f}, median error with 8 steps {error[0]:.1e}, "
         f"with 2048 {error[-1]:.1e}"
     )
+
+# %% [markdown]
+# How different median and mean are, for DDIM with 64 steps:
+
+# %% tags=["nbval-ignore-output"]
 at_64 = offs["DDIM"][3]
 print(
     f"DDIM, 64 steps: median error {at_64.median():.3f}, mean {at_64.mean():.3f}, the "
     f"worst point {at_64.max():.3f}"
 )
 
-# %%
+# %% tags=["figure"]
+# @title Error against calls of the denoiser
 figure, axis = plt.subplots(figsize=(7.4, 3.9))
 for (name, error), colour, marker in zip(
     errors.items(), (plots.ORANGE, plots.VERMILION, plots.GREEN, plots.BLUE), "osD^"
@@ -2561,6 +2957,8 @@ plots.show(
         "which nearly coincide."
     ),
 )
+
+# %%
 claim(
     "Euler and DDIM are of order 1",
     [slopes[name] for name in ("Euler", "DDIM")],
@@ -2571,6 +2969,8 @@ claim(
     [slopes[name] for name in ("Heun", "DPM-Solver++(2M)")],
     between=(1.9, 2.1),
 )
+
+# %%
 fair = {
     name: error[counts.index(64 if name == "Heun" else 128)] for name, error in errors.items()
 }  # 128 calls each
@@ -2586,7 +2986,8 @@ claim(
 # times better than DDIM; with 2048 the best is hundreds of times better. For the same number of
 # calls the two methods of order 2 are level here. And a network's own error adds a floor below
 # which no solver helps. Notebook 05 measures that for pictures.
-#
+
+# %% [markdown]
 # ### The grid matters as much as the order
 #
 # A sampler for pictures starts at pure noise and goes all the way to clean data, in ten or twenty
@@ -2602,6 +3003,7 @@ def at_noise_ratio(ratio):
     return Level(1 / math.sqrt(1 + ratio**2), ratio / math.sqrt(1 + ratio**2))
 
 
+# %%
 def grids(n):
     """n steps from timestep 999 to clean data on four grids."""
     first, last = schedule.level(999), schedule.level(0)
@@ -2619,9 +3021,19 @@ def grids(n):
     }
 
 
-# %% tags=["nbval-ignore-output"]
+# %% [markdown]
+# The exact end points are again those of the same quantiles, now of 2,000 points from pure noise to
+# clean data.
+
+# %%
 x_noise = torch.special.ndtri((torch.arange(2000, dtype=torch.float64)[:, None] + 0.5) / 2000)
 x_clean = exact_flow(line, x_noise, schedule.level(999), CLEAN)
+
+# %% [markdown]
+# Each solver runs on each grid. Heun calls the denoiser twice a step, so it takes half as many
+# steps.
+
+# %%
 BUDGETS = (10, 20, 40)  # calls of the denoiser
 by_grid = {}
 for name, solver in SOLVERS.items():
@@ -2630,6 +3042,8 @@ for name, solver in SOLVERS.items():
         for grid_name, levels in grids(steps).items():
             end = sample(line.denoise, x_noise, levels, solver)
             by_grid[name, grid_name, calls] = (end - x_clean).abs().mean().item()
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["mean error", *[f"{name}, {calls} calls" for calls in BUDGETS[:2] for name in SOLVERS]],
     [
@@ -2640,6 +3054,8 @@ plots.table(
 
 # %%
 plain = {name: by_grid[name, "even in t", 20] for name in SOLVERS}
+
+# %%
 claim(
     "With 20 calls on steps even in t of the linear schedule Heun, of order 2, is no better than "
     "DDIM, of order 1",
@@ -2652,11 +3068,18 @@ claim(
     plain["DDIM"] / min(plain["Heun"], plain["DPM-Solver++(2M)"]),
     at_most=2,
 )
+
+# %%
 claim(
     "With 20 calls on steps even in t of the linear schedule Euler is the best of the four solvers",
     plain["Euler"] / min(error for name, error in plain.items() if name != "Euler"),
     at_most=1,
 )
+
+# %% [markdown]
+# And how much the choice of a grid weighs:
+
+# %%
 spread_of_grids = [
     max(row) / min(row)
     for row in [[by_grid[name, g, 20] for g in grids(10)] for name in ("DDIM", "DPM-Solver++(2M)")]
@@ -2672,7 +3095,7 @@ claim(
 # That was the linear schedule. Notebook 05 will use the cosine one, and there the same steps, even
 # in $t$, lie elsewhere:
 
-# %% tags=["nbval-ignore-output"]
+# %%
 cosine = Schedule.named("cosine", 1000)
 x_clean_cosine = exact_flow(line, x_noise, cosine.level(999), CLEAN)
 on_cosine = {}
@@ -2681,6 +3104,8 @@ for name, solver in SOLVERS.items():
         steps = calls // 2 if name == "Heun" else calls
         end = sample(line.denoise, x_noise, cosine.levels(steps), solver)
         on_cosine[name, calls] = (end - x_clean_cosine).abs().mean().item()
+
+# %% tags=["nbval-ignore-output"]
 plots.table(
     ["cosine, even in t: mean error", *SOLVERS],
     [
@@ -2695,6 +3120,8 @@ claim(
     on_cosine["Heun", 20] / on_cosine["DDIM", 20],
     at_most=0.9,
 )
+
+# %%
 claim(
     "On the cosine schedule DPM-Solver++(2M) is the best of the four with 40 calls on steps even "
     "in t",
@@ -2715,9 +3142,10 @@ claim(
 # be solved exactly. DDIM does that, and approximates only what is hard, by holding $\hat x_0$
 # still. A method of that kind is called an *exponential integrator* (Lu et al. 2022, *DPM-Solver*,
 # section 3).
-#
+
+# %% [markdown]
 # Check: hold $\hat x_0$ at some value and integrate the ODE with brute force, a thousand fine steps
-# between two levels far apart.
+# between two levels far apart. The velocity in the angle is then
 
 
 # %%
@@ -2726,15 +3154,26 @@ def velocity_at(x, angle, x0):
     return (math.cos(angle) * x - x0) / math.sin(angle)
 
 
+# %% [markdown]
+# The brute force is the classical Runge-Kutta method, which asks for four velocities a step.
+
+# %%
 far, near = schedule.level(900), schedule.level(200)
 x0, x_now = torch.randn(2, 100, 2, generator=rng, dtype=torch.float64)
 x, angle, h = x_now, far.angle.item(), (near.angle - far.angle).item() / 1000
+
+# %%
 for _ in range(1000):  # the classical Runge-Kutta method
     k1 = velocity_at(x, angle, x0)
     k2 = velocity_at(x + h / 2 * k1, angle + h / 2, x0)
     k3 = velocity_at(x + h / 2 * k2, angle + h / 2, x0)
     k4 = velocity_at(x + h * k3, angle + h, x0)
     x, angle = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), angle + h
+
+# %% [markdown]
+# One step of DDIM, and one of Euler, over the same long way:
+
+# %%
 error = (x - ddim_step(x_now, x0, far, near)).abs().max().item()
 one_euler = (x - euler_step(x_now, x0, far, near)).abs().max().item()
 claim(
@@ -2748,7 +3187,8 @@ claim("One Euler step misses the exact solution by more than 0.1", one_euler, at
 # Two things follow. If the data are a single point, $\hat x_0$ never changes, and DDIM is exact
 # with *one* step. And DPM-Solver++ is the natural next move: instead of holding $\hat x_0$ still,
 # let it change along a line. There lies the gain in the figure above.
-#
+
+# %% [markdown]
 # ## Flow matching: the same path, another clock
 #
 # *Flow matching* (Lipman et al. 2023) and *rectified flow* (Liu et al. 2023) mix data and noise in
@@ -2760,7 +3200,8 @@ claim("One Euler step misses the exact solution by more than 0.1", one_euler, at
 #
 # $$\frac{x}{\alpha + \sigma} = (1 - s)\, x_0 + s\, \epsilon \qquad\text{with}\quad s =
 # \frac{\sigma}{\alpha + \sigma} .$$
-#
+
+# %% [markdown]
 # It is the same picture with the same noise, at another size and another time of day. So a denoiser
 # for one is a denoiser for the other, and after division by $\alpha + \sigma$ the ODE's paths are
 # the same curves. (Gao et al. 2024 tell the story at length.)
@@ -2775,6 +3216,7 @@ def flow_level(level: Level) -> Level:
     return Level(level.alpha / total, level.sigma / total)
 
 
+# %% tags=["export"]
 def flow_euler_step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
     """Euler's step along the velocity u = eps - x0, x (N, ...), for levels with alpha + sigma = 1
     (Liu et al. 2023, section 2.1).
@@ -2784,12 +3226,23 @@ def flow_euler_step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
     )
 
 
+# %% [markdown]
+# For a test both models start from the same twenty points of the plane, each at its own size.
+
 # %%
 levels = schedule.levels(30)
 flow_levels = [flow_level(level) for level in levels]
+
+# %%
 rank = torch.arange(20, dtype=torch.float64)  # an even "sunflower" with the radii of a Gaussian
 radius, turn = (-2 * torch.log((rank + 0.5) / 20)).sqrt(), 2.4 * rank
 vp_start = torch.stack([radius * turn.cos(), radius * turn.sin()], dim=1)
+
+# %% [markdown]
+# DDIM takes thirty steps of the diffusion, Euler thirty steps of the flow. All points on the way
+# are kept.
+
+# %%
 films = {"diffusion": [vp_start], "flow": [vp_start / (levels[0].alpha + levels[0].sigma)]}
 for name, its_levels, solver in (
     ("diffusion", levels, DDIM),
@@ -2802,6 +3255,8 @@ for name, its_levels, solver in (
         solver,
         observe=lambda x, x0, level, film=films[name]: film.append(x),
     )
+
+# %%
 vp, flow = (torch.stack(film) for film in films.values())  # (31, 20, 2)
 size = torch.tensor([level.alpha + level.sigma for level in levels], dtype=torch.float64)[
     :, None, None
@@ -2814,16 +3269,24 @@ claim(
     at_most=1e-10,
 )
 
+# %% [markdown]
+# A second test goes without DDIM: Heun in the clock $s$, written out, against the exact solution on
+# the line.
 
+
+# %%
 def flow_velocity(x, level):
     x0 = line.denoise(x, level)
     return output_from("velocity", x0, eps_from_x0(x0, x, level), level)
 
 
+# %%
 many, x = [flow_level(level) for level in even_levels(1000)], x_start / (first.alpha + first.sigma)
 for now, then in zip(many, many[1:]):  # Heun, in the clock s
     h, u = then.sigma - now.sigma, flow_velocity(x, now)
     x = x + h / 2 * (u + flow_velocity(x + h * u, then))
+
+# %%
 gap = (x * (last.alpha + last.sigma) - x_end).abs().mean().item()
 claim(
     "Heun on the flow-matching ODE with 1000 steps arrives where the diffusion ODE's "
@@ -2833,7 +3296,7 @@ claim(
 )
 
 # %% tags=["figure"]
-# @title Code of the figure
+# @title Diffusion and flow matching, path by path
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 3.6))
 for axis, paths, title in (
     (axes[0], vp, "Diffusion, DDIM steps"),
@@ -2884,7 +3347,8 @@ plots.show(
 # Then what is gained by flow matching? A network trained on $u$ has another weighting of the loss,
 # and sampling steps even in $s$ differ from steps even in $t$. Those are choices of *weight* and
 # *clock*, and a diffusion model can make them too.
-#
+
+# %% [markdown]
 # ## Play with it
 #
 # Move the time, change schedule and sampler. On the left the plane at this level: density, arrows
@@ -2896,7 +3360,10 @@ plots.show(
 # - *ancestral with few steps*: each prediction is taken for the truth too early.
 # - *kept betas*: the paths start from a noise that the model has never seen.
 
-# %% tags=["export", "long"]
+# %% [markdown]
+# The samplers by name, for the widget and for later notebooks:
+
+# %% tags=["export"]
 SAMPLERS = {
     "DDIM": DDIM,
     "DPM-Solver++(2M)": DPMPP_2M,
@@ -2907,6 +3374,7 @@ SAMPLERS = {
 }
 
 
+# %% tags=["export"]
 def record(
     marginals: MixtureMarginals, x: Tensor, levels: Sequence[Level], solver: Solver, seed: int = 0
 ) -> Tensor:
@@ -2917,7 +3385,7 @@ def record(
 
 
 # %% tags=["widget", "nbval-ignore-output", "long"]
-# @title Code of the widget
+# @title The ring and the line at any time
 noise_2d, noise_1d = (
     torch.randn(16, 2, generator=rng, dtype=torch.float64),
     torch.randn(16, 1, generator=rng, dtype=torch.float64),
@@ -2975,7 +3443,7 @@ explorer = widgets.explore(
 # a straight line, proportional to $t + 1$, so that $r$ is about $(t + 1)/t$ for $t = 1, 2, 3,
 # \dots$: 2, 3/2, 4/3, *however long the chain is*. The sum over all of them is a constant.
 
-# %% tags=["exact"]
+# %%
 lasting = {
     f"{name}, T = {T}": best
     - evidence_bound(line, line.denoise, Schedule.named(name, T).levels(), fine[::2]).elbo
@@ -2988,19 +3456,30 @@ lasting = {
         ("scaled linear", 4096),
     )
 }
+
+# %%
 ratios = [
     math.exp(a - b)
     for a, b in zip(*[Schedule.named("cosine", 1024).log_snr[i : i + 3].tolist() for i in (0, 1)])
 ]
+
+# %% tags=["exact"]
 print(
     "cosine, T = 1024, ratio of the SNR at t - 1 and at t, for t = 1, 2, 3:",
     ", ".join(f"{ratio:.2f}" for ratio in ratios),
 )
 for name, gap in lasting.items():
     print(f"{name:<23} gap of the bound {gap:.3f} nats")
+
+# %% [markdown]
+# The sum of the lost nats over all $t$ is a number that can be computed without any schedule.
+
+# %% tags=["exact"]
 t = torch.arange(1, 1_000_001, dtype=torch.float64)
 constant = ((1 / t - torch.log1p(1 / t)) / 2).sum().item()
 print(f"sum of (1/t - log(1 + 1/t)) / 2: {constant:.4f} nats")
+
+# %%
 claim(
     "With linear betas at T = 1024 and cosine ones at 1024 and 4096 the bound's gap is above half "
     "of Euler's constant",
@@ -3008,12 +3487,16 @@ claim(
     + [lasting[f"cosine, T = {T}"] / constant for T in (1024, 4096)],
     at_least=1,
 )
+
+# %%
 claim(
     "With scaled linear betas the bound's gap is below half of Euler's constant, at T = 256, 1024 "
     "and 4096",
     [lasting[f"scaled linear, T = {T}"] / constant for T in (256, 1024, 4096)],
     at_most=1,
 )
+
+# %%
 claim(
     "From 1024 to 4096 steps the gap comes a third nearer to half of Euler's constant or more, "
     "from above with cosine betas, from below with scaled linear ones",
@@ -3035,7 +3518,7 @@ claim(
 # %% [markdown]
 # ## What was measured
 
-# %% tags=["nbval-ignore-output"]
+# %%
 rows = {
     "terminal SNR: linear, T = 1000": f"{ends['linear, T = 1000']:.0e}",
     "terminal SNR: 1e-4 to 0.02 kept, T = 50": f"{ends['1e-4 to 0.02 kept, T = 50']:.2f}",
@@ -3051,6 +3534,8 @@ rows = {
     **{f"order of {name}": f"{slope:.2f}" for name, slope in slopes.items()},
     **{f"error with 128 calls: {name}": f"{error:.1e}" for name, error in fair.items()},
 }
+
+# %% tags=["nbval-ignore-output"]
 for name, number in rows.items():
     print(f"{name:<66}{number:>16}")
 print(run.report())
