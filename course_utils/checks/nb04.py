@@ -530,9 +530,11 @@ def _ddim_at(
     slips = {
         f"{case} new noise of variance {share**2:.3f} is added where the level holds"
         f" {then.sigma**2:.3f}: sigma_now^2 / sigma_then^2 is upside down.": (eta * math.sqrt(upside_down) * noise),
-        "eta and the small variance give s^2; noise is multiplied by its root, s.": (eta**2 * small * noise),
+        "eta and the small variance give sigma_new^2; noise is multiplied by its root, sigma_new.": (
+            eta**2 * small * noise
+        ),
         "the small variance is no standard deviation: take its root before it multiplies eta.": (eta * small * noise),
-        "s^2 is built on the small variance of the posterior, not on beta.": (eta * math.sqrt(beta) * noise),
+        "sigma_new^2 is built on the small variance of the posterior, not on beta.": (eta * math.sqrt(beta) * noise),
         f"{case} no new noise is added.": 0 * noise,
     }
     if eta < 1:
@@ -543,7 +545,7 @@ def _ddim_at(
         expect(
             bool(grain.isfinite().all()) and share**2 <= then.sigma**2 + 1e-9,
             f"{case} new noise of variance {share**2:.3f} is added where the level holds only"
-            f" {then.sigma**2:.3f}, so that the root is imaginary: check s^2.",
+            f" {then.sigma**2:.3f}, so that the root is imaginary: check sigma_new^2.",
         )
         raise WrongAnswer(f"{case} the new noise should have the variance {fresh**2:.4f}, yours {share**2:.4f}.")
     old = _points(answer(now.sigma * eps, zero, now, then, eta, zero), x, "the new x")

@@ -100,8 +100,8 @@ def scaled_linear_betas(T: int) -> Tensor:
 
 
 def cosine_betas(T: int) -> Tensor:
-    """alpha_bar falls as cos^2((t/T + s) / (1 + s) pi/2), s = 0.008; beta at most 0.999; float64
-    (T,) (Nichol and Dhariwal 2021, equation 17).
+    """alpha_bar falls as cos^2((t/T + 0.008) / 1.008 pi/2); beta at most 0.999; float64 (T,)
+    (Nichol and Dhariwal 2021, equation 17).
     """
     time = torch.arange(T + 1, dtype=torch.float64) / T
     alphas_bar = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2  # (T + 1,)
@@ -427,8 +427,8 @@ def even_levels(steps: int, first: float = -3.0, last: float = 3.0) -> list[Leve
         raise ValueError(f"At least one step is wanted, not {steps}.")
     lambdas = torch.linspace(first, last, steps + 1, dtype=torch.float64)
     return [
-        Level(torch.sigmoid(2 * v).sqrt().item(), torch.sigmoid(-2 * v).sqrt().item())
-        for v in lambdas
+        Level(torch.sigmoid(2 * lam).sqrt().item(), torch.sigmoid(-2 * lam).sqrt().item())
+        for lam in lambdas
     ]
 
 
@@ -624,8 +624,8 @@ def dpmpp_2m_step(
         return ddim_step(x, x0, now, then)
     x0_before, before = previous
     same_shape(x0=x0, previous=x0_before)
-    step, last_step = then.half_log_snr - now.half_log_snr, now.half_log_snr - before.half_log_snr
-    return ddim_step(x, x0 + like(step / (2 * last_step), x) * (x0 - x0_before), now, then)
+    h, h_last = then.half_log_snr - now.half_log_snr, now.half_log_snr - before.half_log_snr
+    return ddim_step(x, x0 + like(h / (2 * h_last), x) * (x0 - x0_before), now, then)
 
 
 HEUN = Solver(heun_step, "denoise")
@@ -640,7 +640,7 @@ def exact_flow(marginals: MixtureMarginals, x: Tensor, now: Level, then: Level) 
 
 
 def flow_level(level: Level) -> Level:
-    """The level (1 - s, s) with the same signal-to-noise ratio, on the straight path of flow
+    """The level (1 - tau, tau) with the same signal-to-noise ratio, on the straight path of flow
     matching.
     """
     total = level.alpha + level.sigma
@@ -648,7 +648,7 @@ def flow_level(level: Level) -> Level:
 
 
 def flow_euler_step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
-    """Euler's step along the velocity u = eps - x0, x (N, ...), for levels with alpha + sigma = 1
+    """Euler's step along the velocity eps - x0, x (N, ...), for levels with alpha + sigma = 1
     (Liu et al. 2023, section 2.1).
     """
     return x + like(then.sigma - now.sigma, x) * output_from(

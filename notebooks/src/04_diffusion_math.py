@@ -129,7 +129,7 @@ from course_utils.data import GaussianMixture
 # Gaussian is a Gaussian, so the steps multiply to one jump,
 #
 # $$q(x_t \mid x_0) = \mathcal N\big(\sqrt{\bar\alpha_t}\; x_0,\; (1 - \bar\alpha_t)\, I\big),
-# \qquad \bar\alpha_t = \prod_{s \le t} (1 - \beta_s) .$$
+# \qquad \bar\alpha_t = \prod_{i \le t} (1 - \beta_i) .$$
 
 # %% [markdown]
 # **Exercise 4.1** · find the bug · difficulty 2/5 · 8 minutes
@@ -312,8 +312,8 @@ def scaled_linear_betas(T: int) -> Tensor:
 
 # %% tags=["export"]
 def cosine_betas(T: int) -> Tensor:
-    """alpha_bar falls as cos^2((t/T + s) / (1 + s) pi/2), s = 0.008; beta at most 0.999; float64
-    (T,) (Nichol and Dhariwal 2021, equation 17).
+    """alpha_bar falls as cos^2((t/T + 0.008) / 1.008 pi/2); beta at most 0.999; float64 (T,)
+    (Nichol and Dhariwal 2021, equation 17).
     """
     time = torch.arange(T + 1, dtype=torch.float64) / T
     alphas_bar = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2  # (T + 1,)
@@ -354,12 +354,12 @@ BETAS = {
 # %% [markdown]
 # **Exercise 4.2** · difficulty 1/5 · 5 minutes
 #
-# Much used code takes `range(0, T, T // S)` and reverses it. For T = 1000 and S = 50 its first step
-# is 980 (or 981, after a shift by one), and if you ask for 300 steps you get 334. Return the list
-# of exactly `steps` whole numbers from T - 1 downwards, evenly spread and rounded, so that the last
-# step, from the smallest timestep to -1, is as long as the others. For T = 1000 and 10 steps that
-# is 999, 899, …, 99. A single step is `[T - 1]`, and `steps = T` gives all timesteps. (Lin et al.
-# 2024, section 3.3, recommend this; the library diffusers calls it "trailing".)
+# Much used code takes `range(0, T, T // steps)` and reverses it. For T = 1000 and 50 steps its
+# first step is 980 (or 981, after a shift by one), and if you ask for 300 steps you get 334. Return
+# the list of exactly `steps` whole numbers from T - 1 downwards, evenly spread and rounded, so that
+# the last step, from the smallest timestep to -1, is as long as the others. For T = 1000 and 10
+# steps that is 999, 899, …, 99. A single step is `[T - 1]`, and `steps = T` gives all timesteps.
+# (Lin et al. 2024, section 3.3, recommend this; the library diffusers calls it "trailing".)
 
 
 # %% tags=["exercise"]
@@ -842,15 +842,15 @@ def way_back(marginals, x, now, then, grid):
 
 
 # %% [markdown]
-# How many *nats* does the Gaussian lose? The Kullback-Leibler divergence
-# $\mathrm{KL}(p \,\|\, q) = \mathbb E_p \log(p/q)$ is 0 for equal densities and positive otherwise.
+# How many *nats* does the Gaussian $g$ lose? The Kullback-Leibler divergence
+# $\mathrm{KL}(p \,\|\, g) = \mathbb E_p \log(p/g)$ is 0 for equal densities and positive otherwise.
 # (A nat is a bit with the natural logarithm.)
 
 
 # %%
-def lost_nats(p, q, grid):
-    """KL(p || q) of two densities on the grid."""
-    return torch.trapezoid(torch.special.xlogy(p, p / q.clamp(min=1e-300)), grid).item()
+def lost_nats(p, g, grid):
+    """KL(p || g) of two densities on the grid."""
+    return torch.trapezoid(torch.special.xlogy(p, p / g.clamp(min=1e-300)), grid).item()
 
 
 # %% [markdown]
@@ -1116,7 +1116,7 @@ class LineNet(torch.nn.Module):
 
     def forward(self, x, t):
         level = schedule.level(t).half_log_snr.to(x.dtype)[:, None]
-        waves = [f(k * math.pi * x / 2) for k in (1, 2, 3) for f in (torch.sin, torch.cos)]
+        waves = [wave(k * math.pi * x / 2) for k in (1, 2, 3) for wave in (torch.sin, torch.cos)]
         return self.net(torch.cat([x, level / 3, *waves], dim=1))
 
 
@@ -1125,10 +1125,13 @@ class LineNet(torch.nn.Module):
 
 
 # %%
-def noisy_points(n):
-    """n points of the line at random timesteps: x_t (n, 1), t (n,), and the noise in it (n, 1)."""
-    x0, t = line.mixture.sample(n, rng).double(), torch.randint(0, 1000, (n,), generator=rng)
-    noise = torch.randn(n, 1, generator=rng, dtype=torch.float64)
+def noisy_points(count):
+    """Points of the line at random timesteps: x_t (N, 1), t (N,), and the noise in it (N, 1)."""
+    x0, t = (
+        line.mixture.sample(count, rng).double(),
+        torch.randint(0, 1000, (count,), generator=rng),
+    )
+    noise = torch.randn(count, 1, generator=rng, dtype=torch.float64)
     return add_noise(x0, noise, schedule.level(t)), t, noise
 
 
@@ -1231,10 +1234,11 @@ plots.show(
 
 # %% [markdown]
 # The factor $c_\text{out}$ is its root mean square error. So let the network $F$ put out only the
-# correction, in units of that error: $\hat x_0 = \mu + c_\text{skip} (x - \alpha\mu) +
-# c_\text{out} F$. Its target then has variance 1 *at every level*, for any data with this mean and
-# deviation. This is *preconditioning* (Karras et al. 2022, section 5, for $\alpha = 1$ and
-# $\mu = 0$). It works for any size, colour and kind of data.
+# correction, in units of that error:
+# $\hat x_0 = \mu + c_\text{skip} (x - \alpha\mu) + c_\text{out} F$. Its target then has variance 1
+# *at every level*, for any data with this mean and deviation. This is *preconditioning* (Karras et
+# al. 2022, section 5, for $\alpha = 1$ and $\mu = 0$). It works for any size, colour and kind of
+# data.
 
 # %% [markdown]
 # For $\mu = 0$ and $s = 1$ the formulas become $c_\text{skip} = \alpha$ and
@@ -1397,30 +1401,34 @@ def brute_force(x0, x, now, then, grid):
 
 # %%
 short, grid = Schedule.named("linear", 20), torch.linspace(-6, 6, 24001, dtype=torch.float64)
-cases, worst = [(12, 11), (6, 3), (3, 1)], 0.0
-x0, x = -1.5, 0.4
+x0, x = torch.tensor([-1.5, 0.4], dtype=torch.float64)
+cases, worst = {}, 0.0
+for t, earlier in [(12, 11), (6, 3), (3, 1)]:
+    now, then = short.level(t), short.level(earlier)
+    mean, variance = posterior(x0, x, now, then)
+    formula, truth = bell(grid, mean, variance**0.5), brute_force(x0, x, now, then, grid)
+    worst = max(worst, (truth - formula).abs().max().item())
+    cases[t, earlier] = formula, truth
+
+# %%
+claim(
+    "The posterior equals brute-force Bayes on a grid, for neighbours and for skipped levels",
+    worst,
+    at_most=1e-6,
+)
 
 # %% tags=["figure"]
 # @title Posteriors by formula and by Bayes
 figure, axes = plt.subplots(1, 3, figsize=(8.3, 2.9))
-for axis, (t, s) in zip(axes, cases):
-    now, then = short.level(t), short.level(s)
-    mean, variance = (
-        value.item() for value in posterior(torch.tensor(x0), torch.tensor(x).double(), now, then)
-    )
-    truth = brute_force(x0, x, now, then, grid)
-    worst = max(worst, (truth - bell(grid, mean, variance**0.5)).abs().max().item())
-    axis.plot(grid, bell(grid, then.alpha * x0, then.sigma), color="0.6", label="from x0 alone")
+for axis, ((t, earlier), (formula, truth)) in zip(axes, cases.items()):
+    alpha, sigma = short.level(earlier)
+    axis.plot(grid, bell(grid, alpha * x0, sigma), color="0.6", label="from x0 alone")
     axis.plot(grid, truth, color=plots.BLUE, linewidth=3, alpha=0.5, label="Bayes on a grid")
-    axis.plot(
-        grid,
-        bell(grid, mean, variance**0.5),
-        color=plots.VERMILION,
-        linestyle="--",
-        label="formula",
+    axis.plot(grid, formula, color=plots.VERMILION, linestyle="--", label="formula")
+    axis.axvline(x.item(), color=plots.BLACK, linestyle=":", linewidth=1)
+    axis.set(
+        xlabel="x at the earlier step", xlim=(-3, 2.2), title=f"from t = {t} back to {earlier}"
     )
-    axis.axvline(x, color=plots.BLACK, linestyle=":", linewidth=1)
-    axis.set(xlabel="x at the earlier step", xlim=(-3, 2.2), title=f"from t = {t} back to {s}")
 axes[0].set_ylabel("density")
 axes[0].legend(fontsize=8, loc="upper left")
 figure.suptitle(
@@ -1439,13 +1447,6 @@ plots.show(
         "formula coincide; it lies between where x0 alone would put the point and where it "
         "is now."
     ),
-)
-
-# %%
-claim(
-    "The posterior equals brute-force Bayes on a grid, for neighbours and for skipped levels",
-    worst,
-    at_most=1e-6,
 )
 
 # %% [markdown]
@@ -1489,22 +1490,25 @@ claim(
 # %% [markdown]
 # ## The bound that is trained
 #
-# A diffusion model is a chain of Gaussians that starts at $p(x_{T-1}) = \mathcal N(0, I)$ and steps
-# back with the posterior in which the unknown $x_0$ is replaced by a prediction $\hat x_0(x_t)$.
-# Its likelihood $p(x_0)$ is an integral over all paths, out of reach for pictures. A lower bound is
-# within reach. Average over the paths of the forward chain $q$. The logarithm is concave, so by
-# *Jensen's inequality* the log of a mean is at least the mean of the log:
+# A diffusion model is a chain of Gaussians $p_\theta$ that starts at
+# $p_\theta(x_{T-1}) = \mathcal N(0, I)$ and steps back with the posterior in which the unknown
+# $x_0$ is replaced by a prediction $\hat x_0(x_t)$. Its likelihood $p_\theta(x_0)$ is an integral
+# over all paths, out of reach for pictures. A lower bound is within reach.
+
+# %% [markdown]
+# Average over the paths of the forward chain $q$. The logarithm is concave, so by *Jensen's
+# inequality* the log of a mean is at least the mean of the log:
 #
-# $$\log p(x_0) = \log \mathbb E_q \frac{p(x_0, x_{\text{all noisy}})}{q(x_{\text{all noisy}} \mid
-# x_0)} \;\ge\; \mathbb E_q \log \frac{p(x_0, x_{\text{all noisy}})}{q(x_{\text{all noisy}} \mid
-# x_0)} .$$
+# $$\log p_\theta(x_0) = \log \mathbb E_q
+# \frac{p_\theta(x_0, x_{\text{all noisy}})}{q(x_{\text{all noisy}} \mid x_0)} \;\ge\;
+# \mathbb E_q \log \frac{p_\theta(x_0, x_{\text{all noisy}})}{q(x_{\text{all noisy}} \mid x_0)} .$$
 #
 # This is the *evidence lower bound*, ELBO. Four steps turn it into something that can be computed.
 
 # %% [markdown]
-# **Turn the forward chain round.** Both chains are products of steps. But $p$ steps backwards and
-# $q$ forwards, so that their factors do not face each other. Bayes' rule, with $x_0$ given
-# throughout, rewrites one step of $q$ from *then* to the noisier *now*:
+# **Turn the forward chain round.** Both chains are products of steps. But $p_\theta$ steps
+# backwards and $q$ forwards, so that their factors do not face each other. Bayes' rule, with $x_0$
+# given throughout, rewrites one step of $q$ from *then* to the noisier *now*:
 #
 # $$q(x_\text{now} \mid x_\text{then}) = q(x_\text{then} \mid x_\text{now}, x_0)\;
 # \frac{q(x_\text{now} \mid x_0)}{q(x_\text{then} \mid x_0)} .$$
@@ -1562,15 +1566,16 @@ claim(
 )
 
 # %% [markdown]
-# **Pair the factors.** Now each step of $q$ faces the step of $p$ between the same two levels, and
-# the log of the product is a sum over pairs. A mean of $\log(q/p)$ under $q$ is a Kullback-Leibler
-# divergence. So (Ho et al. 2020, equation 5, where the terms are called $L_T$, $L_{t-1}$ and $L_0$)
+# **Pair the factors.** Now each step of $q$ faces the step of $p_\theta$ between the same two
+# levels, and the log of the product is a sum over pairs. A mean of $\log(q/p_\theta)$ under $q$ is
+# a Kullback-Leibler divergence. So (Ho et al. 2020, equation 5, where the terms are called $L_T$,
+# $L_{t-1}$ and $L_0$)
 #
-# $$-\log p(x_0) \;\le\; \underbrace{\mathrm{KL}\big(q(x_{T-1} | x_0) \,\|\,
-# p(x_{T-1})\big)}_{\text{prior}}
+# $$-\log p_\theta(x_0) \;\le\; \underbrace{\mathrm{KL}\big(q(x_{T-1} | x_0) \,\|\,
+# p_\theta(x_{T-1})\big)}_{\text{prior}}
 # {} + \sum_{t=1}^{T-1} \underbrace{\mathbb E\, \mathrm{KL}\big(q(x_{t-1} | x_t, x_0) \,\|\,
-# p(x_{t-1} | x_t)\big)}_{\text{middle}}
-#  \underbrace{-\, \mathbb E \log p(\text{clean} \mid x \text{ at } t = 0)}_{\text{last}} .$$
+# p_\theta(x_{t-1} | x_t)\big)}_{\text{middle}}
+#  \underbrace{-\, \mathbb E \log p_\theta(\text{clean} \mid x \text{ at } t = 0)}_{\text{last}} .$$
 #
 # - The *prior* term asks whether the chain ends in noise. Nothing in it can be trained.
 # - The *middle* terms compare two Gaussians with the same variance.
@@ -1587,8 +1592,8 @@ claim(
 #
 # Use the posterior's mean and variance from exercise 4.4 and find the middle term for points `x0`
 # (N, D), predictions `x0_pred` (N, D) and two levels with floats: one number of nats for each
-# point, (N,). Simplify on paper until only the signal-to-noise ratios $\mathrm{SNR} =
-# \alpha^2/\sigma^2$ of the two levels and the squared error are left.
+# point, (N,). Simplify on paper until only the signal-to-noise ratios
+# $\mathrm{SNR} = \alpha^2/\sigma^2$ of the two levels and the squared error are left.
 
 
 # %% tags=["exercise"]
@@ -1614,15 +1619,22 @@ def middle_term(x0: Tensor, x0_pred: Tensor, now: Level, then: Level) -> Tensor:
 checks.middle_term(middle_term, solution=True)
 
 # %% [markdown]
-# By hand: the posterior's mean is $\frac{a\, \sigma_\text{then}^2\, x + \alpha_\text{then}\, b\,
-# x_0}{\sigma_\text{now}^2}$ and its variance $V = b\, \sigma_\text{then}^2 / \sigma_\text{now}^2$,
+# By hand: the posterior has the mean
+#
+# $$\frac{a\, \sigma_\text{then}^2\, x + \alpha_\text{then}\, b\, x_0}{\sigma_\text{now}^2}
+# \qquad\text{and the variance}\qquad V = \frac{b\, \sigma_\text{then}^2}{\sigma_\text{now}^2} ,$$
+#
 # with $a$ and $b$ as in exercise 4.4. Once with $x_0$ and once with $\hat x_0$, the means differ by
 # $\frac{\alpha_\text{then}\, b}{\sigma_\text{now}^2} (x_0 - \hat x_0)$. Square that, and divide by
-# $2V = 2 b\, \sigma_\text{then}^2 / \sigma_\text{now}^2$. That leaves
-# $\frac{\alpha_\text{then}^2\, b}{2\, \sigma_\text{then}^2 \sigma_\text{now}^2} \|x_0 - \hat
-# x_0\|^2$. With $b = \sigma_\text{now}^2 - \frac{\alpha_\text{now}^2}{\alpha_\text{then}^2}
-# \sigma_\text{then}^2$ the factor becomes
-# $\tfrac12 (\mathrm{SNR}_\text{then} - \mathrm{SNR}_\text{now})$:
+# $2V$:
+#
+# $$\frac{\alpha_\text{then}^2\, b}{2\, \sigma_\text{then}^2 \sigma_\text{now}^2}
+# \|x_0 - \hat x_0\|^2 .$$
+
+# %% [markdown]
+# With
+# $b = \sigma_\text{now}^2 - \frac{\alpha_\text{now}^2}{\alpha_\text{then}^2} \sigma_\text{then}^2$
+# the factor becomes $\tfrac12 (\mathrm{SNR}_\text{then} - \mathrm{SNR}_\text{now})$:
 #
 # $$\text{middle term} = \tfrac12 \big(\mathrm{SNR}_\text{then} - \mathrm{SNR}_\text{now}\big)\,
 # \mathbb E \|x_0 - \hat x_0\|^2 .$$
@@ -1726,8 +1738,8 @@ def even_levels(steps: int, first: float = -3.0, last: float = 3.0) -> list[Leve
         raise ValueError(f"At least one step is wanted, not {steps}.")
     lambdas = torch.linspace(first, last, steps + 1, dtype=torch.float64)
     return [
-        Level(torch.sigmoid(2 * v).sqrt().item(), torch.sigmoid(-2 * v).sqrt().item())
-        for v in lambdas
+        Level(torch.sigmoid(2 * lam).sqrt().item(), torch.sigmoid(-2 * lam).sqrt().item())
+        for lam in lambdas
     ]
 
 
@@ -1841,19 +1853,19 @@ plots.show(
 # %%
 claim(
     "With 16 and 32 steps the bound is below the chain's log-likelihood, in all settings",
-    [g - o for name in settings for g, o in zip(gaps[name], own[name])],
+    [bound - chain for name in settings for bound, chain in zip(gaps[name], own[name])],
     at_least=0,
 )
 claim(
     "The chain's log-likelihood is below that of the data's own density, in all settings",
-    min(min(o) for o in own.values()),
+    min(min(gap) for gap in own.values()),
     at_least=0,
 )
 
 # %%
 claim(
     "With the exact denoiser and even levels the gap shrinks at every doubling of the steps",
-    [a - b for a, b in zip(gaps["exact, even"], gaps["exact, even"][1:])],
+    [fewer - more for fewer, more in zip(gaps["exact, even"], gaps["exact, even"][1:])],
     at_least=0,
 )
 claim(
@@ -1865,7 +1877,7 @@ claim(
 # %%
 claim(
     "The linear denoiser has a larger gap than the exact one at every number of steps",
-    [a - b for a, b in zip(gaps["linear, even"], gaps["exact, even"])],
+    [linear - exact for linear, exact in zip(gaps["linear, even"], gaps["exact, even"])],
     at_least=0,
 )
 claim(
@@ -1893,18 +1905,18 @@ claim(
 # %% [markdown]
 # ### The simple loss
 #
-# In terms of the noise, $\|x_0 - \hat x_0\|^2 = \frac{\sigma^2}{\alpha^2} \|\epsilon -
-# \hat\epsilon\|^2$, so that
+# In terms of the noise,
+# $\|x_0 - \hat x_0\|^2 = \frac{\sigma^2}{\alpha^2} \|\epsilon - \hat\epsilon\|^2$, so that
 #
-# $$L_{t-1} = w_t\; \mathbb E \|\epsilon - \hat\epsilon\|^2, \qquad w_t = \frac12
+# $$L_{t-1} = \gamma_t\; \mathbb E \|\epsilon - \hat\epsilon\|^2, \qquad \gamma_t = \frac12
 # \Big(\frac{\mathrm{SNR}_{t-1}}{\mathrm{SNR}_t} - 1\Big) .$$
 
 # %% [markdown]
-# DDPM's **simple loss** sets every $w_t$ to 1 (equation 14 of Ho et al. 2020). It is no longer a
-# bound. Beside the bound it plays down the first few levels, where hardly visible noise is removed
-# and most nats are earned, and plays up the middle, where the picture gets its shape. Only the
-# ratios of weights matter, so the figure scales both to a mean of 1. The loss in its right half is
-# that of the *exact* denoiser: what no network can learn away.
+# DDPM's **simple loss** sets every $\gamma_t$ to 1 (equation 14 of Ho et al. 2020). It is no longer
+# a bound. Beside the bound it plays down the first few levels, where hardly visible noise is
+# removed and most nats are earned, and plays up the middle, where the picture gets its shape. Only
+# the ratios of weights matter, so the figure scales both to a mean of 1. The loss in its right half
+# is that of the *exact* denoiser: what no network can learn away.
 
 
 # %% tags=["export"]
@@ -2095,10 +2107,10 @@ claim(
 # %% [markdown]
 # **Exercise 4.7** · difficulty 3/5 · 10 minutes
 #
-# Write it for $0 \le \eta \le 1$. A published version has a fraction in $s^2$ upside down. The root
-# then becomes imaginary, and a `clamp(min=0)` hides that. If $s^2$ exceeds $\sigma_\text{then}^2$,
-# something is wrong. So do not clamp: for $\eta = 3$, say, your step must fail (raise a
-# `ValueError`, or let the root become `nan`).
+# Write it for $0 \le \eta \le 1$. A published version has a fraction in $\sigma_\text{new}^2$
+# upside down. The root then becomes imaginary, and a `clamp(min=0)` hides that. If
+# $\sigma_\text{new}^2$ exceeds $\sigma_\text{then}^2$, something is wrong. So do not clamp: for
+# $\eta = 3$, say, your step must fail (raise a `ValueError`, or let the root become `nan`).
 
 
 # %% tags=["exercise"]
@@ -2274,14 +2286,14 @@ sample(
     observe=lambda x, x0, level: chain.append(x),
 )
 plots.animation(
-    [torch.cat([dots(a), dots(chain[999 - t])]) for a, t in zip(forward, reversed(stops))],
+    [torch.cat([dots(left), dots(chain[999 - t])]) for left, t in zip(forward, reversed(stops))],
     (
         "A moving picture of 500 points. Left: six clusters on a ring dissolve into a round cloud. "
         "Right: a round cloud contracts and parts into six clusters on a ring."
     ),
     columns=2,
     zoom=3,
-    labels=[f"forward, t = {a}      back, t = {b}" for a, b in zip(stops, reversed(stops))],
+    labels=[f"forward, t = {t}      back, t = {back}" for t, back in zip(stops, reversed(stops))],
 ).show()
 
 # %% [markdown]
@@ -2394,8 +2406,8 @@ u = (torch.arange(cfg["samples"], dtype=torch.float64)[:, None] + 0.5) / cfg["sa
 start, real = torch.special.ndtri(u), quantiles(line, u, CLEAN)[:, 0]
 
 # %% [markdown]
-# The floor is what as many points drawn from the data themselves are away, in the mean of five
-# draws.
+# Even points drawn from the data themselves have a W1 above 0. For as many points, the mean of five
+# draws is the *floor*.
 
 # %%
 drawn = [line.mixture.sample(cfg["samples"], rng).double()[:, 0] for _ in range(5)]
@@ -2444,14 +2456,14 @@ claim(
 # %%
 x0, x, noise = torch.randn(3, 50, 2, generator=rng, dtype=torch.float64)
 same = max(
-    (ddim_step(x, x0, a, b, 1.0, noise) - ancestral_step(x, x0, a, b, noise)).abs().max().item()
-    for a, b in zip(levels, levels[1:])
+    (ddim_step(x, x0, *pair, 1.0, noise) - ancestral_step(x, x0, *pair, noise)).abs().max().item()
+    for pair in zip(levels, levels[1:])
 )
 claim("DDIM with eta = 1 is ancestral sampling, step by step", same, at_most=1e-10)
 
 # %% [markdown]
 # All five are near the floor, within a few times what 100,000 points drawn from the data are away.
-# Limits as narrow as these catch mistakes. Two mistakes shall show it: a denoiser that is told the
+# Limits as narrow as these catch mistakes. Two examples: a denoiser that is told the
 # noisier neighbour's level, and noise that is 3 % too small. Both break the limits with the same
 # 200 steps:
 
@@ -2723,8 +2735,8 @@ claim(
 # ## How fast does the error fall?
 #
 # A network call is what costs time. So the question about a sampler is: how does its error fall
-# with the number of steps $n$? A method of *order* $p$ has an error of about $C\, n^{-p}$. Ten
-# times the steps give one digit more at order 1, two digits at order 2.
+# with the number of steps $n$? A method of *order* 1 has an error of about $C / n$, one of order 2
+# of about $C / n^2$. Ten times the steps give one digit more at order 1, two digits at order 2.
 
 # %% [markdown]
 # For the ODE we need a clock to take steps in. With $\alpha = \cos\varphi$ and
@@ -2823,8 +2835,8 @@ def dpmpp_2m_step(
         return ddim_step(x, x0, now, then)
     x0_before, before = previous
     same_shape(x0=x0, previous=x0_before)
-    step, last_step = then.half_log_snr - now.half_log_snr, now.half_log_snr - before.half_log_snr
-    return ddim_step(x, x0 + like(step / (2 * last_step), x) * (x0 - x0_before), now, then)
+    h, h_last = then.half_log_snr - now.half_log_snr, now.half_log_snr - before.half_log_snr
+    return ddim_step(x, x0 + like(h / (2 * h_last), x) * (x0 - x0_before), now, then)
 
 
 checks.dpmpp_2m_step(dpmpp_2m_step, solution=True)
@@ -2837,8 +2849,8 @@ DPMPP_2M = Solver(dpmpp_2m_step, "previous")
 # %% [markdown]
 # To measure an error we need the exact solution of the ODE. On the line there is one without any
 # solver. Paths keep their order, and the densities are known, so each point keeps its *quantile*:
-# compute $u = F_\text{now}(x)$ with the cumulative distribution and find the $x_\text{then}$ with
-# $F_\text{then}(x_\text{then}) = u$, by bisection.
+# compute its share $u = \mathrm{cdf}_\text{now}(x)$, the probability that lies below it, and find
+# the $x_\text{then}$ with $\mathrm{cdf}_\text{then}(x_\text{then}) = u$, by bisection.
 
 
 # %% tags=["export"]
@@ -3015,9 +3027,12 @@ def grids(n):
     ratios = (top ** (1 / 7) + inner * (bottom ** (1 / 7) - top ** (1 / 7))) ** 7
     return {
         "even in t": schedule.levels(n),
-        "even in the angle": [*[at_noise_ratio(math.tan(a)) for a in angles.tolist()], CLEAN],
-        "even in lambda": [*[at_noise_ratio(math.exp(-v)) for v in lambdas.tolist()], CLEAN],
-        "Karras, rho = 7": [*[at_noise_ratio(r) for r in ratios.tolist()], CLEAN],
+        "even in the angle": [
+            *[at_noise_ratio(math.tan(angle)) for angle in angles.tolist()],
+            CLEAN,
+        ],
+        "even in lambda": [*[at_noise_ratio(math.exp(-lam)) for lam in lambdas.tolist()], CLEAN],
+        "Karras, rho = 7": [*[at_noise_ratio(ratio) for ratio in ratios.tolist()], CLEAN],
     }
 
 
@@ -3047,7 +3062,14 @@ for name, solver in SOLVERS.items():
 plots.table(
     ["mean error", *[f"{name}, {calls} calls" for calls in BUDGETS[:2] for name in SOLVERS]],
     [
-        [grid_name, *[f"{by_grid[n, grid_name, c]:.3f}" for c in BUDGETS[:2] for n in SOLVERS]]
+        [
+            grid_name,
+            *[
+                f"{by_grid[name, grid_name, calls]:.3f}"
+                for calls in BUDGETS[:2]
+                for name in SOLVERS
+            ],
+        ]
         for grid_name in grids(10)
     ],
 )
@@ -3082,7 +3104,10 @@ claim(
 # %%
 spread_of_grids = [
     max(row) / min(row)
-    for row in [[by_grid[name, g, 20] for g in grids(10)] for name in ("DDIM", "DPM-Solver++(2M)")]
+    for row in [
+        [by_grid[name, grid_name, 20] for grid_name in grids(10)]
+        for name in ("DDIM", "DPM-Solver++(2M)")
+    ]
 ]
 claim(
     "With 20 calls the best and the worst of the four grids differ by a factor of 2 or more, for "
@@ -3160,15 +3185,15 @@ def velocity_at(x, angle, x0):
 # %%
 far, near = schedule.level(900), schedule.level(200)
 x0, x_now = torch.randn(2, 100, 2, generator=rng, dtype=torch.float64)
-x, angle, h = x_now, far.angle.item(), (near.angle - far.angle).item() / 1000
+x, angle, dphi = x_now, far.angle.item(), (near.angle - far.angle).item() / 1000
 
 # %%
 for _ in range(1000):  # the classical Runge-Kutta method
     k1 = velocity_at(x, angle, x0)
-    k2 = velocity_at(x + h / 2 * k1, angle + h / 2, x0)
-    k3 = velocity_at(x + h / 2 * k2, angle + h / 2, x0)
-    k4 = velocity_at(x + h * k3, angle + h, x0)
-    x, angle = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), angle + h
+    k2 = velocity_at(x + dphi / 2 * k1, angle + dphi / 2, x0)
+    k3 = velocity_at(x + dphi / 2 * k2, angle + dphi / 2, x0)
+    k4 = velocity_at(x + dphi * k3, angle + dphi, x0)
+    x, angle = x + dphi / 6 * (k1 + 2 * k2 + 2 * k3 + k4), angle + dphi
 
 # %% [markdown]
 # One step of DDIM, and one of Euler, over the same long way:
@@ -3192,16 +3217,18 @@ claim("One Euler step misses the exact solution by more than 0.1", one_euler, at
 # ## Flow matching: the same path, another clock
 #
 # *Flow matching* (Lipman et al. 2023) and *rectified flow* (Liu et al. 2023) mix data and noise in
-# a straight line, $x = (1 - s)\, x_0 + s\, \epsilon$, and learn the velocity
-# $u = \mathbb E[\epsilon - x_0 \mid x]$. (Both papers let time run the other way: noise at 0, data
-# at 1, velocity data minus noise.) Only the path of a *pair* is straight. The ODE follows the mean
-# velocity, so its paths bend (middle panel below). It looks like another model. Take any level
-# $(\alpha, \sigma)$ and divide $x$ by $\alpha + \sigma$:
-#
-# $$\frac{x}{\alpha + \sigma} = (1 - s)\, x_0 + s\, \epsilon \qquad\text{with}\quad s =
-# \frac{\sigma}{\alpha + \sigma} .$$
+# a straight line, $x = (1 - \tau)\, x_0 + \tau\, \epsilon$, and learn the velocity
+# $\mathbb E[\epsilon - x_0 \mid x]$. (Both papers let time run the other way: noise at 0, data at
+# 1, velocity data minus noise.) Only the path of a *pair* is straight. The ODE follows the mean
+# velocity, so its paths bend (middle panel below).
 
 # %% [markdown]
+# It looks like another model. Take any level $(\alpha, \sigma)$ and divide $x$ by
+# $\alpha + \sigma$:
+#
+# $$\frac{x}{\alpha + \sigma} = (1 - \tau)\, x_0 + \tau\, \epsilon \qquad\text{with}\quad \tau =
+# \frac{\sigma}{\alpha + \sigma} .$$
+#
 # It is the same picture with the same noise, at another size and another time of day. So a denoiser
 # for one is a denoiser for the other, and after division by $\alpha + \sigma$ the ODE's paths are
 # the same curves. (Gao et al. 2024 tell the story at length.)
@@ -3209,7 +3236,7 @@ claim("One Euler step misses the exact solution by more than 0.1", one_euler, at
 
 # %% tags=["export"]
 def flow_level(level: Level) -> Level:
-    """The level (1 - s, s) with the same signal-to-noise ratio, on the straight path of flow
+    """The level (1 - tau, tau) with the same signal-to-noise ratio, on the straight path of flow
     matching.
     """
     total = level.alpha + level.sigma
@@ -3218,7 +3245,7 @@ def flow_level(level: Level) -> Level:
 
 # %% tags=["export"]
 def flow_euler_step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
-    """Euler's step along the velocity u = eps - x0, x (N, ...), for levels with alpha + sigma = 1
+    """Euler's step along the velocity eps - x0, x (N, ...), for levels with alpha + sigma = 1
     (Liu et al. 2023, section 2.1).
     """
     return x + like(then.sigma - now.sigma, x) * output_from(
@@ -3270,8 +3297,8 @@ claim(
 )
 
 # %% [markdown]
-# A second test goes without DDIM: Heun in the clock $s$, written out, against the exact solution on
-# the line.
+# A second test goes without DDIM: Heun in the clock $\tau$, written out, against the exact solution
+# on the line.
 
 
 # %%
@@ -3282,9 +3309,9 @@ def flow_velocity(x, level):
 
 # %%
 many, x = [flow_level(level) for level in even_levels(1000)], x_start / (first.alpha + first.sigma)
-for now, then in zip(many, many[1:]):  # Heun, in the clock s
-    h, u = then.sigma - now.sigma, flow_velocity(x, now)
-    x = x + h / 2 * (u + flow_velocity(x + h * u, then))
+for now, then in zip(many, many[1:]):  # Heun, in the clock tau
+    dtau, velocity = then.sigma - now.sigma, flow_velocity(x, now)
+    x = x + dtau / 2 * (velocity + flow_velocity(x + dtau * velocity, then))
 
 # %%
 gap = (x * (last.alpha + last.sigma) - x_end).abs().mean().item()
@@ -3320,7 +3347,7 @@ axes[2].plot(
     [level.sigma for level in flow_levels],
     color=plots.ORANGE,
     linestyle="--",
-    label="flow: σ = s",
+    label="flow: σ = τ",
 )
 axes[2].plot(
     range(31), size[:, 0, 0], color=plots.GREEN, linestyle=":", label="the ratio of sizes, α + σ"
@@ -3344,9 +3371,9 @@ plots.show(
 )
 
 # %% [markdown]
-# Then what is gained by flow matching? A network trained on $u$ has another weighting of the loss,
-# and sampling steps even in $s$ differ from steps even in $t$. Those are choices of *weight* and
-# *clock*, and a diffusion model can make them too.
+# Then what is gained by flow matching? A network trained on the velocity has another weighting of
+# the loss, and sampling steps even in $\tau$ differ from steps even in $t$. Those are choices of
+# *weight* and *clock*, and a diffusion model can make them too.
 
 # %% [markdown]
 # ## Play with it
@@ -3436,12 +3463,12 @@ explorer = widgets.explore(
 #
 # (You can skip this: nothing later needs it.) Near the data the noise is so small that the data's
 # density looks flat. There the true step back is nearly a Gaussian with the *large* variance. It is
-# larger than the small one by the factor $r = \mathrm{SNR}_{t-1} /
-# \mathrm{SNR}_t$. Taking a Gaussian of variance 1 for one of variance $r$ costs $\tfrac12 (r - 1 -
-# \log r)$ nats, by the formula for the divergence of two Gaussians with one mean. Levels even in
-# log SNR bring $r$ to 1 as steps get many. On a schedule in $t$ the variance of the noise begins as
-# a straight line, proportional to $t + 1$, so that $r$ is about $(t + 1)/t$ for $t = 1, 2, 3,
-# \dots$: 2, 3/2, 4/3, *however long the chain is*. The sum over all of them is a constant.
+# larger than the small one by the factor $r = \mathrm{SNR}_{t-1} / \mathrm{SNR}_t$. Taking a
+# Gaussian of variance 1 for one of variance $r$ costs $\tfrac12 (r - 1 - \log r)$ nats, by the
+# formula for the divergence of two Gaussians with one mean. Levels even in log SNR bring $r$ to 1
+# as steps get many. On a schedule in $t$ the variance of the noise begins as a straight line,
+# proportional to $t + 1$, so that $r$ is about $(t + 1)/t$ for $t = 1, 2, 3, \dots$: 2, 3/2, 4/3,
+# *however long the chain is*. The sum over all of them is a constant.
 
 # %%
 lasting = {
@@ -3459,8 +3486,10 @@ lasting = {
 
 # %%
 ratios = [
-    math.exp(a - b)
-    for a, b in zip(*[Schedule.named("cosine", 1024).log_snr[i : i + 3].tolist() for i in (0, 1)])
+    math.exp(before - after)
+    for before, after in zip(
+        *[Schedule.named("cosine", 1024).log_snr[i : i + 3].tolist() for i in (0, 1)]
+    )
 ]
 
 # %% tags=["exact"]
