@@ -555,3 +555,79 @@ def test_there_is_a_level_for_each_sample(x) -> None:
 def test_numbers_that_mean_nothing_are_named(ask, said) -> None:
     with pytest.raises(ValueError, match=said):
         ask()
+
+
+# --- arguments in each other's place ------------------------------------------------------------------------
+
+T_FIVE, RING_LEVELS = torch.tensor([5]), Schedule.named("cosine", 10).levels(5)
+MIXED_UP = [
+    (lambda: Schedule("cosine"), TypeError, r"Schedule\.named\('linear', 1000\)"),
+    (lambda: Schedule(lesson.linear_betas), TypeError, r"Schedule\(linear_betas\(1000\)\)"),
+    (lambda: Schedule.named(50, "cosine"), TypeError, r"name comes first.*not Schedule\.named\(50, 'cosine'\)"),
+    (lambda: Schedule.named("cosine", 50.0), TypeError, "a whole number"),
+    (lambda: Schedule.named("cosine", 50).level([1, 2]), TypeError, r"Several timesteps are a tensor.*\[1, 2\]"),
+    (lambda: Schedule.named("cosine", 50).levels([49, 20]), ValueError, r"Between 1 and 50 steps.*not \[49, 20\]"),
+    (lambda: lesson.even_levels(4, 3.0, -3.0), ValueError, "lambda rises from noise to data"),
+    (lambda: lesson.add_noise(TWO, TWO, 5), TypeError, "A level is wanted.*type int"),
+    (lambda: lesson.add_noise(TWO, T_FIVE, TWO), ValueError, "must have the same shape"),
+    (lambda: lesson.add_noise(TWO, NOW, TWO), TypeError, "noise is a tensor.*type Level"),
+    (lambda: lesson.x0_from(TWO, "v", TWO, NOW), TypeError, "output is a tensor.*type str"),
+    (lambda: lesson.output_from("v", TWO, TWO, T_FIVE), TypeError, "A level is wanted.*type Tensor"),
+    (lambda: lesson.eps_from_x0(TWO, TWO, 5), TypeError, "A level is wanted"),
+    (lambda: lesson.score_from_x0(TWO, TWO, 5), TypeError, "A level is wanted"),
+    (lambda: lesson.preconditioning(0.5, NOW), TypeError, "A level is wanted.*type float"),
+    (lambda: PLANE.denoise(NOW, normal(3, 2)), TypeError, "A level is wanted"),
+    (lambda: lesson.transition(5, 4), TypeError, "A level is wanted"),
+    (lambda: lesson.posterior(TWO, TWO, THEN, NOW), ValueError, "less noise than `now`: swap them"),
+    (lambda: lesson.posterior(TWO, NOW, TWO, THEN), TypeError, "x is a tensor.*type Level"),
+    (lambda: lesson.middle_term(TWO, TWO, THEN, NOW), ValueError, "less noise than `now`: swap them"),
+    (lambda: lesson.ancestral_step(TWO, TWO, THEN, NOW, TWO), ValueError, "less noise than `now`: swap them"),
+    (lambda: lesson.ancestral_step(TWO, TWO, NOW, THEN, "large"), TypeError, "noise is a tensor.*type str"),
+    (lambda: lesson.euler_maruyama_step(TWO, TWO, THEN, NOW, TWO), ValueError, "less noise than `now`: swap them"),
+    (lambda: lesson.ddim_step(TWO, TWO, NOW, THEN, TWO), TypeError, "eta, a number, comes before the noise"),
+    (lambda: lesson.ddim_step(TWO, TWO, 5, 4), TypeError, "A level is wanted"),
+    (lambda: lesson.euler_step(TWO, TWO, *map(lesson.flow_level, (NOW, THEN))), ValueError, "variance-preserving"),
+    (lambda: lesson.flow_euler_step(TWO, TWO, NOW, THEN), ValueError, "pass each through flow_level"),
+    (lambda: lesson.cdf(PLANE, normal(3, 1), CLEAN), ValueError, "on the line.*centres in 2 dimensions"),
+    (lambda: lesson.cdf(LINE, normal(3), CLEAN), ValueError, r"points \(N, 1\).*points \(3,\)"),
+    (lambda: lesson.quantiles(LINE, normal(30, 1), CLEAN), ValueError, "shares between 0 and 1"),
+    (
+        lambda: lesson.evidence_bound(LINE, LINE.denoise, lesson.even_levels(4), normal(9)),
+        ValueError,
+        "add CLEAN to the levels",
+    ),
+    (
+        lambda: lesson.evidence_bound(LINE, LINE.denoise, [CLEAN, THEN, NOW], normal(9)),
+        ValueError,
+        "Only the last level may be clean",
+    ),
+    (lambda: lesson.chain_density(LINE.denoise, [THEN, NOW], normal(9)), ValueError, "sort or reverse"),
+    (lambda: lesson.sample(PLANE.denoise, (3, 2), RING_LEVELS), TypeError, "then the noise x, a tensor"),
+    (lambda: lesson.sample(normal(3, 2), PLANE.denoise, RING_LEVELS), TypeError, "A denoiser is wanted first"),
+    (lambda: lesson.sample(PLANE.denoise, normal(3, 2), Schedule.named("cosine", 9)), TypeError, "a list from noise"),
+    (lambda: lesson.sample(PLANE.denoise, normal(3, 2), [9, 5, 1]), TypeError, "A level is wanted.*type int"),
+    (lambda: lesson.sample(PLANE.denoise, normal(3, 2), NOW), TypeError, "a list from noise.*type Level"),
+    (lambda: lesson.sample(PLANE.denoise, normal(3, 2), [THEN, NOW]), ValueError, "sort or reverse them"),
+    (
+        lambda: lesson.sample(PLANE.denoise, normal(3, 2), RING_LEVELS, lesson.ddim_step),
+        TypeError,
+        "A Solver is wanted",
+    ),
+    (lambda: lesson.sample(PLANE.denoise, normal(3, 2), RING_LEVELS, lesson.DDIM, 0), TypeError, "rng is a generator"),
+]
+
+
+@pytest.mark.parametrize(("ask", "error", "said"), MIXED_UP)
+def test_what_is_mixed_up_gets_one_sentence(ask, error, said) -> None:
+    with pytest.raises(error, match=said) as caught:
+        ask()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_odes_steps_may_go_back_to_noise() -> None:
+    # DDIM's inversion: what is refused for a chain with noise is right for an ODE
+    x = normal(50, 2)
+    for step in (lesson.ddim_step, lesson.euler_step):
+        there = step(x, 0 * x, NOW, THEN)
+        assert there.isfinite().all() and step(there, 0 * x, THEN, NOW).isfinite().all()
+    assert close(lesson.ddim_step(lesson.ddim_step(x, 0 * x, NOW, THEN), 0 * x, THEN, NOW), x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -60,9 +61,15 @@ def like(value: float | Tensor, x: Tensor) -> Tensor:
 
 
 def same_shape(**tensors: Tensor) -> None:
-    """ValueError unless all have the shape of the first; a smaller one would be repeated in
-    silence.
+    """ValueError unless all have the shape of the first (a smaller one would be repeated in
+    silence), TypeError for what is no tensor.
     """
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} is a tensor, not a value of type {type(value).__name__}: look at the "
+                "order of the arguments."
+            )
     (first, wanted), *others = ((name, tuple(tensor.shape)) for name, tensor in tensors.items())
     for name, shape in others:
         if shape != wanted:
@@ -77,9 +84,84 @@ def is_clean(level: Level) -> bool:
     return bool((torch.as_tensor(level.sigma) == 0).all())
 
 
+def are_levels(*levels: Level) -> None:
+    """TypeError unless each has an alpha and a sigma: a timestep or a tensor has none."""
+    for level in levels:
+        if not (hasattr(level, "alpha") and hasattr(level, "sigma")):
+            raise TypeError(
+                "A level is wanted, such as schedule.level(t), not a value of type "
+                f"{type(level).__name__}."
+            )
+
+
+def is_noisier(level: Level, other: Level) -> bool:
+    """Whether this level has more noise for its signal, for any of the samples."""
+    return bool(
+        (torch.as_tensor(level.sigma * other.alpha - other.sigma * level.alpha) > 1e-12).any()
+    )
+
+
+def falls(now: Level, then: Level) -> None:
+    """ValueError unless `then` has at most the noise of `now`."""
+    are_levels(now, then)
+    if is_noisier(then, now):
+        raise ValueError("The level `then` must have less noise than `now`: swap them.")
+
+
+def all_fall(levels: Sequence[Level]) -> None:
+    """TypeError or ValueError unless these are two levels or more, from noise to data."""
+    if not isinstance(levels, (list, tuple)) or hasattr(levels, "alpha"):
+        raise TypeError(
+            "Levels are a list from noise to data, such as schedule.levels(50), not a value of "
+            f"type {type(levels).__name__}."
+        )
+    are_levels(*levels)
+    if len(levels) < 2:
+        raise ValueError(
+            f"Sampling goes from one level to another: two at least, not {len(levels)}."
+        )
+    if any(is_clean(level) for level in levels[:-1]):
+        raise ValueError("Only the last level may be clean: from there no sampler can go on.")
+    if any(is_noisier(then, now) for now, then in zip(levels, levels[1:])):
+        raise ValueError(
+            "Levels run from noise to data, and these gain noise: sort or reverse them."
+        )
+
+
+def on_circle(*levels: Level) -> None:
+    """ValueError unless alpha^2 + sigma^2 = 1."""
+    are_levels(*levels)
+    for alpha, sigma in levels:
+        if (torch.as_tensor(alpha**2 + sigma**2 - 1).abs() > 1e-4).any():
+            raise ValueError(
+                "This step is for variance-preserving levels, alpha^2 + sigma^2 = 1: take those of "
+                "a Schedule, or ddim_step, which takes any."
+            )
+
+
+def on_straight_path(*levels: Level) -> None:
+    """ValueError unless alpha + sigma = 1."""
+    are_levels(*levels)
+    for alpha, sigma in levels:
+        if (torch.as_tensor(alpha + sigma - 1).abs() > 1e-4).any():
+            raise ValueError(
+                "This step is for levels with alpha + sigma = 1: pass each through flow_level."
+            )
+
+
+def on_the_line(marginals: MixtureMarginals, points: Tensor) -> None:
+    """ValueError unless both are one-dimensional."""
+    if marginals.centres.shape[-1] != 1 or points.shape[-1:] != (1,):
+        raise ValueError(
+            f"This is for data on the line and points (N, 1), not for centres in "
+            f"{marginals.centres.shape[-1]} dimensions and points {tuple(points.shape)}."
+        )
+
+
 def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
     """x_t = alpha x0 + sigma noise; all (N, ...) (Ho et al. 2020, equation 4)."""
     same_shape(x0=x0, noise=noise)
+    are_levels(level)
     return like(level.alpha, x0) * x0 + like(level.sigma, x0) * noise
 
 
@@ -131,7 +213,7 @@ def respaced(T: int, steps: int) -> list[int]:
 
     ValueError unless 1 <= steps <= T. (Lin et al. 2024, section 3.3; "trailing" in diffusers.)
     """
-    if not 1 <= steps <= T or steps != int(steps):
+    if not isinstance(steps, Integral) or not 1 <= steps <= T:
         raise ValueError(f"Between 1 and {T} steps are possible on a schedule of {T}, not {steps}.")
     return torch.linspace(T - 1, -1, steps + 1, dtype=torch.float64).round()[:-1].long().tolist()
 
@@ -142,6 +224,11 @@ class Schedule:
     """
 
     def __init__(self, betas: Tensor) -> None:
+        if isinstance(betas, str) or callable(betas):
+            raise TypeError(
+                "A schedule is made of its betas, Schedule(linear_betas(1000)), or by name, "
+                "Schedule.named('linear', 1000)."
+            )
         self.betas = torch.as_tensor(betas, dtype=torch.float64)
         if (
             self.betas.ndim != 1
@@ -155,6 +242,11 @@ class Schedule:
     @classmethod
     def named(cls, name: str, T: int) -> Schedule:
         """By name: a key of BETAS."""
+        if not isinstance(T, Integral):
+            raise TypeError(
+                "The name comes first, then the length, a whole number: Schedule.named('linear', "
+                f"1000), not Schedule.named({name!r}, {T!r})."
+            )
         if name not in BETAS:
             raise ValueError(f"There is no schedule {name!r}: choose one of {', '.join(BETAS)}.")
         if T < 1:
@@ -170,6 +262,8 @@ class Schedule:
         """The level of timestep t: floats for a whole number from -1 to T - 1, tensors (N,) for a
         tensor (N,) of them.
         """
+        if isinstance(t, (list, tuple)):
+            raise TypeError(f"Several timesteps are a tensor: level(torch.tensor(...)), not {t}.")
         index = torch.as_tensor(t).cpu()
         if index.is_floating_point() or not ((index >= -1) & (index < self.T)).all():
             raise ValueError(
@@ -215,6 +309,7 @@ class MixtureMarginals:
         """Offsets x - alpha c_k (..., M, D), their common variance and alpha (..., 1, 1),
         log-likelihoods of the components (..., M).
         """
+        are_levels(level)
         if x.shape[-1] != self.centres.shape[-1]:
             raise ValueError(
                 f"Points of this mixture have {self.centres.shape[-1]} coordinates, not "
@@ -265,6 +360,7 @@ def x0_from(kind: str, output: Tensor, x: Tensor, level: Level) -> Tensor:
     1.4 (score).
     """
     same_shape(x=x, output=output)
+    are_levels(level)
     alpha, sigma = like(level.alpha, x), like(level.sigma, x)
     match kind:
         case "x0":
@@ -285,6 +381,7 @@ def output_from(kind: str, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
     training target, (N, ...).
     """
     same_shape(x0=x0, noise=noise)
+    are_levels(level)
     alpha, sigma = like(level.alpha, x0), like(level.sigma, x0)
     match kind:
         case "x0":
@@ -303,6 +400,7 @@ def output_from(kind: str, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
 def eps_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
     """The noise that takes x0 to x (N, ...); sigma > 0."""
     same_shape(x=x, x0=x0)
+    are_levels(level)
     return (x - like(level.alpha, x) * x0) / like(level.sigma, x)
 
 
@@ -311,6 +409,7 @@ def score_from_x0(x0: Tensor, x: Tensor, level: Level) -> Tensor:
     equation 1.4).
     """
     same_shape(x=x, x0=x0)
+    are_levels(level)
     return (like(level.alpha, x) * x0 - x) / like(level.sigma, x) ** 2
 
 
@@ -318,6 +417,7 @@ def preconditioning(level: Level, std: float) -> tuple[float | Tensor, float | T
     """(c_skip, c_out) for data of this standard deviation: the gain of the best linear prediction
     of x0 and its root mean square error (Karras et al. 2022, section 5, for any alpha).
     """
+    are_levels(level)
     if not std > 0:
         raise ValueError(f"The data's standard deviation is above 0, not {std}.")
     variance = level.alpha**2 * std**2 + level.sigma**2
@@ -328,16 +428,14 @@ def transition(now: Level, then: Level) -> tuple[float | Tensor, float | Tensor]
     """q(x_now | x_then) = N(a x_then, b I): the pair (a, b); for neighbours a^2 = 1 - beta and b =
     beta (Kingma et al. 2021, appendix A.1).
     """
+    falls(now, then)
     a = now.alpha / then.alpha
-    b = now.sigma**2 - a**2 * then.sigma**2
-    if (torch.as_tensor(b) < -1e-12).any():  # rounding aside
-        raise ValueError("The level `then` must have less noise than `now`: swap them.")
-    return a, b
+    return a, now.sigma**2 - a**2 * then.sigma**2
 
 
 def posterior(x0: Tensor, x: Tensor, now: Level, then: Level) -> tuple[Tensor, Tensor]:
     """Mean (N, ...) and variance of q(x_then | x_now = x, x0); `then` has less noise, and need not
-    be the next level.
+    be the next level. Mind the order: x0 before x, as in eps_from_x0; a sampler's step has x first.
 
     Ho et al. 2020, equations 6 and 7, for neighbours; Kingma et al. 2021, appendix A.2, for any two
     levels.
@@ -355,6 +453,7 @@ def middle_term(x0: Tensor, x0_pred: Tensor, now: Level, then: Level) -> Tensor:
     half the gain in signal-to-noise ratio times the squared error (Kingma et al. 2021, section 4).
     """
     same_shape(x0=x0, x0_pred=x0_pred)
+    falls(now, then)
     gain = (then.alpha / then.sigma) ** 2 - (now.alpha / now.sigma) ** 2
     return gain / 2 * (x0 - x0_pred).square().flatten(1).sum(1)
 
@@ -391,6 +490,9 @@ def evidence_bound(
     """All terms of the bound for data on the line; levels run from noise to clean (Ho et al. 2020,
     equation 5).
     """
+    all_fall(levels)
+    if not is_clean(levels[-1]):
+        raise ValueError("The bound's last level is clean: add CLEAN to the levels.")
     errors = [squared_error(marginals, denoise, level, grid) for level in levels[:-1]]
     snr = [(level.alpha / level.sigma) ** 2 for level in levels[:-1]]
     middle = [(after - before) / 2 * error for before, after, error in zip(snr, snr[1:], errors)]
@@ -405,6 +507,7 @@ def chain_density(denoise: Callable, levels: Sequence[Level], grid: Tensor) -> T
     """The density (G,) on an even grid (G,) that the chain of Gaussians ends with: small variance,
     and the large one for the last step.
     """
+    all_fall(levels)
     width, x = (grid[1] - grid[0]).item(), grid[:, None]
     density = torch.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
     for now, then in zip(levels, levels[1:]):
@@ -423,8 +526,10 @@ def even_levels(steps: int, first: float = -3.0, last: float = 3.0) -> list[Leve
     """steps + 1 variance-preserving levels, evenly spaced in lambda = log(alpha / sigma), from
     noise to data.
     """
-    if steps < 1:
+    if not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"At least one step is wanted, not {steps}.")
+    if not first < last:
+        raise ValueError(f"lambda rises from noise to data, not from {first} to {last}: swap them.")
     lambdas = torch.linspace(first, last, steps + 1, dtype=torch.float64)
     return [
         Level(torch.sigmoid(2 * lam).sqrt().item(), torch.sigmoid(-2 * lam).sqrt().item())
@@ -468,6 +573,9 @@ def ddim_step(
         ValueError: eta asks for more new noise than the next level holds, or is above 0 without
             `noise`.
     """
+    are_levels(now, then)
+    if isinstance(eta, Tensor) and eta.ndim:
+        raise TypeError("eta, a number, comes before the noise: ddim_step(..., eta, noise).")
     kept = then.sigma**2
     if eta:
         if noise is None:
@@ -528,12 +636,11 @@ def sample(
     """
     if not isinstance(solver, Solver) or solver.needs not in NEEDS:
         raise TypeError(f"A Solver is wanted, such as Solver(my_step, 'noise'), not {solver!r}.")
-    if len(levels) < 2:
-        raise ValueError(
-            f"Sampling goes from one level to another: two at least, not {len(levels)}."
-        )
-    if any(is_clean(level) for level in levels[:-1]):
-        raise ValueError("Only the last level may be clean: from there no sampler can go on.")
+    if not callable(denoise) or not isinstance(x, Tensor):
+        raise TypeError("A denoiser is wanted first, then the noise x, a tensor to start from.")
+    if not (rng is None or isinstance(rng, torch.Generator)):
+        raise TypeError(f"rng is a generator: torch.Generator().manual_seed(0), not {rng!r}.")
+    all_fall(levels)
     previous = None
     for now, then in zip(levels, levels[1:]):
         x0 = denoise(x, now)
@@ -557,6 +664,8 @@ def euler_maruyama_step(x: Tensor, x0: Tensor, now: Level, then: Level, noise: T
     (Song et al. 2021, score-based SDEs, equation 6).
     """
     same_shape(x=x, noise=noise)
+    on_circle(now, then)
+    falls(now, then)
     beta = like(2 * torch.log(torch.as_tensor(then.alpha / now.alpha, dtype=torch.float64)), x)
     drift = x / 2 + score_from_x0(x0, x, now)
     return x + beta * drift if is_clean(then) else x + beta * drift + beta.sqrt() * noise
@@ -567,6 +676,8 @@ EULER_MARUYAMA = Solver(euler_maruyama_step, "noise")
 
 def cdf(marginals: MixtureMarginals, x: Tensor, level: Level) -> Tensor:
     """The share of the mixture on the line below x (N, 1), as (N, 1), at a level with floats."""
+    are_levels(level)
+    on_the_line(marginals, x)
     std = math.sqrt((level.alpha * marginals.std) ** 2 + level.sigma**2)
     return torch.special.ndtr((x - level.alpha * marginals.centres[:, 0]) / std).mean(
         -1, keepdim=True
@@ -575,6 +686,8 @@ def cdf(marginals: MixtureMarginals, x: Tensor, level: Level) -> Tensor:
 
 def quantiles(marginals: MixtureMarginals, u: Tensor, level: Level) -> Tensor:
     """The points (N, 1) below which the shares u (N, 1) of the mixture lie, by bisection."""
+    if not ((u >= 0) & (u <= 1)).all():
+        raise ValueError("u holds shares between 0 and 1: for the share below a point take cdf.")
     low, high = torch.full_like(u, -20.0), torch.full_like(u, 20.0)
     for _ in range(60):
         middle = (low + high) / 2
@@ -587,11 +700,13 @@ def angular_velocity(x: Tensor, x0: Tensor, level: Level) -> Tensor:
     """v = alpha eps - sigma x0, with x0 = E[x0 | x] the speed dx/dphi of the probability-flow ODE,
     (N, ...); variance preserving, sigma > 0 (Salimans and Ho 2022, appendix D).
     """
+    on_circle(level)
     return output_from("v", x0, eps_from_x0(x0, x, level), level)
 
 
 def euler_step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
     """A straight step of the ODE in the angle phi, x (N, ...); variance preserving."""
+    on_circle(now, then)
     return x + like(then.angle - now.angle, x) * angular_velocity(x, x0, now)
 
 
@@ -651,6 +766,7 @@ def flow_euler_step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
     """Euler's step along the velocity eps - x0, x (N, ...), for levels with alpha + sigma = 1
     (Liu et al. 2023, section 2.1).
     """
+    on_straight_path(now, then)
     return x + like(then.sigma - now.sigma, x) * output_from(
         "velocity", x0, eps_from_x0(x0, x, now), now
     )
