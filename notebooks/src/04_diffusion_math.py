@@ -273,7 +273,7 @@ def is_clean(level: Level) -> bool:
 
 # %% [markdown]
 # Levels, timesteps and tensors are easily passed in each other's place, and a step with `now` and
-# `then` swapped still returns numbers. The next cell (folded) says so in one sentence each time.
+# `then` swapped still returns numbers. The next two cells (folded) say so in one sentence each time.
 
 
 # %% tags=["export", "figure"]
@@ -322,6 +322,8 @@ def all_fall(levels: Sequence[Level]) -> None:
         )
 
 
+# %% tags=["export", "figure"]
+# @title Checks that name what fits another function
 def on_circle(*levels: Level) -> None:
     """ValueError unless alpha^2 + sigma^2 = 1."""
     are_levels(*levels)
@@ -2302,7 +2304,7 @@ DDIM = Solver(ddim_step)
 # The loop around the steps is the same for every sampler, and for the networks of notebook 05.
 
 
-# %% tags=["export", "long"]
+# %% tags=["export"]
 @torch.no_grad()
 def sample(
     denoise: Callable[[Tensor, Level], Tensor],
@@ -3534,7 +3536,7 @@ def record(
     return torch.stack(film)
 
 
-# %% tags=["widget", "nbval-ignore-output", "long"]
+# %% tags=["widget", "nbval-ignore-output"]
 # @title The ring and the line at any time
 noise_2d, noise_1d = (
     torch.randn(16, 2, generator=rng, dtype=torch.float64),
