@@ -272,8 +272,9 @@ def is_clean(level: Level) -> bool:
 
 
 # %% [markdown]
-# Levels, timesteps and tensors are easily passed in each other's place, and a step with `now` and
-# `then` swapped still returns numbers. The next two cells (folded) say so in one sentence each time.
+# Levels, timesteps and tensors are easily passed in each other's place, and some steps return
+# numbers even with `now` and `then` swapped. The functions of the next two cells (folded) name such
+# mix-ups in one sentence.
 
 
 # %% tags=["export", "figure"]
