@@ -325,6 +325,24 @@ def all_fall(levels: Sequence[Level]) -> None:
 
 # %% tags=["export", "figure"]
 # @title Checks that name what fits another function
+def are_betas(betas: object) -> None:
+    """TypeError for a schedule's name, or the function that makes its betas."""
+    if isinstance(betas, str) or callable(betas):
+        raise TypeError(
+            "A schedule is made of its betas, Schedule(linear_betas(1000)), or by name, "
+            "Schedule.named('linear', 1000)."
+        )
+
+
+def is_length(name: object, T: object) -> None:
+    """TypeError unless T is a whole number."""
+    if not isinstance(T, Integral):
+        raise TypeError(
+            "The name comes first, then the length, a whole number: Schedule.named('linear', "
+            f"1000), not Schedule.named({name!r}, {T!r})."
+        )
+
+
 def on_circle(*levels: Level) -> None:
     """ValueError unless alpha^2 + sigma^2 = 1."""
     are_levels(*levels)
@@ -490,11 +508,7 @@ class Schedule:
     """
 
     def __init__(self, betas: Tensor) -> None:
-        if isinstance(betas, str) or callable(betas):
-            raise TypeError(
-                "A schedule is made of its betas, Schedule(linear_betas(1000)), or by name, "
-                "Schedule.named('linear', 1000)."
-            )
+        are_betas(betas)
         self.betas = torch.as_tensor(betas, dtype=torch.float64)
         if (
             self.betas.ndim != 1
@@ -508,11 +522,7 @@ class Schedule:
     @classmethod
     def named(cls, name: str, T: int) -> "Schedule":
         """By name: a key of BETAS."""
-        if not isinstance(T, Integral):
-            raise TypeError(
-                "The name comes first, then the length, a whole number: Schedule.named('linear', "
-                f"1000), not Schedule.named({name!r}, {T!r})."
-            )
+        is_length(name, T)
         if name not in BETAS:
             raise ValueError(f"There is no schedule {name!r}: choose one of {', '.join(BETAS)}.")
         if T < 1:
