@@ -91,8 +91,8 @@ run = runtime.start()
 torch.set_num_threads(1)  # networks this small run faster on one core than on several
 
 # %% [markdown]
-# How long the network on the line (`d_steps`) and the GAN in the plane (`gan_steps`) are trained
-# depends on the budget, quick or full.
+# The budget, quick or full, sets the steps of the two longer trainings: of a discriminator on a
+# line (`d_steps`) and of a GAN in the plane (`gan_steps`).
 
 # %%
 cfg = run.budget.pick(
@@ -103,8 +103,8 @@ cfg = run.budget.pick(
 # ## First, watch one
 #
 # Here is a whole GAN, before any theory. Two small networks play in the plane, on data that are
-# eight clusters on a ring. (The code of both networks and of the picture comes at the end of the
-# notebook, piece by piece.)
+# eight clusters on a ring. (The code of both networks and of the picture comes later, piece by
+# piece.)
 
 # %%
 from course_utils.lessons import nb01_gan_theory as lesson
@@ -112,8 +112,8 @@ from course_utils.lessons import nb01_gan_theory as lesson
 gan = lesson.ToyGAN("ring", seed=run.seed)
 
 # %% [markdown]
-# One picture of a trained GAN would not show how it got there. So the training stops at three
-# steps, and each time the plane is drawn.
+# One picture of a trained GAN would not show how it got there. So the training pauses at given
+# steps, and the plane is drawn each time.
 
 
 # %%
@@ -133,8 +133,8 @@ def watch_plane(stops):
 # Green points are real data. Black points are generated. The map is the opinion of the
 # *discriminator*: purple or pale where it says "real", orange where it says "generated". The grey
 # net is the *generator*, a square sheet that it bends; blue arrows show where the discriminator's
-# opinion pushes its points. The JSD in each title is a distance between the two clouds, which this
-# notebook derives: 0 is perfect, and $\log 2 \approx 0.69$ means that they do not overlap.
+# opinion pushes its points. The JSD in each title says how far apart the two clouds are; this
+# notebook derives it. 0 is perfect, and $\log 2 \approx 0.69$ means that they do not overlap.
 
 # %% tags=["figure", "nbval-ignore-output"]
 # @title Figure: three early steps
@@ -231,7 +231,7 @@ value = checks.use(my_value, value)  # yours from here on, once it passes
 #
 # The players take turns. The discriminator moves a little *up* the slope of $V$; then the generator
 # moves a little *down*. The generator appears only in the second term of $V$. That term is its
-# loss. (Why it is called *saturating* comes below, with a second loss.)
+# loss. (Why the code calls this loss *saturating* is explained with a second loss below.)
 
 # %% tags=["export"]
 from collections.abc import Callable
@@ -309,7 +309,7 @@ def mlp(inputs: int, outputs: int, width: int = 64) -> nn.Sequential:
 
 
 # %% [markdown]
-# The generator has a single weight, so that its moves can be followed by eye.
+# The generator has a single weight, so that one number says how far it has moved.
 
 
 # %%
@@ -498,11 +498,11 @@ claim("A trained network agrees with D* within 0.05 wherever there is data", err
 # - \log 4 .$$
 
 # %% [markdown]
-# The *Jensen-Shannon divergence* (JSD) is the mean of the two: how far are $p$ and $q$ from their
-# average? It is 0 when they are equal, and never more than $\log 2$. So what a generator minimises
-# against a perfect discriminator is the divergence of its density from the data's (whether it gets
-# there is another matter), and at the goal $V = -\log 4$, with $D$ saying ½ everywhere (Goodfellow
-# et al. 2014, theorem 1).
+# The *Jensen-Shannon divergence* (JSD) is the mean of these two Kullback-Leibler divergences: how
+# far are $p$ and $q$ from their average $m$? It is 0 when they are equal, and never more than
+# $\log 2$. So what a generator minimises against a perfect discriminator is the divergence of its
+# density from the data's (whether it gets there is another matter), and at the goal $V = -\log 4$,
+# with $D$ saying ½ everywhere (Goodfellow et al. 2014, theorem 1).
 
 # %% [markdown]
 # **Exercise 1.3** · difficulty 2/5 · 10 minutes
@@ -540,10 +540,10 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 checks.jensen_shannon(jensen_shannon, solution=True)
 
 # %% [markdown]
-# Now the identity, tested with two unrelated computations. The right side takes the JSD from
-# *entropies*, $\mathrm{JSD} = H(m) - \tfrac12 H(p) - \tfrac12 H(q)$ with
-# $H(q) = -\int q \log q$: by Gauss-Legendre quadrature, an accurate numerical integral; for the
-# Gaussian $q$ in closed form.
+# Now the identity $V(D^\ast, G) = 2\,\mathrm{JSD}(p, q) - \log 4$, tested with two unrelated
+# computations. The right side takes the JSD from *entropies*,
+# $\mathrm{JSD} = H(m) - \tfrac12 H(p) - \tfrac12 H(q)$ with $H(q) = -\int q \log q$: by
+# Gauss-Legendre quadrature, an accurate numerical integral; for the Gaussian $q$ in closed form.
 
 # %%
 from numpy.polynomial.legendre import leggauss
@@ -563,7 +563,8 @@ def log_middle(x):
 
 # %% [markdown]
 # The left side, $V(D^\ast, G)$, is integrated by the trapezoid rule. The logit of $D^\ast$ is a
-# difference of log densities, so that nothing underflows.
+# difference of log densities, so that $\log D^\ast$ stays finite where both densities underflow to
+# 0.
 
 
 # %%
@@ -593,8 +594,8 @@ claim(
 )
 
 # %% [markdown]
-# Does the function of exercise 1.3 keep to its bounds? The fourth power leaves most bins of these
-# histograms almost empty, so that some pairs hardly overlap.
+# Does the function of exercise 1.3 keep to its bounds? The fourth power makes many bins of these
+# histograms almost empty, so that some pairs overlap little.
 
 # %%
 random_pairs = (
@@ -611,14 +612,14 @@ claim(
 
 # %% [markdown]
 # Suppose now that the generator has the right shape and lacks only the right place:
-# $q(x) = p(x - s)$. What value must it concede to a perfect discriminator?
+# $q(x) = p(x - s)$. How large is the value $V(D^\ast, G)$ then?
 
 # %%
 shifts = torch.linspace(-7, 7, 141, dtype=torch.float64)  # (141,)
 values = torch.stack([best_value(p.log_prob(line), p.log_prob(line - s)) for s in shifts])
 
 # %% [markdown]
-# As the shift $s$ goes to zero, that value goes down to $-\log 4 \approx -1.386$.
+# At the shift 0 it should be $-\log 4 \approx -1.386$, and higher everywhere else.
 
 # %% tags=["figure"]
 # @title Figure: the value against the shift
@@ -658,7 +659,7 @@ claim("The smallest value of V(D*, G) is -log 4", values.min(), equal=-math.log(
 # -(1 - D) .$$
 
 # %% [markdown]
-# By the chain rule this number multiplies everything that reaches the generator. Where $D$ is far
+# By the chain rule this slope multiplies everything that reaches the generator. Where $D$ is far
 # ahead it easily sees what is generated, so $D(G(z)) \approx 0$, and the first slope is almost
 # nothing, just when the generator is at its worst. This is **saturation**. The second loss,
 # *non-saturating*, has slope $-1$ there. Both push each single sample the same way, towards a
@@ -749,8 +750,8 @@ SAMPLE_LOSSES = {  # of one logit u
 
 
 # %% [markdown]
-# What a step of the generator follows is the gradient of the loss's mean over $q$, with $D^\ast$
-# held fixed. So the logit is detached, and $s$ moves the samples alone.
+# A step of the generator follows the gradient of the loss's mean over $q$, with $D^\ast$ held
+# fixed. So the logit is detached, and $s$ moves only the samples.
 
 
 # %%
@@ -763,8 +764,8 @@ def shift_gradient(loss, shift):
 
 
 # %% [markdown]
-# What it should be, by the theorem: the gradient of a divergence in which everything depends on
-# $s$.
+# It should equal the gradient of $2\,\mathrm{JSD}$, or of
+# $\mathrm{KL}(q \,\|\, p) - 2\,\mathrm{JSD}$, in which nothing is held fixed.
 
 
 # %%
@@ -998,7 +999,8 @@ checks.wasserstein_1(wasserstein_1, solution=True)
 
 # %% [markdown]
 # Slide one block of width 1 away from another and compare. The JSD compares histograms of narrow
-# cells, $W_1$ a sample of 500 points.
+# cells. $W_1$ compares a sample of 500 points with the same points in another order, moved by the
+# shift.
 
 # %%
 shifts = torch.linspace(0, 4, 81, dtype=torch.float64)  # (81,)
@@ -1116,7 +1118,8 @@ claim(
 
 # %% [markdown]
 # The same field once more, with switches for what this notebook will try on it. The first switch is
-# the generator's loss. It decides the factor of $\psi$ in $\dot\theta$, a function of the logit.
+# the loss. It decides the factor of $\psi$ in $\dot\theta$, a function of the logit. (The
+# Wasserstein loss changes $\dot\psi$, too.)
 
 # %% tags=["export"]
 import numpy as np
@@ -1129,8 +1132,8 @@ PUSHES = {
 
 # %% [markdown]
 # The second is Gaussian noise of standard deviation `sigma` on both points. Random numbers would
-# blur every comparison below, so the noise is averaged exactly, over a fixed set of points with
-# weights (Gauss-Hermite quadrature).
+# blur every comparison below, so the mean over the noise is computed from a fixed set of points
+# with weights (Gauss-Hermite quadrature).
 
 
 # %% tags=["export"]
@@ -1190,8 +1193,8 @@ claim(
 )
 
 # %% [markdown]
-# Another way to average over the noise is the trapezoid rule over its density. Autograd
-# differentiates that average of $V$, less the penalty, at the same 20 points.
+# And with noise and a penalty? Another way to average over the noise is the trapezoid rule over its
+# density. Autograd differentiates that average of $V$, less the penalty, at the same 20 points.
 
 # %%
 noise = torch.linspace(-8, 8, 1601, dtype=torch.float64)  # ten standard deviations to either side
@@ -1317,15 +1320,15 @@ claim(
 # %% [markdown]
 # ### Two eigenvalues decide
 #
-# Write $y = (\theta, \psi)$. Near the equilibrium the update operator is linear,
+# Write $y = (\theta, \psi)$. Near the equilibrium the update operator is nearly linear,
 # $F_h(y) \approx J y$. Here $J$ is its *Jacobian*, the 2 x 2 matrix of the derivatives of $F_h$ at
-# the equilibrium. After $k$ rounds we stand at $J^k y$.
+# the equilibrium. After $k$ rounds the pair stands at about $J^k y$.
 
 # %% [markdown]
 # An *eigenvalue* of $J$ is a number $\lambda$ with $J y = \lambda y$ for some $y$ other than 0.
-# From there one round only multiplies by $\lambda$, and $k$ rounds by $\lambda^k$. A 2 x 2 matrix
-# has two eigenvalues. If they differ, every point is a mixture of two such $y$. Eigenvalues may be
-# complex, $\lambda = |\lambda| e^{i\omega}$, and so may their $y$.
+# From such a $y$ one round only multiplies by $\lambda$, and $k$ rounds by $\lambda^k$. A 2 x 2
+# matrix has two eigenvalues. If they differ, every point is a mixture of two such $y$. Eigenvalues
+# may be complex, $\lambda = |\lambda| e^{i\omega}$, and so may their $y$.
 
 # %% [markdown]
 # To multiply by a complex number is to turn by its angle $\omega$ and to stretch by its absolute
@@ -1491,7 +1494,8 @@ def same_pair(a, b):
 
 # %% [markdown]
 # All combinations of three step sizes, both orders of turns, three penalties, noise or none, and
-# three losses. Noise acts as a penalty of $\sigma^2/2$, and not at all on the linear loss.
+# three losses. Noise acts as a penalty of $\sigma^2/2$, and not at all on the Wasserstein loss,
+# which is linear.
 
 # %%
 worst, radii = 0.0, []
@@ -1556,7 +1560,7 @@ claim(
 )
 
 # %% [markdown]
-# So R1 helps only if its strength fits the step. How must it fit? Both solutions of
+# R1 helps only if its strength fits the step. How must it fit? Both solutions of
 # $\lambda^2 - T\lambda + \Delta = 0$ lie inside the unit circle if and only if $|\Delta| < 1$ and
 # $|T| < 1 + \Delta$ (Jury's criterion, a known test for quadratics). Put in the traces and
 # determinants from above, and there remains:
@@ -1796,8 +1800,8 @@ for ratio, count in rounds_by_ratio.items():
 #
 # The Dirac-GAN is harsher than life: its data are a single point. Give the data a width, a Gaussian
 # with standard deviation $w$, and let the generator make the same Gaussian, shifted by $\theta$.
-# Writing this down gives *exactly* the Dirac-GAN with instance noise of $\sigma = w$, since both
-# points are blurred alike.
+# With the discriminator still a straight line, this is *exactly* the Dirac-GAN with instance noise
+# of $\sigma = w$, since both points are blurred alike.
 
 # %% [markdown]
 # So the friction is there without any penalty: where real and generated data overlap, a
@@ -2003,8 +2007,8 @@ def running_average(points: Tensor, decay: float) -> Tensor:
 
 
 # %% [markdown]
-# How near? Where the game is linear it can be worked out. The point $y$ turns by an angle $\omega$
-# each round (on a slightly flattened circle, which we take as round): as a complex number,
+# How near? Where the game is linear the distance can be worked out. The point $y$ turns by an angle
+# $\omega$ each round (on a slightly flattened circle, which we take as round): as a complex number,
 # $y_k = e^{i\omega k} y_0$. The running average is a sum of old points with weights
 # $(1-\beta)\beta^j$, a geometric series:
 #
@@ -2110,9 +2114,9 @@ claim(
 # - the **JSD over training**, from histograms that sum to one.
 
 # %% [markdown]
-# The last point needs care. A frame of fixed size misses samples that fall outside, and then the
-# histogram of the generated samples sums to less than one, which *lowers* the curve just when the
-# generator is furthest off. So one extra bin holds everything outside.
+# The JSD needs care. A frame of fixed size misses samples that fall outside, and then the histogram
+# of the generated samples sums to less than one, which *lowers* the curve just when the generator
+# is furthest off. So one extra bin holds everything outside.
 
 
 # %% tags=["export"]
@@ -2137,7 +2141,7 @@ outer[1000:] += 5  # half of the generated samples lie far outside the frame
 careful = jensen_shannon(histogram(inner), histogram(outer)).item()
 
 # %% [markdown]
-# The careless way drops them, so that the second histogram sums to a half.
+# The careless way drops the samples outside, so that the second histogram sums to a half.
 
 # %%
 first, second = (histogram(x)[:-1].double() / 2000 for x in (inner, outer))  # (400,), no last bin
@@ -2205,12 +2209,14 @@ GAMES["Wasserstein"] = (wasserstein_value, lambda fake_scores: -fake_scores.mean
 
 # %% [markdown]
 # Now the GAN itself, from the parts of this notebook. `train` is the loop of the first game: D's
-# step, then G's, on fresh samples. It differs in the optimiser (Adam for each player), the
-# generator's loss (non-saturating unless another is asked for) and the R1 penalty.
+# step, then G's. What differs are the samples (new ones in every round), the optimiser (Adam for
+# each player), the generator's loss (non-saturating unless another is asked for) and the R1
+# penalty.
 
 # %% [markdown]
-# `measure` notes the JSD. Two finite samples of the *same* distribution differ, too. So `floor` is
-# the JSD of real samples against other real samples: the dotted line in the display.
+# `measure` notes the JSD after each call of `train`. Two finite samples of the *same* distribution
+# differ, too. So `floor` is the JSD of real samples against other real samples: the dotted line in
+# the display.
 
 
 # %% tags=["export", "long"]
