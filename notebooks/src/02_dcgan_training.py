@@ -129,8 +129,8 @@ plots.image_grid(
 
 # %% [markdown]
 # The pictures are scaled to **[-1, 1]**, because the generator will end in a hyperbolic tangent,
-# which reaches no further. A common slip is to hand such tensors to `imshow`, which wants [0, 1]
-# and silently clips: everything darker than mid-grey turns black. `plots` rescales.
+# whose values lie in this range. A common slip is to hand them to `imshow`, which wants [0, 1] and
+# silently clips: everything darker than mid-grey turns black. `plots` rescales.
 
 # %%
 claim(
@@ -351,7 +351,8 @@ explorer = widgets.explore(
 #
 # where the discriminator's network gives the logit $u(x)$. The comments behind the layers give the
 # sides of grey pictures of 28 x 28. `channels`, `size` and `classes` are for other pictures and
-# labels: here they stay at their defaults, and notebook 11 uses them.
+# labels: here they stay at their defaults, and notebook 11 uses them. (`check_size` and
+# `with_class`, for these, come after the two networks.)
 
 
 # %% tags=["export"]
@@ -444,7 +445,8 @@ class Discriminator(nn.Module):
 
 
 # %% [markdown]
-# Both networks can be told a class: a label becomes one more channel for each class.
+# Both networks can be told a class. The label comes as one more channel for each class: 1 in the
+# channel of the label, 0 in the others.
 
 
 # %% tags=["export"]
@@ -467,7 +469,8 @@ def with_class(x: Tensor, y: Tensor | None, classes: int) -> Tensor:
 
 
 # %% [markdown]
-# Both halve or double the side twice, so that not every size fits. They check what they are given.
+# The generator doubles a side of `size // 4` twice, so that only multiples of 4 fit. Both networks
+# check the size.
 
 
 # %% tags=["export"]
@@ -624,7 +627,7 @@ def descend(loss: Tensor, optimiser: torch.optim.Optimizer, scaler: torch.amp.Gr
 # %% [markdown]
 # One step of training is two half-steps. The discriminator sees real and generated pictures and
 # learns to tell them apart; the generator then moves its pictures to where the discriminator
-# believes in them. Some lines deserve a look:
+# believes in them. Some lines of the loop, which follows the next exercise, deserve a look:
 #
 # - `x_fake.detach()` keeps the discriminator's half-step from reaching into the generator;
 # - the generator's half-step sends the *same* pictures through the *updated* discriminator, whose
@@ -676,7 +679,7 @@ checks.discriminator_step(discriminator_step, solution=True)
 
 # %% [markdown]
 # Every step notes six numbers: the two losses, $D(x)$, $D(G(z))$ before and after the
-# discriminator's update (the gap is what one update buys it), and the spread of the batch.
+# discriminator's update, and the spread of the batch (how much its pictures differ).
 
 # %% tags=["export"]
 CURVES = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after", "spread")
@@ -922,7 +925,7 @@ claim(
 # %% [markdown]
 # ## Runs broken on purpose
 #
-# Four short runs. They differ in the two learning rates only:
+# Four short runs. They differ in the two learning rates, and one of them in where it starts:
 #
 # - **healthy**: the rates of the long run;
 # - **discriminator too strong**: the generator learns 200 times more slowly, and does not keep up;
@@ -943,7 +946,7 @@ RECIPES = {
 runs = {}
 
 # %% [markdown]
-# A short run takes new networks, unless it goes on with a copy of those of another run.
+# A short run takes new networks. The collapsed run goes on with a copy of the healthy run's.
 
 
 # %%
@@ -953,9 +956,6 @@ def short_run(lrs, start=None, num_steps=SHORT_STEPS):
     _, c = train(g, d, pictures, run, num_steps=num_steps, batch_size=BATCH_SIZE, **lrs)
     return {"networks": (g, d), "curves": c}
 
-
-# %% [markdown]
-# The collapsed run goes on from the healthy one.
 
 # %% tags=["nbval-ignore-output"]
 for name, lrs in RECIPES.items():
@@ -997,7 +997,8 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# How many classes are left? The classifier counts, as further below for the long run.
+# How many classes are left? A small classifier that was trained on the real pictures counts, as
+# further below for the long run.
 
 # %%
 shares = {
@@ -1046,7 +1047,7 @@ claim(
 )
 
 # %% [markdown]
-# The price is variety:
+# Its pictures have lost variety:
 
 # %%
 claim(
@@ -1221,8 +1222,8 @@ claim(
 # %% [markdown]
 # Which one should you believe? None alone. FD sees quality and variety together and cannot tell
 # them apart; precision and recall can, but forgive small faults; all of them depend on the network
-# that gives the features. So all of them are taken, of 2,048 pictures each: of real ones, of both
-# versions of our generator, and of an untrained one.
+# that gives the features. So we take all of them, each from 2,048 pictures: real ones, those of
+# both versions of our generator, and those of an untrained one.
 
 # %%
 real_sample = train_set.x[torch.randperm(len(train_set))[:N_MEASURED]]
@@ -1436,7 +1437,7 @@ def sampling(generator, z):
 checks.sampling(sampling, solution=True)
 
 # %% [markdown]
-# What does the mode change? One latent gets its picture together with others in its batch.
+# What does the mode change? One latent goes through the generator in a batch with fifteen others.
 
 
 # %%
@@ -1534,7 +1535,7 @@ slerp = checks.use(my_slerp, slerp)  # yours from here on, once it passes
 
 # %% [markdown]
 # A walk should lead from one class to another. So take latents whose pictures the classifier is
-# sure about, one for each class.
+# sure about, one for each class that has such a latent.
 
 # %%
 many = latents(512).flatten(1).cpu()  # (512, latent_dim)
