@@ -163,7 +163,8 @@ def max_min(num_steps, lr=1.0):
 
 
 # %% [markdown]
-# Both games run for 300 steps. A column of a picture below is the generator's mass at one step.
+# Both games run for 300 steps. Each column of the two maps below is the generator's mass at one
+# step.
 
 # %%
 d_answers, g_answers = min_max(300), max_min(300)
@@ -276,12 +277,12 @@ plots.show(
 
 # %% [markdown]
 # A sample is *good* when it lies within three standard deviations of a centre. A mode is *covered*
-# when a good sample is nearest to it.
+# when a good sample has it as the nearest centre.
 
 # %% [markdown]
 # **Exercise 3.1** · difficulty 2/5 · 10 minutes
 #
-# Count them. `points` is (N, 2), `centres` (M, 2); return how many modes are covered, and the share
+# Count both. `points` is (N, 2), `centres` (M, 2); return how many modes are covered, and the share
 # of good points. `torch.cdist` gives all distances at once.
 
 
@@ -316,7 +317,8 @@ ceiling = {name: metrics.modes_covered(REAL[name], mixture) for name, mixture in
 noise = {name: metrics.modes_covered(NOISE, mixture) for name, mixture in MIXTURES.items()}
 
 # %% [markdown]
-# In two dimensions a Gaussian keeps $1 - e^{-9/2}$ of its mass within three standard deviations.
+# In two dimensions a Gaussian keeps $1 - e^{-9/2} \approx 0.989$ of its mass within three standard
+# deviations.
 
 # %%
 claim(
@@ -344,8 +346,8 @@ claim("Under 5 % of uniform noise is good on the grid", noise["grid"].high_quali
 
 # %% [markdown]
 # The distance used here is the **Wasserstein distance** $W_1$: the least mean distance by which the
-# points of one sample must be carried to become another sample. A later section computes it; until
-# then, smaller is better.
+# points of one sample must be carried to become another sample. A later section explains how
+# `wasserstein` computes it; until then, smaller is better.
 
 
 # %% tags=["export"]
@@ -357,7 +359,7 @@ def wasserstein(x: Tensor, y: Tensor) -> float:
 
 
 # %% [markdown]
-# Both samples must be of one size, so `w1_to` cuts them to the same number of points.
+# Both samples must be of one size, so `w1_to` takes 1,000 generated points and 1,000 real ones.
 
 # %% tags=["export"]
 N_MATCHED = 1000  # points a side
@@ -387,17 +389,16 @@ for (what, name), value in REFERENCE.items():
 # %% [markdown]
 # ## First, the failure
 #
-# Now for a GAN: the plain, non-saturating one of notebook 02, from here on *vanilla*, on the grid.
-# One run proves little about a GAN, so three are trained side by side, as three seeds. They share
-# no weight, sample or gradient. Each has two networks, with three hidden layers of 64.
+# Now for a GAN on the grid: the non-saturating one of notebook 02, from here on *vanilla*. One run
+# proves little about a GAN, so three are trained side by side, as three seeds. They share no
+# weight, sample or gradient. Each has two networks, with three hidden layers of 64.
 
 # %% [markdown]
 # - The **generator** maps two uniform latents to a point.
-# - The **critic** maps a point to a number. A *plain* critic sees the two coordinates. A *sharp*
-#   critic sees their sines and cosines too, at five doubling frequencies: *Fourier features*
-#   (Tancik et al. 2020), which let a small network tell a spot from its surroundings.
-#
-# From here on the discriminator is called critic, whatever its loss.
+# - The **critic** maps a point to a number. (From here on the discriminator is called critic,
+#   whatever its loss.) A *plain* critic sees the two coordinates. A *sharp* critic sees their sines
+#   and cosines too, at five doubling frequencies: *Fourier features* (Tancik et al. 2020), which
+#   let a small network tell a spot from its surroundings.
 
 # %% tags=["export"]
 BATCH_SIZE = 256  # samples a step for each network
@@ -405,8 +406,8 @@ OCTAVES = {"plain": 0, "sharp": 5}  # of Fourier features, for each kind of crit
 
 
 # %% [markdown]
-# A **recipe** is two losses, options of the critic, and a few numbers. All recipes of this notebook
-# get the same networks and the same loop. The losses get the critic and the samples, so that
+# A **recipe** is two losses, options of the critic, and a few numbers. All recipes get the same
+# loop, and on points the same networks. The losses get the critic and the samples, so that
 # penalties fit in. `progress` runs from 0 to 1 over the training.
 
 
@@ -439,9 +440,9 @@ def gan_g(critic, real, fake, z, progress):
 
 
 # %% [markdown]
-# The training loop is that of notebook 02, with the critic allowed several steps. Two things are
-# shared by all recipes because they help all: the learning rate falls to 0 along a cosine, and
-# samples come from averaged weights.
+# The training loop follows that of notebook 02. Here the critic may take several steps, and the
+# generator's step takes new latents. Two things are shared by all recipes because they help all:
+# the learning rate falls to 0 along a cosine, and samples come from averaged weights.
 #
 # `backward(inputs=...)` computes the gradients of the named weights only. So the generator's step
 # does not compute the critic's. One recipe clips the critic's weights; `clip_weights` comes with
@@ -687,8 +688,9 @@ claim(
 # %% [markdown]
 # ## Two penalties and a pairing
 #
-# What cures it? R3GAN (Huang et al. 2024) is a recent recipe that is said to cover all modes. It
-# changes three things at once. In the tables below its name stands for all three: paired + R1 + R2.
+# What cures collapse? R3GAN (Huang et al. 2024) is a recent recipe that is said to cover all modes.
+# It changes three things at once. In the tables below its name stands for all three: paired + R1 +
+# R2.
 
 # %% [markdown]
 # **Pairing** (Jolicoeur-Martineau 2019) compares each real sample with a generated one, instead of
@@ -736,7 +738,7 @@ def zero_centred_penalty(x: Tensor, scores: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Together they are
+# Together, pairing, R1 and R2 make the two losses of R3GAN:
 #
 # $$L_D = \mathbb E\, \log\big(1 + e^{D(G(z)) - D(x)}\big) + \tfrac{\gamma}{2}\,
 # \underbrace{\mathbb E \lVert\nabla D(x)\rVert^2}_{R_1} + \tfrac{\gamma}{2}\, \underbrace{\mathbb E
@@ -915,11 +917,11 @@ claim(
 )
 
 # %% [markdown]
-# The column *slope at G(z)* tells why. The generator's gradient is $\nabla D$ at $G(z)$, and R2 is
-# a penalty on exactly this slope. Without R2 the sharp critic is several times as steep there, and
-# drives the samples to a few spots. While $\gamma$ is large, the surface under the samples is
-# gentle, and each takes its own way. When $\gamma$ has fallen, the samples are spread out already
-# and the critic may become sharp. The plain critic is gentle by nature.
+# The column *slope at G(z)* tells why R2 helps. The generator's gradient is $\nabla D$ at $G(z)$,
+# and R2 is a penalty on exactly this slope. Without R2 the sharp critic is several times as steep
+# there, and drives the samples to a few spots. While $\gamma$ is large, the surface under the
+# samples is gentle, and each takes its own way. When $\gamma$ has fallen, the samples are spread
+# out already and the critic may become sharp. The plain critic is gentle by nature.
 
 # %% [markdown]
 # Huang et al. 2024 (table 1) made this ablation with stacked digits, which come at the end of this
@@ -1012,7 +1014,7 @@ def mode_seeking_loss(x: Tensor, z: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Do these statistics tell identical samples from random ones?
+# Do the two statistics and this loss tell identical samples from random ones?
 
 # %%
 features, T = torch.randn(16, 6), torch.randn(6, 4, 3)
@@ -1202,9 +1204,8 @@ def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 # %% [markdown]
 # ### How to keep the slope at most 1
 #
-# **Clipping** (Arjovsky et al. 2017, algorithm 1) forces each weight into $[-c, c]$
-# The paper calls it "a clearly terrible way to enforce a Lipschitz constraint",
-# and we shall see why.
+# **Clipping** (Arjovsky et al. 2017, algorithm 1) forces each weight into $[-c, c]$. The paper
+# calls it "a clearly terrible way to enforce a Lipschitz constraint", and we shall see why.
 
 
 # %% tags=["export"]
@@ -1288,8 +1289,8 @@ def square(n):
 
 
 # %% [markdown]
-# Each critic is trained by itself, with its loss and, where there is a weight, the penalty. In the
-# end the loss is measured on fresh points, without the penalty.
+# The critics are trained without a generator, by their loss and, where `weight` is not 0, the
+# penalty. In the end the loss is measured on fresh points, without the penalty.
 
 
 # %%
@@ -1311,8 +1312,9 @@ def fit_squares(pair_loss, weight, num_steps=300):
 
 
 # %% [markdown]
-# The penalty goes to the Wasserstein critics only. The hinge loss falls from 2 to 0 as the critic
-# tells the squares apart, so 2 minus the loss grows as the estimate of $W_1$ does.
+# The penalty goes to the Wasserstein critics only. The hinge loss is 2 where a critic cannot tell
+# the squares apart, and 0 where it can. So 2 minus this loss is printed beside the estimate of
+# $W_1$: both should be 0 for equal squares.
 
 # %%
 hinge = [2 - loss for loss in fit_squares(hinge_loss, 0)]
@@ -1578,7 +1580,8 @@ claim(
 # %% [markdown]
 # ## The contest
 #
-# All recipes go into one table of code. First the two losses of a Wasserstein critic.
+# All recipes go into one dictionary, `RECIPES`. It needs a few more losses, first the two of the
+# Wasserstein GAN.
 
 
 # %% tags=["export"]
@@ -1591,8 +1594,8 @@ def wgan_g(critic, real, fake, z, progress):
 
 
 # %% [markdown]
-# WGAN-GP adds the gradient penalty. The scores' own axes number the samples, for points and for
-# pictures.
+# WGAN-GP adds the gradient penalty. The axes of the scores are those that number the samples
+# (`sample_axes`), for points and for pictures.
 
 
 # %% tags=["export"]
@@ -1641,10 +1644,10 @@ RECIPES = {
 #   one step of each recipe, timed on an idle core.
 
 # %% [markdown]
-# What was *not* tuned for each recipe: latents, slopes, batch and the five octaves come from
-# earlier trials of R3GAN. The fall of $\gamma$ was chosen for R1 and R2, so that the recipes with
-# R2 have an advantage there. $\lambda$, $c$, the noise and the weight of mode seeking are one value
-# each.
+# What was *not* tuned for each recipe: latents, the slopes of LeakyReLU, batch and the five octaves
+# come from earlier trials of R3GAN. The fall of $\gamma$ was chosen for R1 and R2, so that the
+# recipes with R2 have an advantage there. $\lambda$, $c$, the noise and the weight of mode seeking
+# are one value each.
 
 # %% [markdown]
 # Lines that begin with ▪ check what this stored table says, with its date and the largest standard
@@ -1832,9 +1835,9 @@ stored(
 # %% [markdown]
 # **Plain critic: the vanilla GAN is among the best.** In equal seconds and with tuned rates, the
 # oldest recipe covers all modes, and no other recipe with a plain critic has more good samples on
-# the grid. (The paired loss with R2 stands in the table with its sharp critic. Vanilla's lead over
-# vanilla + R2 and vanilla + R1 + R2 is within the seeds' spread; by $W_1$ they are level or
-# better.)
+# the grid. (The paired loss with R2 has more in the table, but with the sharp critic. Vanilla's
+# lead over vanilla + R2 and vanilla + R1 + R2 is within the seeds' spread; by $W_1$ they are level
+# or better.)
 
 # %% tags=["exact"]
 plain_vanilla = [found("vanilla", "plain", d) for d in MIXTURES]
@@ -2003,7 +2006,7 @@ claim(
 )
 
 # %% [markdown]
-# The stored table has runs of five times as long, too.
+# The stored table has runs five times as long, too.
 
 # %% tags=["figure", "nbval-ignore-output"]
 # @title Tables of the long runs
@@ -2018,7 +2021,7 @@ for dataset in MIXTURES:
     )
 
 # %% [markdown]
-# With R2 there are all modes *and* good samples, on three seeds of both sets.
+# With R2 there are all modes *and* good samples, on all three seeds of both sets.
 
 # %% tags=["exact"]
 longest = [found(BEST, "sharp", d, "long") for d in MIXTURES]
@@ -2198,7 +2201,8 @@ def digit_networks(
 
 
 # %% [markdown]
-# Which of the thousand modes is a picture? The classifier reads one digit in each channel.
+# To which of the thousand modes does a picture belong? The classifier reads one digit in each
+# channel.
 
 
 # %% tags=["export"]
@@ -2463,7 +2467,8 @@ print(run.report())
 # %% [markdown]
 # `COURSE_SEED=1` in the environment repeats all of it with another seed; the claims are chosen to
 # hold.
-#
+
+# %% [markdown]
 # ## What went wrong, and what helped
 #
 # - *Unequal tuning made a winner.* In an earlier version of this notebook networks, latents and
@@ -2481,7 +2486,8 @@ print(run.report())
 #   pairs of rates and sharpness. It gathers on one to three modes and mostly stays there.
 #
 # The trials are listed with their figures in `authoring/trials/nb03.md`.
-#
+
+# %% [markdown]
 # ## Further reading
 #
 # - Goodfellow 2016, *NIPS 2016 Tutorial: Generative Adversarial Networks*: section 5.1.1, min-max
@@ -2509,7 +2515,8 @@ print(run.report())
 # - Mao, Lee, Tseng et al. 2019, *Mode Seeking GANs*: section 3.2.
 # - Tancik, Srinivasan, Mildenhall et al. 2020, *Fourier Features Let Networks Learn High Frequency
 #   Functions*: section 5.
-#
+
+# %% [markdown]
 # ## Next
 #
 # Notebook 04 leaves the contest altogether: diffusion models learn to undo noise, one step at a
