@@ -99,13 +99,13 @@ y_each = torch.arange(10)  # one of each class
 #
 # A picture $x_0$ becomes noisy as $x = \alpha x_0 + \sigma \epsilon$, where $\epsilon$ is standard
 # Gaussian noise. A *noise schedule* is a table of $\alpha$ and $\sigma$ for the *timesteps* 0 to
-# $T - 1 = 999$. With the timestep the *noise level* $\sigma/\alpha$ grows, from next to no noise to
+# $T - 1 = 999$. The *noise level* $\sigma/\alpha$ grows with the timestep, from next to no noise to
 # next to no picture. The course's table is called the *cosine schedule*, after its formula
 # (notebook 04).
 #
-# The network looks at $x$ and the timestep. Its *prediction* $\hat x_0$ says what the clean picture
-# may be. A *sampler* starts from pure noise and steps down to the clean picture. In each step it
-# asks for a prediction, and moves to a lower noise level.
+# The network looks at $x$, the timestep and the class. Its *prediction* $\hat x_0$ says what the
+# clean picture may be. A *sampler* starts from pure noise and steps down to the clean picture. In
+# each step it asks for a prediction, and moves to a lower noise level.
 
 # %% [markdown]
 # The *solver* is the rule of the step:
@@ -121,8 +121,9 @@ y_each = torch.arange(10)  # one of each class
 
 # %% [markdown]
 # The unit of cost is one *function evaluation* (NFE): one call of the network for each picture.
-# Most solvers need one a step. Heun needs two. Guidance asks the network with the class and without
-# it, which doubles every count; this notebook samples without guidance.
+# Most solvers need one a step. Heun needs two, except in its last step, and PNDM one more for the
+# whole run. Guidance asks the network with the class and without it, which doubles every count;
+# this notebook samples without guidance.
 
 # %% [markdown]
 # All schedulers get the same trained network, the same noise schedule and the same starting noise.
@@ -135,10 +136,10 @@ SOLVERS = ("DDIM", "PNDM", "EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep"
 
 
 # %% [markdown]
-# Some spacings below need a bound on the noise level. The library then takes a table of *betas*: in
-# the timestep $t$ a share $\beta_t$ of the variance is replaced by noise. With
-# $\bar\alpha = \alpha^2$, which the library calls `alphas_cumprod`, $1 - \beta_t$ is $\bar\alpha$
-# divided by its value one timestep before.
+# Some *spacings*, which are places of the steps, need a bound on the noise level. The library then
+# gets a table of *betas*: in the timestep $t$ a share $\beta_t$ of the variance is replaced by
+# noise. With $\bar\alpha = \alpha^2$, which the library calls `alphas_cumprod`, $1 - \beta_t$ is
+# $\bar\alpha$ divided by its value one timestep before.
 
 
 # %% tags=["export"]
@@ -165,8 +166,8 @@ SPACINGS = {
 
 
 # %% [markdown]
-# `make_scheduler` finds a scheduler by its name, with one of these settings for the places of the
-# steps. What the settings mean is told under *Where the steps lie*.
+# `make_scheduler` finds a scheduler by its name, with one of these settings. What each setting
+# means is told under *Where the steps lie*.
 
 
 # %% tags=["export"]
@@ -238,6 +239,9 @@ def to_limit(pictures):
 
 # %%
 more = {name: ten(name, MORE) for name in SOLVERS}
+
+# %% [markdown]
+# How far apart are the first two levels of ten trailing steps? The next section needs both numbers.
 
 # %% tags=["exact"]
 ratio = (1 / DDPMScheduler(**LEVELS).alphas_cumprod - 1).sqrt()
@@ -314,8 +318,8 @@ claim(
 # ## Why Heun broke: the variable of the step
 #
 # The *variable* of a step is the quantity in which its length is measured. The library's Euler and
-# Heun walk along the noise level $\rho = \sigma/\alpha$ and hold $x/\alpha$. In that variable the
-# differential equation is
+# Heun walk along the noise level $\rho = \sigma/\alpha$, and what they move is $x/\alpha$. In that
+# variable the differential equation is
 #
 # $$\frac{d(x/\alpha)}{d\rho} = \frac{x/\alpha - \hat x_0}{\rho} .$$
 #
@@ -436,7 +440,7 @@ checks.heun_step(heun_step, solution=True)
 # **Exercise 13.2** · difficulty 2/5 · 8 minutes
 #
 # Write the spacing of Karras et al.: `n` noise levels $\sigma/\alpha$ from `largest` down to
-# `smallest`, both included, even steps in the power $1/7$. For one value take the largest.
+# `smallest`, both included, with even steps in their power $1/7$. For one value take the largest.
 
 
 # %% tags=["exercise"]
@@ -593,7 +597,8 @@ plots.show(
 )
 
 # %% [markdown]
-# Read the table by rows first: a spacing that fits cures Heun, and helps the others.
+# Read the tables by rows first: a spacing that fits cures Heun, and at ten evaluations it helps the
+# others.
 
 # %%
 at_ten = {key[:2]: value for key, value in distance.items() if key[2] == 10}
@@ -617,8 +622,8 @@ claim(
 )
 
 # %% [markdown]
-# Then read by columns. `leading` is bad for every solver, and no solver can help it: its first step
-# begins at a noise level of about 6, yet it is given pure noise, which the network takes for a
+# Then read them by columns. `leading` is bad for every solver, and no solver can help it: its first
+# step begins at a noise level of about 6, yet it is given pure noise, which the network takes for a
 # picture with that much noise. (Lin et al. 2024 describe this for Stable Diffusion, a model of
 # pictures from texts, section 3.3.) Of the schedulers that have the option, none has `trailing` as
 # its default.
@@ -642,9 +647,10 @@ claim(
 # Fréchet distance of notebook 02, compares many samples with real pictures, by features that a
 # classifier sees in both. Lower is better.
 #
-# FD needs 2,048 pictures a row, which is too long for this page:
-# `authoring/benchmarks/schedulers.py` measured it, with three sets of samples a row. A cell shows
-# their mean and, after ±, their spread. One of the rows is measured anew below, with other noise.
+# FD needs 2,048 pictures for each cell of the table, too many to sample here:
+# `authoring/benchmarks/schedulers.py` measured it, with three sets of samples for each. A cell
+# shows their mean and, after ±, their spread. One of the cells is measured anew below, with other
+# noise.
 
 # %%
 table = json.loads((data.ASSETS / f"{DATASET}_schedulers.json").read_text("utf-8"))
@@ -792,9 +798,9 @@ stored(
 )
 
 # %% [markdown]
-# One row warns of the measure above: Euler came nearer to the limit with Karras' spacing, and its
-# FD is *higher*. The limit is one sharp picture for each noise; a solver that stops short of it may
-# still draw from a better distribution. We measured that, and not why.
+# One row warns against the distance to the limit as a measure. Euler came nearer to the limit with
+# Karras' spacing, and its FD is *higher*. The limit is one sharp picture for each noise; a solver
+# that stops short of it may still draw from a better distribution. We measured that, and not why.
 
 # %% tags=["exact"]
 stored(
@@ -947,6 +953,9 @@ for budget in (10, 20, 40):
         f"{best['steps']} steps (without guidance FD {best['fd']:.2f})"
     )
 
+# %% [markdown]
+# Compare the pictures yourself: choose a scheduler, a spacing and a number of steps.
+
 # %% tags=["widget", "nbval-ignore-output"]
 # @title Code of the widget
 EXPLORED = ("EulerDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep")
@@ -1015,11 +1024,13 @@ claim(
 #   20,000. Heun with trailing steps says nothing and draws blotches.
 # - *A limit is not a quality.* A spacing can bring a solver nearer to the limit and have a higher
 #   FD (Euler with Karras' spacing, in the table).
-# - *What this notebook does not do*: fewer than five function evaluations. There every solver here
-#   is blurred, whatever the spacing. What helps is another network, trained to take long steps: by
-#   distillation (one network learns to do several steps of another in one), or as a consistency
-#   model (a network that goes from any noise level to the clean picture at once).
-#
+# - *What this notebook does not do*: fewer than five function evaluations. With only three
+#   steps, which the widget shows, pictures lose fine detail. What helps is another network, trained
+#   to take long steps: by distillation (one network learns to do several steps of another in one),
+#   or as a consistency model (a network that goes from any noise level to the clean picture at
+#   once).
+
+# %% [markdown]
 # ## Further reading
 #
 # - Karras, Aittala, Aila, Laine 2022, *Elucidating the Design Space of Diffusion-Based Generative
@@ -1033,7 +1044,8 @@ claim(
 # - Lin, Liu, Li, Yang 2024, *Common Diffusion Noise Schedules and Sample Steps are Flawed*: section
 #   3.
 # - Song, Dhariwal, Chen, Sutskever 2023, *Consistency Models*: section 2.
-#
+
+# %% [markdown]
 # ## Next
 #
 # This is the last notebook for now. Point the table's winner at a model of your own: notebook 06
