@@ -1216,8 +1216,8 @@ claim(
 #
 # Training takes steps of size $h$. There are two ways to take turns. *Simultaneous*: both players
 # compute their gradient at the old point. *Alternating*: the discriminator moves first and the
-# generator answers the moved discriminator, as in the loop above and in most code. Either way one
-# round is a function $F_h(\theta, \psi)$, the *update operator*.
+# generator answers the moved discriminator, as in the first game above and in most code. Either way
+# one round is a function $F_h(\theta, \psi)$, the *update operator*.
 
 
 # %% tags=["export"]
@@ -1313,9 +1313,9 @@ claim(
 )
 
 # %% [markdown]
-# The first result takes one line to prove. Let $r$ be the distance from the equilibrium and $v$ the
-# arrow there. A step of length $h|v|$ at right angles to the way home makes the distance
-# $\sqrt{r^2 + h^2 |v|^2}$, by Pythagoras: always more than $r$.
+# That simultaneous steps lead outwards takes one line to prove. Let $r$ be the distance from the
+# equilibrium and $v$ the arrow there. A step of length $h|v|$ at right angles to the line to the
+# equilibrium makes the distance $\sqrt{r^2 + h^2 |v|^2}$, by Pythagoras: always more than $r$.
 
 # %% [markdown]
 # ### Two eigenvalues decide
