@@ -782,8 +782,8 @@ def keep_snapshots(step, losses, model):
 SNAPSHOT_STEPS = sorted({round(cfg["num_steps"] * f**2) for f in torch.linspace(0, 1, 16).tolist()})
 
 # %% [markdown]
-# While the pair trains, the line under the bar shows $D(x)$ and $D(G(z))$, and the 32 pictures
-# appear every so often.
+# While the pair trains, $D(x)$ and $D(G(z))$ stand beside the bar, and the 32 pictures appear at
+# each snapshot.
 
 # %% tags=["nbval-ignore-output"]
 generator, discriminator = make_networks()
@@ -1287,6 +1287,9 @@ if DATASET == "fashion_mnist":
 # it. Precision asks only whether *some* ball holds a picture, and is content. Density counts the
 # balls, and coverage asks how many real pictures are reached: both call the untrained network bad.
 # They were invented for this case (Naeem et al. 2020, section 3). On MNIST no ball is so wide.
+
+# %% [markdown]
+# Back to the first comparison in the table: averaged weights against the last ones.
 
 # %%
 model, floor, last = (
