@@ -2266,6 +2266,9 @@ for n in (400, 3000, 26000):
     n_modes, kl = modes_and_kl(real_triples(n), TRUE_SHARE)
     print(f"{n:>6} real pictures: {n_modes:>4} modes, KL {kl:.2f}")
 
+# %% [markdown]
+# The recipes of the five rows, all with one pair of learning rates:
+
 # %% tags=["export"]
 DIGIT_LATENT_DIM = 64
 DIGIT_RATES = {"lr_d": 1e-3, "lr_g": 2e-3}
@@ -2311,8 +2314,8 @@ def sample_digits(ema: nn.Module, n: int, device: torch.device | str = "cpu") ->
 
 
 # %% [markdown]
-# The stored table holds all five rows, equal seconds, one pair of learning rates, three seeds. The
-# notebook trains two of them anew.
+# The stored table holds all five rows, after equal seconds, for three seeds. The notebook trains
+# two of them anew.
 
 # %% tags=["nbval-ignore-output"]
 LIVE_DIGITS, n = ("vanilla", "vanilla, BatchNorm"), 3000
