@@ -466,6 +466,9 @@ checks.karras(karras, solution=True)
 # %%
 karras = checks.use(my_karras, karras)  # yours from here on, once it passes
 
+# %% [markdown]
+# Where do ten steps begin with each spacing?
+
 
 # %% tags=["export"]
 def ratios(spacing: str, n: int, name: str = "EulerDiscrete") -> list[float]:
@@ -811,6 +814,9 @@ stored(
     **crossed,
 )
 
+# %% [markdown]
+# `leading` is bad by FD, too.
+
 # %% tags=["exact"]
 stored(
     "Leading steps have at least twice the FD of trailing ones after 10 NFE, for Euler, "
@@ -990,6 +996,9 @@ explorer = widgets.explore(
 
 # %% tags=["nbval-ignore-output"]
 print(f"seed {run.seed}; {run.report()}\n")
+
+# %% [markdown]
+# One cell of the table of the FD is measured anew:
 
 # %% tags=["nbval-ignore-output"]
 anew_y, anew_draw = torch.arange(metrics.MIN_SAMPLES) % 10, rng(100)
