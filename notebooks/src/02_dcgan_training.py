@@ -627,16 +627,8 @@ def descend(loss: Tensor, optimiser: torch.optim.Optimizer, scaler: torch.amp.Gr
 # %% [markdown]
 # One step of training is two half-steps. The discriminator sees real and generated pictures and
 # learns to tell them apart; the generator then moves its pictures to where the discriminator
-# believes in them. Some lines of the loop, which follows the next exercise, deserve a look:
-#
-# - `x_fake.detach()` keeps the discriminator's half-step from reaching into the generator;
-# - the generator's half-step sends the *same* pictures through the *updated* discriminator, whose
-#   own weights need no gradient just then;
-# - real and generated pictures go through the discriminator in separate batches, each normalised by
-#   its own statistics;
-# - `ema.update_parameters` keeps a running average
-#   $\bar\theta \leftarrow 0.999\,\bar\theta + 0.001\,\theta$ of the generator's weights (quicker at
-#   first, and of BatchNorm's statistics too), whose pictures we shall compare.
+# believes in them. `x_fake.detach()` keeps the discriminator's half-step from reaching into the
+# generator.
 
 # %% [markdown]
 # **Exercise 2.4** · find the bug · difficulty 3/5 · 12 minutes
@@ -685,7 +677,15 @@ checks.discriminator_step(discriminator_step, solution=True)
 CURVES = ("loss_d", "loss_g", "d_real", "d_fake_before", "d_fake_after", "spread")
 
 # %% [markdown]
-# The whole loop:
+# Now the whole loop. Three more of its lines deserve a look:
+#
+# - the generator's half-step sends the *same* pictures through the *updated* discriminator, whose
+#   own weights need no gradient just then;
+# - real and generated pictures go through the discriminator in separate batches, each normalised by
+#   its own statistics;
+# - `ema.update_parameters` keeps a running average
+#   $\bar\theta \leftarrow 0.999\,\bar\theta + 0.001\,\theta$ of the generator's weights (quicker at
+#   first, and of BatchNorm's statistics too), whose pictures we shall compare.
 
 
 # %% tags=["export", "long"]
