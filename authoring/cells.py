@@ -117,14 +117,17 @@ def clean_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 def strip(nb: NotebookNode) -> NotebookNode:
     clean_metadata(nb)
+    lost = []
     for cell in nb.cells:
         if cell.cell_type == "code":
             shows = any(WIDGET_VIEW in out.get("data", {}) for out in cell.outputs)
             if shows and not {"widget", "nbval-ignore-output"} & set(tags(cell)):
-                raise CourseError(
-                    f"The cell that begins with {next(iter(cell.source.splitlines()), '')!r} shows a widget or a "
-                    "progress bar, which is not stored, so nbval would miss it: switch it off (diffusers.utils."
-                    "logging.disable_progress_bar) or tag the cell nbval-ignore-output."
-                )
+                lost.append(repr(next(iter(cell.source.splitlines()), "")))
             cell.outputs = clean_outputs(cell.outputs)
+    if lost:
+        raise CourseError(
+            "Cells show a widget or a progress bar, which is not stored, so nbval would miss it: switch it off "
+            "(diffusers.utils.logging.disable_progress_bar, transformers' own) or tag the cell nbval-ignore-output. "
+            f"They begin with {', '.join(lost)}."
+        )
     return nb
