@@ -147,8 +147,8 @@ T = 1000  # timesteps of training
 
 
 # %% [markdown]
-# PyTorch repeats a list of length 1 without a word, so that one timestep would pass for ten. The
-# functions below refuse that by `one_each`.
+# PyTorch repeats a tensor of length 1 in silence, so that one timestep would pass for ten. The
+# functions of this notebook refuse that with `one_each`.
 
 
 # %% tags=["export"]
@@ -192,9 +192,10 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# That is all that DDPM trains. To sample a picture, DDPM starts from pure noise and goes back one
-# timestep after the other: the network says what is noise, and a little of it is taken away. So we
-# need a network first, then a loop for training and a loop for sampling.
+# To predict the noise is all that a DDPM network learns. To sample a picture, DDPM starts from pure
+# noise and goes back one timestep after the other: the network says what is noise, a little of that
+# is taken away, and a little fresh noise is added. So we need a network first, then a loop for
+# training and a loop for sampling.
 
 # %% [markdown]
 # ## A U-Net, block by block
@@ -265,7 +266,8 @@ checks.timestep_embedding(timestep_embedding, solution=True)
 timestep_embedding = checks.use(my_timestep_embedding, timestep_embedding)
 
 # %% [markdown]
-# What do the clocks show? Here they are for every timestep, as it is and divided by $T$.
+# What do the clocks show? The figure shows them for every timestep, once for $t$ itself and once
+# for $t$ divided by $T$.
 
 # %%
 times = torch.arange(T)
@@ -298,8 +300,8 @@ plots.show(
 
 
 # %% [markdown]
-# How much do timesteps differ in each? We take the standard deviation of every clock over all
-# timesteps, and their mean.
+# How much do the timesteps differ in each of the two? We take the standard deviation of every
+# component over all timesteps, and then the mean over the components.
 
 
 # %%
@@ -386,7 +388,8 @@ class ResBlock(nn.Module):
 # levels. In training BatchNorm gives them common statistics, so that the prediction for one picture
 # depends on the noise of the others. In eval mode it uses one average over all levels, and a
 # sampler, whose batch is all at one level, has statistics that differ from it. GroupNorm looks at
-# each picture alone, in both modes. See the first happen, in training mode:
+# each picture alone, in both modes. The function below measures, in training mode, how much the
+# output for one picture depends on the others.
 
 
 # %%
@@ -400,14 +403,14 @@ def company_matters(block):
 
 
 # %% [markdown]
-# Two blocks, alike but for the first normalisation:
+# We measure it with two blocks, alike but for the first normalisation.
 
 # %%
 with_groups, with_batch = ResBlock(32, 32, 16), ResBlock(32, 32, 16)
 with_batch.norm_1 = nn.BatchNorm2d(32)
 
 # %% [markdown]
-# A new block, before anything is learnt, is its shortcut. Here the shortcut is the identity:
+# First a test of the beginning at zero: a new block is its shortcut, here the identity.
 
 # %%
 wide = torch.randn(10, 32, 7, 7)
@@ -418,7 +421,8 @@ claim(
 )
 
 # %% [markdown]
-# And now the company of a picture, with each normalisation:
+# Now each of the two blocks gets the same picture twice, once beside seven others and once beside
+# the same seven at four times their size.
 
 # %%
 claim(
@@ -490,8 +494,9 @@ claim(
 # %% [markdown]
 # ### All together
 #
-# A network that is given what does not fit shall say so in one sentence, before it computes. Two
-# functions look at labels and at pictures.
+# A network that is given inputs that do not fit should say so in one sentence, before it computes.
+# Two functions check the inputs: the first the labels, the second pictures, timesteps and labels
+# together.
 
 
 # %% tags=["export"]
@@ -668,9 +673,9 @@ claim("A new U-Net puts out zero", out.abs().max(), equal=0)
 # tutorial that goes on to 4 comes back as 8.
 
 # %% [markdown]
-# What does not fit is one sentence, and not a silent broadcast: pictures of another shape, a label
-# beyond the last class, timesteps and labels in each other's place, no labels where there are
-# classes.
+# What does not fit gives an error of one sentence, in the place of a silent broadcast. Here are two
+# pictures of another shape. The same holds for a label beyond the last class, for timesteps and
+# labels in each other's place, and for no labels where there are classes.
 
 # %%
 for wrong in (torch.randn(2, 3, 32, 32), torch.randn(2, 1, 28, 32)):
@@ -810,7 +815,8 @@ def train_ddpm(
 # %% [markdown]
 # ### Sampling
 #
-# To draw a picture, start with noise and go back one timestep after the other (algorithm 2 there):
+# To sample a picture, start with noise and go back one timestep after the other (algorithm 2
+# there):
 #
 # $$x_{t-1} = \frac{1}{\sqrt{1 - \beta_t}} \Big( x_t - \frac{\beta_t}{\sigma_t}\,
 # \epsilon_\theta(x_t, t) \Big) + \sqrt{\beta_t}\; z , \qquad z \sim \mathcal N(0, I),$$
@@ -821,8 +827,8 @@ def train_ddpm(
 # **Exercise 5.4** · difficulty 2/5 · 8 minutes
 #
 # Write this step. `beta` is $\beta_t$ and `sigma` is $\sigma_t$, both numbers; `z` is fresh noise
-# like `x_t`, and `last` is true for the step that ends at the clean picture. Your step draws the
-# next pictures.
+# like `x_t`, and `last` is true for the step that ends at the clean picture. The chain below uses
+# your step.
 
 
 # %% tags=["exercise"]
@@ -884,8 +890,8 @@ def sample_ddpm(
 # A thousand steps are slow. Notebook 04 goes back in fewer and longer ones: `sample` with
 # `ANCESTRAL` is the chain for any list of levels.
 #
-# `sample` speaks of levels and the network of timesteps, so two small functions translate. The
-# first finds the network itself, which an average or a wrapper holds inside.
+# `sample` speaks of levels and the network of timesteps, so `timestep_of` translates. And `unet_of`
+# finds the U-Net that an average or a wrapper holds inside.
 
 
 # %% tags=["export"]
@@ -904,8 +910,8 @@ def timestep_of(schedule: Schedule, level: Level) -> int:
 
 # %% [markdown]
 # `sample` asks for a function of a picture and a level that returns the prediction $\hat x_0$.
-# `Denoiser` makes one of a network, and clips the prediction to the range of pictures, since no
-# clean pixel is outside. (Its guidance is for later.)
+# `Denoiser` makes such a function of a network, and clips the prediction to the range of pictures,
+# since no clean pixel is outside. (Its guidance is for later.)
 
 
 # %% tags=["export"]
@@ -1005,8 +1011,9 @@ def sample_images(
 # %% [markdown]
 # ### Run it
 #
-# While the network trains, it looks at itself six times. It measures the loss on pictures that it
-# was never shown, always the same, at the same timesteps and with the same noise.
+# We look at the network seven times while it trains: after the first step, and six times more. Each
+# time we measure the loss on pictures that the network was never trained on: always the same
+# pictures, at the same timesteps and with the same noise.
 
 # %%
 LOOKS = 6
@@ -1023,8 +1030,7 @@ def held_out_loss(model, kind="epsilon", schedule=linear, y=None):
 
 
 # %% [markdown]
-# What it sees is kept: the loss of every step, and at each look the held-out losses and ten
-# samples.
+# The records are the loss of every step, and from each look the held-out losses and ten samples.
 
 
 # %%
@@ -1048,9 +1054,9 @@ def watcher(look, draw):
 
 
 # %% [markdown]
-# A look has the loss with the averaged and with the current weights, and ten samples from ten fixed
-# starting points, by the chain in 50 steps. There are no classes here, so nothing says which
-# garment shall come.
+# A look takes the held-out loss with the averaged and with the current weights, and ten samples
+# from ten fixed starting points, by the chain in 50 steps. There are no classes here, so nothing
+# says which garment shall come.
 
 # %%
 losses, looks, film, watch = watcher(
@@ -1207,7 +1213,7 @@ plots.show(
 )
 
 # %% [markdown]
-# The left figure in numbers: means of the loss over parts of the training.
+# The left panel in numbers: means of the loss over parts of the training.
 
 # %%
 first, last = losses[: len(losses) // 20], losses[-(len(losses) // 5) :]
@@ -1232,7 +1238,7 @@ claim(
 claim("At the end of the training the loss is far from zero", mean(last), at_least=0.03)
 
 # %% [markdown]
-# The right figure in numbers: means of the error over parts of the timesteps.
+# The right panel in numbers: means of the error over parts of the timesteps.
 
 # %%
 early = mean([error for t, error in by_time.items() if t < 100])
@@ -1285,9 +1291,9 @@ measure("noise", lambda: torch.randn(n, 1, 28, 28).clamp(-1, 1))
 PLAIN = "DDPM, the paper's method"
 
 # %% [markdown]
-# For the network the chain takes fifty steps, since a thousand would take many minutes for 2,048
-# pictures. The chain is that of notebook 04, and adds noise of the *smaller* of the two variances
-# there, the paper's other choice (section 3.2).
+# For the network the chain takes fifty steps, since a thousand would take half an hour or more for
+# 2,048 pictures. It is the chain of notebook 04, whose noise has the *smaller* of the two variances
+# of that notebook, the paper's other choice (section 3.2).
 #
 # KID can be a little below 0: its estimate is right in the mean, so that for real
 # pictures it scatters about 0. Notebook 09 says what the other columns see.
@@ -1313,22 +1319,24 @@ claim(
 )
 
 # %% [markdown]
-# This is DDPM, whole. What differs from the paper? The paper trains for 800,000 steps of 128
-# pictures, and we for some thousand of 32; our pictures are rough. So the paper's learning rate is
-# a tenth of ours and its average slower. It also has dropout, and walks all thousand steps when it
-# samples. It has Adam, which is what AdamW is without weight decay, and no class labels.
+# This is DDPM, whole. What differs from the paper? Its network is much larger, and it trains for
+# 800,000 steps of 128 pictures, where 1,200 of 32 are our two minutes. So our pictures are rough.
+# For so short a training our learning rate is ten times the paper's, and our average follows the
+# weights faster. The paper also has dropout, and takes all thousand steps when it samples. The
+# optimiser is the same, since AdamW without weight decay is Adam. Neither has class labels.
 #
 # The rest of the notebook asks what makes the pictures better in the *same* time.
 
 # %% [markdown]
 # ## Better, one change at a time
 #
-# From here on every section changes *one* thing and keeps what came before. The trainings for
-# all of them take more than an hour; `authoring/benchmarks/ddpm_changes.py` ran them once, and its
-# results come with the course. You train the last row of the table yourself below.
+# From here on every section changes *one* thing and keeps what came before. The trainings for all
+# of them, on three seeds, take more than an hour; `authoring/benchmarks/ddpm_changes.py` ran them
+# once, and its results come with the course. You train the last row of the table yourself below.
 #
-# A result is a recipe, a way to sample and a seed. Every row is sampled in twenty steps of
-# DPM-Solver++(2M) (notebook 04) from the averaged weights, unless it says otherwise.
+# Each stored result belongs to one recipe, one way to sample and one seed. Every row is sampled in
+# twenty steps of DPM-Solver++(2M) (notebook 04) from the averaged weights, unless it says
+# otherwise.
 
 # %%
 changes = json.loads((data.ASSETS / f"{DATASET}_ddpm_changes.json").read_text("utf-8"))
@@ -1489,8 +1497,8 @@ plots.film_strip(
 
 # %% [markdown]
 # And the FD gets *worse*, on every seed. That is no slip: the schedule is good and the target does
-# not fit it. Look at the last timestep. A prediction of the picture from a predicted noise is
-# multiplied by $\sigma/\alpha$ there:
+# not fit it. Look at the last timestep. Where the picture is computed from a predicted noise, an
+# error of that noise is multiplied by $\sigma/\alpha$, which is large there:
 
 # %% tags=["exact"]
 ends = {}
@@ -1541,7 +1549,7 @@ plots.table(
 )
 
 # %% [markdown]
-# And ten pictures of each network of seed 0, to look at:
+# These are ten pictures of each network of seed 0:
 
 # %%
 drawings = load_file(data.ASSETS / f"{DATASET}_ddpm_changes.safetensors")  # as bytes
@@ -1575,8 +1583,8 @@ LINEAR_V = "v, linear schedule"
 print(f"v: {mean_fd('v'):.1f} on the cosine schedule, {mean_fd(LINEAR_V):.1f} on the linear one")
 
 # %% [markdown]
-# And each target has its place. From epsilon without clipping nothing is left on this schedule;
-# clipping rescues it, and not all of it.
+# From epsilon without clipping nothing is left on this schedule. Clipping rescues the pictures, but
+# not all of their quality.
 
 # %% tags=["exact"]
 on_record(
@@ -1588,7 +1596,7 @@ on_record(
 )
 
 # %% [markdown]
-# $x_0$ and $v$ are the same with and without clipping.
+# $x_0$ and $v$ have nearly the same FD with and without clipping.
 
 # %% tags=["exact"]
 on_record(
@@ -1600,8 +1608,8 @@ on_record(
 )
 
 # %% [markdown]
-# On record, seed by seed, are the two schedules with $v$ as target, and then the three targets: $v$
-# is best.
+# The next two lines compare seed by seed, first the two schedules with $v$ as target, then the
+# three targets: $v$ is best.
 
 # %% tags=["exact"]
 on_record(
@@ -1658,8 +1666,8 @@ class Preconditioned(nn.Module):
 
 
 # %% [markdown]
-# Is what is left for the network as large as promised? We measure it on two thousand pictures, at
-# five noise levels.
+# Has what is left for the network the size of one, as promised? We measure it on two thousand
+# pictures, at five noise levels.
 
 # %%
 pixel_mean, pixel_std = train_set.x.mean().item(), train_set.x.std().item()
@@ -1760,7 +1768,8 @@ def sample_timesteps(weights: Tensor, n: int) -> Tensor:
 
 
 # %% [markdown]
-# Here are the weights, with the tenth for all and without, and the shares of many draws.
+# The next cell computes the weights with the tenth for all and without, and the share of each
+# timestep in many draws. The figure shows the first.
 
 # %%
 weights = timestep_weights(cosine)
@@ -1892,8 +1901,8 @@ guided = checks.use(my_guided, guided)  # yours from here on, once it passes
 drop_labels = checks.use(my_drop_labels, drop_labels)  # yours from here on, once it passes
 
 # %% [markdown]
-# What are labels worth, and what is guidance on top of them? These are the networks of the last
-# row, sampled with three scales.
+# What are labels worth, and what is guidance on top of them? These are the networks of the row
+# "classes", sampled with three scales.
 
 # %% tags=["exact"]
 GUIDED = {w: f"2M, 20 steps, w = {w:g}" for w in (1.5, 2.0)}
@@ -2017,7 +2026,7 @@ def train(
 
 
 # %% [markdown]
-# The training looks at itself as before, and now samples one picture of each class, in twenty steps
+# We look at this training as before. Now a look samples one picture of each class, in twenty steps
 # of DPM-Solver++(2M).
 
 # %%
@@ -2062,7 +2071,8 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# The table gets one row more: the better recipe, sampled with guidance 2.
+# The table gets one row more: the better recipe, sampled with guidance 2 in ten steps of
+# DPM-Solver++(2M), which are twenty function evaluations.
 
 # %% tags=["nbval-ignore-output"]
 BETTER = "all changes, w = 2"
@@ -2079,7 +2089,7 @@ claim(
 )
 
 # %% [markdown]
-# ### Does it draw, or does it copy?
+# ### New pictures, or copies?
 #
 # A low FD does not tell: a program that hands out training pictures has a very good one. So we look
 # for the training picture that is nearest to each new one, by the root mean square difference of
@@ -2137,8 +2147,8 @@ claim(
 )
 
 # %% [markdown]
-# Half a minute of training on thousands of pictures has not the time to learn one by heart.
-# Longer training on few pictures has: notebook 11 shows it.
+# 1,200 steps on thousands of pictures are too few to learn one by heart. Longer training on few
+# pictures has: notebook 11 shows it.
 
 # %% [markdown]
 # ### What averaging is worth
@@ -2204,7 +2214,8 @@ def stand_in(x, t):
 
 
 # %% [markdown]
-# Ten steps by our samplers, and ten by a scheduler of diffusers:
+# The first function below takes ten steps with one of our samplers, the second ten with a scheduler
+# of diffusers.
 
 
 # %%
@@ -2227,7 +2238,7 @@ def by_theirs(x, scheduler, **options):
 
 
 # %% [markdown]
-# The library's three schedulers get the noise schedule and the ten timesteps of ours.
+# The library's three schedulers get our noise schedule and our ten timesteps.
 
 # %%
 ddpm = in_double(
@@ -2250,8 +2261,8 @@ ddim.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
 ddim.set_timesteps(10)
 
 # %% [markdown]
-# DPM-Solver++(2M) also keeps a list of its own, of the noise over the signal, with nothing at its
-# end:
+# The library's DPM-Solver++ also keeps its own list of $\sigma/\alpha$, with 0 at the end. We
+# replace it by ours in double precision.
 
 # %%
 multistep = in_double(
@@ -2263,7 +2274,7 @@ noise_ratio = ((1 - cosine.alphas_bar) / cosine.alphas_bar).sqrt()[respaced(T, 1
 multistep.sigmas = torch.cat([noise_ratio, torch.zeros(1, dtype=torch.float64)])
 
 # %% [markdown]
-# All start from the same pictures, and the chains take the same noise.
+# All start from the same noise pictures, and the two ancestral chains add the same fresh noise.
 
 # %%
 x_start = torch.randn(3, 1, 6, 6, dtype=torch.float64)
@@ -2372,7 +2383,8 @@ claim(
 )
 
 # %% [markdown]
-# Heun pays two evaluations a step, so that it takes half as many steps.
+# Heun pays two evaluations a step. For the same cost it takes half as many steps, each twice as
+# long.
 
 # %% [markdown]
 # The distance to the limit says how exact a solver is, not how good its pictures are. In FD, for
@@ -2435,7 +2447,7 @@ def visits(T, steps):
 checks.visits(visits, solution=True)
 
 # %% [markdown]
-# Here are both loops on a trained network, from the same starting points.
+# We run both loops on the network that you trained, from the same starting points.
 
 # %%
 N_TEST = 40
@@ -2732,8 +2744,8 @@ plots.show(
 )
 
 # %% [markdown]
-# And how well does it steer? The network is told no class; the classifier asks for the class of the
-# column, at three scales.
+# How well does the classifier steer? The diffusion network is told no class; the classifier asks
+# for the class of the column, at three scales.
 
 # %%
 y_steer = torch.arange(N_TEST, device=run.device) % 10
@@ -2829,7 +2841,8 @@ jump_back = checks.use(my_jump_back, jump_back)  # yours from here on, once it p
 
 
 # %% [markdown]
-# The whole method: a step of the chain, the known pixels put in, a jump back, and the step again.
+# This is the whole method. For each level: a step of the chain, the known pixels put in, a jump
+# back, and the step again.
 
 
 # %% tags=["export"]
@@ -2880,7 +2893,7 @@ mask = torch.zeros(1, 1, 28, 28, dtype=torch.bool, device=run.device)
 mask[..., :14, :] = True
 
 # %% [markdown]
-# They are repaired twice: with one try a step, and with eight.
+# The lower halves are filled in twice: with one try a step, and with eight.
 
 # %%
 unlabelled = Denoiser(ema, cosine, torch.full((10,), len(CLASSES), device=run.device))
@@ -3028,8 +3041,8 @@ on_every_seed(
 # no run of this notebook failed or collapsed, on any seed (nor did the DCGANs of the table).
 # Half-way states, so that guidance and repair come for free. And it goes on getting better:
 # notebook 12 shows what an hour of training makes of such a network. (We did not train the GANs for
-# an hour.) The price is in the last column: a GAN draws a picture in one function evaluation, these
-# models in twenty to fifty.
+# an hour.) The price is in the last column: a GAN samples a picture in one function evaluation,
+# these models in twenty to fifty.
 
 # %% [markdown]
 # To look at: the two GANs that come with the course, which saw all 60,000 pictures of the full data
@@ -3071,8 +3084,8 @@ plots.film_strip(
 # batch each must end with the weights of one process with all of it. That can be tested on a
 # laptop, whose two "devices" are two processes.
 #
-# The script is a file of its own, because every process runs all of it. It makes a small network
-# and goes on from a checkpoint if there is one.
+# The script is a file of its own, because every process runs all of it. Its first part makes a
+# small network and loads a checkpoint if there is one.
 
 # %% tags=["export"]
 BEFORE_THE_LOOP = """
@@ -3111,8 +3124,9 @@ mine = slice(accelerator.process_index, None, accelerator.num_processes)
 """
 
 # %% [markdown]
-# Then it trains on our pictures for a few steps and saves a checkpoint every second step. Every
-# process draws the same whole batch, since the step's number seeds the draw, and takes its share.
+# Its second part trains on our pictures for a few steps and saves a checkpoint every second step.
+# Every process draws the same whole batch, since the step's number seeds the draw, and takes its
+# share.
 
 # %% tags=["export"]
 SEVERAL_PROCESSES = (
@@ -3198,7 +3212,7 @@ def furthest(a, b):
 
 
 # %% [markdown]
-# One process runs to its end. Two are killed on the way, and started again.
+# One process runs all six steps. Two processes are killed after three steps, and started again.
 
 # %% tags=["nbval-ignore-output"]
 several = False
@@ -3282,7 +3296,7 @@ print(
 #   almost a third off the FD.
 # - *The last timestep was all but forgotten.* An earlier version drew timesteps from the bell
 #   alone, so that $t = 999$, where sampling begins, was expected less than once in the training.
-#   Nobody saw it: a fitted first guess (notebook 12) knew the answer there.
+#   Nobody saw it: a fitted starting point (notebook 12) knew the answer there.
 # - *`t / 1000` trains, too*, and has an FD that is a fifth higher.
 # - *Classifier guidance looked broken* with a scale of 4 and DDIM in twenty steps. With a larger
 #   scale and the ancestral chain in fifty it follows in two thirds of the pictures or more; which
