@@ -35,7 +35,7 @@
 # ## What you will be able to do
 #
 # - fit a mixture of Gaussians to pictures and use its exact denoiser as a starting point;
-# - say what the untrained start draws already, and what training adds;
+# - say what the untrained start can sample already, and what training adds;
 # - write the iteration inside Muon, and share a network's weights out between two optimisers;
 # - read a table of FD over steps and guidance, and choose.
 #
@@ -226,8 +226,9 @@ gain_and_error = checks.use(my_gain_and_error, gain_and_error)  # yours, once it
 
 
 # %% [markdown]
-# In the basis $U$ every direction is by itself, and the denoiser is notebook 04's with a variance
-# $\ell_j$ for each direction in the place of one for all:
+# In the basis $U$ the coordinates of a cluster are independent of one another, and so are those of
+# the noise. So the denoiser is that of notebook 04, with a variance $\ell_j$ for each direction in
+# the place of one for all:
 #
 # $$\hat m = \sum_k r_k \big[m_k + g\, (x_t - \alpha m_k)\big], \qquad g_j = \frac{\alpha
 # \ell_j}{\alpha^2 \ell_j + \sigma^2}, \qquad r_k \propto \pi_k\, \mathcal N\big(x_t;\ \alpha m_k,\
@@ -294,19 +295,20 @@ class MixtureDenoiser(nn.Module):
 
 
 # %% [markdown]
-# The network puts out its correction in units of the error that a Gaussian's prediction would have:
+# The network puts out its correction in units of an error $e_t$, that of a prediction by one
+# Gaussian for each class:
 #
 # $$\hat x_0 = \hat m(x_t, y) + e_t\, \mathrm{net}(x_t, \hat m, t, y), \qquad v = (\alpha x_t - \hat
 # x_0) / \sigma ,$$
 #
-# with the mixture's prediction $\hat m$ and that error $e_t$. The second formula is notebook 04's
+# with the mixture's prediction $\hat m$. The second formula is notebook 04's
 # $\hat x_0 = \alpha x_t - \sigma v$ solved for $v$, so that to the outside this is a network that
 # puts out $v$.
 
 # %% [markdown]
-# $e_t$ is the typical error of such a prediction: about $\sigma$ where there is little noise, the
-# spread of a class where there is much. Divided by it, the correction is of order one at every
-# level, which networks like.
+# The error $e_t$, a root mean square, is known from exercise 12.2: it is about $\sigma$ where there
+# is very little noise, the spread of a class in pure noise, and smaller than both in between.
+# Divided by it, the correction is of order one at every level, which networks like.
 
 
 # %% tags=["export"]
@@ -356,8 +358,8 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# The last layer of a new U-Net is 0, and so is its correction. Training begins at the mixture's
-# prediction.
+# The last layer of a new U-Net is 0, and so is its correction. So training begins at the mixture's
+# prediction. We test it at $t = 700$.
 
 # %%
 new = HeadStart(UNet(cfg["widths"], classes=N_CLASSES, extra=1), mixture, schedule).to(run.device)
@@ -425,8 +427,9 @@ newton_schulz = checks.use(my_newton_schulz, newton_schulz)  # yours, once it pa
 
 
 # %% [markdown]
-# Before the first round a matrix is divided by its norm, so that no singular value is above 1. A
-# matrix with more rows than columns is transposed for the rounds.
+# Before the first round a matrix is divided by its norm (the root of the sum of all squares), so
+# that no singular value is above 1. A matrix with more rows than columns is transposed for the
+# rounds.
 
 
 # %% tags=["export"]
@@ -444,7 +447,7 @@ def orthogonalise(X: Tensor, rounds: int = 5) -> Tensor:
 
 # %% [markdown]
 # Muon keeps a running average of the gradients, mixes it with the newest one (Nesterov's momentum),
-# and takes a step along the orthogonalised mixture. Weights of one shape are stacked and done
+# orthogonalises the result, and takes a step against it. Weights of one shape are stacked and done
 # together, which is quicker.
 
 
@@ -479,8 +482,8 @@ class Muon(torch.optim.Optimizer):
 
 
 # %% [markdown]
-# A matrix whose rows fade to a hundredth stands for a gradient. What becomes of its singular
-# values?
+# Two random matrices stand for gradients. Their rows fade to a hundredth from the first to the
+# last. What becomes of their singular values?
 
 # %% tags=["nbval-ignore-output"]
 G = torch.randn(2, 32, 288) * torch.logspace(0, -2, 32)[:, None]
@@ -532,8 +535,8 @@ def make_optimisers(
 # %% [markdown]
 # ## Training
 #
-# The loop is `train` of notebook 05, with these two optimisers in the place of AdamW. One thing is
-# still to be said about it: how the learning rate moves.
+# The loop is `train` of notebook 05, with these two optimisers in the place of AdamW alone. One
+# thing is still to be said about it: how the learning rate moves.
 
 # %% [markdown]
 # **Exercise 12.4** · difficulty 1/5 · 5 minutes
@@ -645,8 +648,8 @@ def pretrained() -> HeadStart:
 
 
 # %% [markdown]
-# Four ways to get pictures: take real ones, or sample from the start, from our model and from the
-# longer trained one.
+# We compare four sets of pictures: real ones, and samples from the start, from our model and from
+# the longer trained one.
 
 # %%
 n = cfg["samples"]
@@ -692,9 +695,9 @@ claim(
 )
 
 # %% [markdown]
-# Notebook 05 has GANs and diffusion models after two minutes of one thread on equal terms. This row
-# does not belong into that table: it starts from 640 means fitted to the training pictures, is told
-# the classes, and some dozens of settings were tried for it.
+# Notebook 05 has GANs and diffusion models after two minutes of one thread on equal terms. The row
+# "trained" of this notebook does not belong in that table: it starts from 640 means fitted to the
+# training pictures, is told the classes, and some dozens of settings were tried for it.
 
 # %% [markdown]
 # The row "trained for longer" is the same recipe, 9,000 steps of twice the batch; its weights come
@@ -815,9 +818,9 @@ anew = abs(fd["trained for longer"] / measured_fd(DPM, 10, 1.5) - 1)
 claim("Measured anew, ten guided steps give the FD of the table, to 15 %", anew, at_most=0.15)
 
 # %% [markdown]
-# FD alone would not notice if guidance were off: at ten steps the table has nearly the same FD for
-# w = 1 and for w = 1.5. The classifier is surer of guided pictures, and the inception score (IS)
-# counts that.
+# If guidance were switched off by mistake, the FD would hardly show it: at ten steps the table has
+# nearly the same FD for w = 1 and for w = 1.5. The inception score (IS) would. It is higher where
+# the classifier is sure of each picture, and the classifier is surer of guided ones.
 
 # %%
 claim(
@@ -827,7 +830,7 @@ claim(
 )
 
 # %% [markdown]
-# So this is the answer to the question of fast sampling, for this model: a good solver, steps that
+# Table and figure answer the question of fast sampling, for this model: a good solver, steps that
 # end at the clean level, and more steps the better the network is. Ten are enough to judge a recipe
 # by, and twenty to fifty get out of the longer trained network what is in it.
 
@@ -859,8 +862,8 @@ stored(
 )
 
 # %% [markdown]
-# How much guidance depends on the number of steps. At ten steps FD is lowest at w = 1.25 and
-# KID, by little, at 1.5. But guidance costs a second function evaluation: twenty function
+# How much guidance is best depends on the number of steps. At ten steps FD is lowest at w = 1.25
+# and KID, by little, at 1.5. But guidance costs a second function evaluation: twenty function
 # evaluations buy twenty plain steps (FD 3.01) or ten guided ones (4.15). Plain sampling is finished
 # at twenty steps; w = 1.5 still gains at fifty and ends lower, at 2.24.
 
