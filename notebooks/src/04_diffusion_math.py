@@ -846,7 +846,7 @@ def draw_map(axis, marginals, levels, left, right):
 
 
 # %% [markdown]
-# Six points go their way over the map, in a thousand small steps.
+# Six points of the data take the thousand small steps of the chain.
 
 # %%
 paths = [line.mixture.sample(6, rng).double()]
@@ -857,8 +857,8 @@ for beta in schedule.betas:
     )
 
 # %% [markdown]
-# Three bands shrink towards the middle, widen and melt together. The white lines are the six points
-# (every fifth step is drawn).
+# Three bands shrink towards the middle, widen and melt together. The white lines below are the
+# paths of the six points (every fifth step is shown).
 
 # %% tags=["figure"]
 # @title Three bumps become one

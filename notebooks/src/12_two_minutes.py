@@ -108,8 +108,8 @@ cfg = run.budget.pick(
 N_CLASSES, NULL = 10, 10  # classes 0 to 9; the label that stands for "no class given"
 
 # %% [markdown]
-# The noise schedule is notebook 04's cosine. One picture of each class, with noise for it, is for
-# looking at.
+# The noise schedule is notebook 04's cosine. One picture of each class, with noise for it, serves
+# as an example.
 
 # %%
 schedule = Schedule.named("cosine", T)
@@ -172,7 +172,8 @@ checks.new_centres(new_centres, solution=True)
 new_centres = checks.use(my_new_centres, new_centres)  # yours from here on, once it passes
 
 # %% [markdown]
-# k-means begins at random pictures, and repeats the two halves ten times.
+# k-means begins with random pictures as centres. It then gives each picture to its nearest centre
+# and moves the centres, ten times over.
 
 
 # %% tags=["export"]
