@@ -69,8 +69,8 @@ if importlib.util.find_spec("course_utils") is None:
     importlib.invalidate_caches()
 
 # %% [markdown]
-# Python and torch first; then what this notebook takes from the library and from `peft`; then the
-# course.
+# Python and torch come first, then what this notebook takes from the library and from `peft`, then
+# the course's own modules.
 
 # %% tags=["export"]
 import inspect
@@ -155,27 +155,27 @@ train_set, test_set = data.images(DATASET, "train"), data.images(DATASET, "test"
 # Three lines are all that the famous example needs: a name, a call, a picture. The next cell asks
 # once whether the hub answers.
 #
-# That cell is the course's doing and not the library's: `hub.start` puts a wrapper around
-# `from_pretrained` until the kernel ends. Copied without that cell, the call below fails where the
-# hub does not answer.
+# That cell belongs to the course and not to the library: `hub.start` puts a wrapper around
+# `from_pretrained` until the kernel ends. Without that cell, the call of `from_pretrained` below
+# fails where the hub does not answer and the cache does not hold the model.
 
 # %% tags=["nbval-ignore-output"]
 _ = hub.start({"google/ddpm-cifar10-32": data.ASSETS / "ddpm_pipeline"})
 
 # %% [markdown]
-# If the hub answers, the call fetches the model of Ho et al. (2020) for CIFAR-10. If not, the same
-# call gets the course's own small pipeline, and says so: what you see is then clothes, not
+# If the hub answers, the next call fetches the model of Ho et al. (2020) for CIFAR-10. If not, the
+# same call gets the course's own small pipeline, and says so: what you see is then clothes, not
 # aeroplanes.
 #
-# What is fetched is what the repository's branch `main` holds on that day. `revision=` with the
-# hash of a commit pins a download.
+# The call fetches what the repository's branch `main` holds on that day. The argument `revision=`
+# with the hash of a commit pins a download.
 
 # %% tags=["nbval-ignore-output"]
 pipeline = DDPMPipeline.from_pretrained("google/ddpm-cifar10-32")
 pipeline.set_progress_bar_config(disable=True)
 
 # %% [markdown]
-# Two parts came: a network and a scheduler. Each knows its own settings.
+# The pipeline has two parts, a network and a scheduler. Each knows its own settings.
 
 # %% tags=["nbval-ignore-output"]
 pipeline.to(run.device)
@@ -220,8 +220,8 @@ def sample_pipeline(pipeline, n, steps, generator):
 
 # %% [markdown]
 # A pipeline is a folder of parts: one file for each part's settings, one for each network's
-# weights, and an index. A DDPM pipeline has two parts, the network that predicts the noise and the
-# scheduler that knows the levels and the step. There is no more to it.
+# weights, and an index. Here the network predicts the noise, and the scheduler knows the noise
+# levels and the step. There is no more to it.
 
 # %% [markdown]
 # **Exercise 6.1** · find the bug · difficulty 2/5 · 10 minutes
@@ -279,8 +279,8 @@ theirs = sample_pipeline(pipeline, 16, 50, rng())  # (16, C, H, W)
 ours = sample_loop(pipeline.unet, pipeline.scheduler, 16, 50, rng())
 
 # %% [markdown]
-# The loop asks nothing about the kind of scheduler. So the same loop should be `DDIMPipeline`, too,
-# when it is given a DDIM scheduler.
+# The loop asks nothing about the kind of scheduler. So with a DDIM scheduler the same loop should
+# give what `DDIMPipeline` gives.
 
 # %%
 ddim = DDIMPipeline(pipeline.unet, DDIMScheduler.from_config(pipeline.scheduler.config))
@@ -390,11 +390,11 @@ def course_unet() -> CourseUNet:
 #
 # That file is a program of a stranger: it runs with all your rights when the model is loaded. So
 # the library refuses it unless you say `trust_remote_code=True`, and you say that only after you
-# have read the file. Pin it by `revision=`, too: tomorrow it may be another file.
+# have read the file. Pin the commit by `revision=`, too: tomorrow the file may be another one.
 #
 # The next cell loads the folder three times: as we saved it, as a stranger's without trust, and as
-# a stranger's with trust. ("Expected types for unet" is a notice, no error: the library expects
-# its own U-Net there.)
+# a stranger's with trust. ("Expected types for unet" is a notice and no error: the library expects
+# its own U-Net there.) Then the first of these pipelines samples ten pictures.
 
 # %% tags=["nbval-ignore-output"]
 unet = course_unet().to(run.device)
@@ -505,9 +505,9 @@ def check_pictures(x: Tensor) -> None:
 
 
 # %% [markdown]
-# The trainer holds every part that a training needs, and `step` is one step of the script. All its
-# random numbers come from one generator, so that its state can be saved. (The course's pipeline of
-# the first section is this trainer after 5,000 steps; before it was saved, `ema.copy_to` put the
+# The trainer holds every part that a training needs, and `step` is one step of the script. All
+# random numbers of `step` come from one generator, whose state can be saved. (The course's pipeline
+# of the first section is this trainer after 5,000 steps; before it was saved, `ema.copy_to` put the
 # averaged weights in.)
 
 
@@ -569,9 +569,9 @@ class Trainer:
 
 
 # %% [markdown]
-# A checkpoint that misses a part, most often the average or the state of the random numbers, goes
-# on *almost* as before, and nobody notices. So four parts are saved, and the generator's state and
-# the losses besides.
+# Where a checkpoint lacks a part, most often the average or the state of the random numbers, the
+# training goes on *almost* as before, and nobody notices. So four parts are saved, and besides them
+# the number of steps, the generator's state and the losses.
 
 # %%
 PARTS = ("unet", "optimiser", "lr_scheduler", "ema")
@@ -588,8 +588,8 @@ def save(trainer, path):
 
 
 # %% [markdown]
-# To resume, everything is built anew, with another seed; then each part is replaced by the saved
-# one.
+# To resume, everything is built anew, with another seed, so that nothing is right by accident. Then
+# each part is replaced by the saved one.
 
 
 # %%
@@ -667,8 +667,8 @@ claim(
 #
 # A scheduler holds the noise levels and one step. Some fifteen of the library's share one signature
 # (`scheduler.compatibles` lists them), so that each can be tried on any model that was trained on
-# its levels; notebook 13 shows one that fails. No schedule has more steps than levels, which the
-# first function checks.
+# its levels; notebook 13 shows one that fails. A sampler cannot take more steps than there are
+# levels, which the first function checks.
 
 
 # %% tags=["export"]
@@ -826,7 +826,7 @@ plots.table(
 )
 
 # %% [markdown]
-# Two sentences that can be read off the table, with its date and its spread:
+# Two sentences can be read off the table. Each carries the table's date and spread.
 
 # %% tags=["exact"]
 from_the_table = origin([row for row in table if row["scheduler"] in CLASSES.values()])
@@ -876,7 +876,8 @@ def one(steps, guidance, seed, label=8, name="DPM-Solver++"):
 
 
 # %% [markdown]
-# The steps lie along $x$, the guidance along $y$, and each sheet has its own noise.
+# In each sheet the steps grow to the right and the guidance grows downwards. Each sheet has its own
+# noise.
 
 # %%
 sheets = xyz(one, STEPS_X, GUIDANCE_Y, SEEDS_Z)  # (seeds, guidance, steps, 1, 28, 28)
@@ -990,11 +991,11 @@ plots.image_grid(
 print("all words:", ", ".join(word for word in WORDS if word.isalpha()))
 
 # %% [markdown]
-# What you see runs on any model of this kind. Stable Diffusion 1.5 itself is fetched only when you
+# The code runs on any model of this kind. Stable Diffusion 1.5 itself is fetched only when you
 # ask for it, by `COURSE_STABLE_DIFFUSION=1` in the environment, on a graphics card and with the
 # hub: 2.7 GB in half precision, its safety checker included (`variant="fp16"` fetches the files
-# that are half as large). Then it draws prompts, changed pictures and filled ones, too; what is
-# measured is measured on the course's model.
+# that are half as large). Then it samples pictures from prompts, and changes and fills given ones,
+# too. All measurements are made on the course's model.
 
 # %% tags=["export"]
 # maintained; runwayml's was deleted in August 2024
@@ -1004,7 +1005,7 @@ TYPE = "torch_dtype" if OLD else "dtype"  # the option that says in which type w
 
 # %% [markdown]
 # The type is said when loading, by `dtype=...` (`torch_dtype` before version $0.40$ of the
-# library): changing it later by `.to` is what the library warns of.
+# library). The library warns of changing the type later by `.to`.
 #
 # Many sites hand out all weights in one file, `.safetensors` or `.ckpt`.
 # `StableDiffusionPipeline.from_single_file` loads such a file.
@@ -1032,8 +1033,8 @@ def prompt_pipelines(device: torch.device, on_hub: bool) -> dict[str, StableDiff
 # %% [markdown]
 # Stable Diffusion's pipeline brings a *safety checker* that blackens pictures it takes for explicit
 # ones. What it found stands in the pipeline's output beside `images`: `nsfw_content_detected` has
-# one truth value a picture, so that a black picture can be explained. Without a checker it is
-# `None`. The course's model has none, since it can draw clothes only.
+# one truth value a picture, so that a black picture can be explained. Without a checker that entry
+# is `None`. The course's model has no checker, since it can draw clothes only.
 #
 # Some functions below must know which of the two models they are given.
 
@@ -1081,8 +1082,8 @@ print(f"{ids.shape[1]} token ids, the rest is padding")
 
 # %% [markdown]
 # Our text encoder takes 16 token ids, start and end included; the CLIP encoder of Stable Diffusion
-# takes 77. What a longer prompt has beyond them is cut off. The pipeline warns and names the words
-# that it cut; our `embed` says nothing.
+# takes 77. A longer prompt is cut off there. The pipeline warns and names the words that it cut;
+# our `embed` below says nothing.
 
 
 # %% tags=["export"]
@@ -1159,7 +1160,7 @@ checks.denoise(denoise, solution=True)
 denoise = checks.use(my_denoise, denoise)  # yours from here on, once it passes
 
 # %% [markdown]
-# Around the loop stand two lines: the scheduler chooses its timesteps, and the noise gets the size
+# Two things come before the loop: the scheduler chooses its timesteps, and the noise gets the size
 # that the scheduler wants.
 
 
@@ -1294,7 +1295,7 @@ pipe.unet.set_attn_processor(
 )
 
 # %% [markdown]
-# One shirt is drawn with these processors, and the plain ones are put back.
+# One shirt is drawn with these processors. Then the plain processors are put back.
 
 # %%
 shirt = embed(pipe, ["a dark long-sleeved shirt"])
@@ -1302,8 +1303,8 @@ again = by_hand(pipe, shirt, unwanted[:1], 20, 3.0, noise[:1])
 pipe.unet.set_attn_processor(plain_processors)
 
 # %% [markdown]
-# The weights are averaged over heads, layers and steps. Of each pair of predictions only the one
-# with the prompt counts.
+# The weights are averaged over heads, layers and steps. Each step of guidance asks the U-Net with
+# and without the prompt; only the weights with the prompt count here.
 
 # %%
 attention = torch.stack([part[1].mean(0) for part in maps]).mean(0)  # the guided half, (16, L)
@@ -1360,7 +1361,7 @@ angle = torch.linspace(0, torch.pi / 2, 8)[:, None, None, None]  # (8, 1, 1, 1)
 arc = angle.cos() * first + angle.sin() * last  # (8, 4, 8, 8), unit variance all along
 
 # %% [markdown]
-# Between two prompts' vectors it follows a line.
+# Between two prompts' vectors the walk follows a straight line.
 
 # %%
 bag = embed(pipe, ["a bag"]).expand(8, -1, -1)
@@ -1400,7 +1401,8 @@ claim(
 # ### Many prompts
 #
 # From here on a function of ours, `sample_prompts`, calls the pipeline for many prompts at once,
-# with a generator for each picture. First the check of given pictures, which come later.
+# with a generator for each picture. Two checks come before it. The first one is for later sections,
+# which hand given pictures to the pipeline.
 
 
 # %% tags=["export"]
@@ -1420,7 +1422,8 @@ def check_input(name: str, x: Tensor, n: int) -> None:
 
 
 # %% [markdown]
-# The second check looks at everything else. It says no to what the pipeline would take in silence.
+# The second check looks at everything else. Most of what it refuses the pipeline would take in
+# silence: guidance below 1, for example, counts there as none.
 
 
 # %% tags=["export"]
@@ -1576,9 +1579,9 @@ for label, other in pipes.items():
         )
 
 # %% [markdown]
-# Does it do as it is told? A prompt asks for a class, and perhaps for a tone, a texture or sleeves.
-# The course's classifier reads the class; the others are measured as they were when the prompts
-# were made.
+# Does the model do as it is told? A prompt asks for a class, and perhaps for a tone, a texture or
+# sleeves. The course's classifier reads the class; the others are measured as they were when the
+# prompts were made.
 
 # %%
 N = 400
@@ -1591,10 +1594,10 @@ def obeyed(x):
 
 
 # %% [markdown]
-# Four hundred prompts of test pictures, at three guidance scales; below them, the test pictures
-# after a trip through the autoencoder, and as they are. Of these, tone, texture and sleeves are
-# right by construction, since the prompts come from the same measurement; the class is not, since
-# the classifier errs.
+# The model samples the four hundred prompts of test pictures at three guidance scales. Beside the
+# samples stand the test pictures themselves, once after a trip through the autoencoder and once as
+# they are. Unchanged test pictures have the right tone, texture and sleeves by construction, since
+# the prompts come from the same measurement. Their class may be wrong, since the classifier errs.
 
 # %%
 sampled = {
@@ -1606,8 +1609,8 @@ follows = {label: obeyed(x) for label, x in sampled.items()}
 
 # %% [markdown]
 # A share means nothing without *chance*: most prompts that name a texture say "plain", so that a
-# model that draws everything plain is right most of the time. The last but one row of the table has
-# it: always the most frequent word.
+# model that draws everything plain is right most of the time. The last row but one of the table
+# below has chance: the share that is right for one who always draws the most frequent word.
 
 # %%
 wishes = {kind: [wish[kind] for wish in map(wished, asked)] for kind in follows["test pictures"]}
@@ -1615,7 +1618,7 @@ named = {kind: [word for word in words if word >= 0] for kind, words in wishes.i
 chance = {kind: max(map(words.count, words)) / len(words) for kind, words in named.items()}
 
 # %% [markdown]
-# A second table takes the words one by one.
+# A second table, below the first, takes the words one by one.
 
 
 # %%
@@ -1717,8 +1720,8 @@ def away_from(wanted, unwanted, guidance):
 checks.negative(away_from, solution=True)
 
 # %% [markdown]
-# A hundred sandals are drawn three times from the same noise: without a negative prompt, and with
-# two that differ in one word.
+# A hundred sandals are sampled three times from the same noise: without a negative prompt, with "a
+# dark sandal" and with "dark".
 
 # %%
 sandals = ["a sandal"] * 100
@@ -1840,7 +1843,7 @@ image_to_image = checks.use(my_image_to_image, image_to_image)  # yours from her
 
 # %% [markdown]
 # `from_pipe` casts also the parts that have the type already, and the library warns of the cast.
-# `kept_back` hides this one message; all others are shown.
+# `kept_back` hides the messages that hold the given words; all others are shown.
 
 
 # %% tags=["export"]
@@ -1895,8 +1898,7 @@ def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
 
 
 # %% [markdown]
-# Two functions follow, one for each pipeline: a changed picture, and a picture with a part drawn
-# anew.
+# Two functions follow. `img2img` changes a picture, and `inpaint` draws a part of it anew.
 
 
 # %% tags=["export"]
@@ -2062,10 +2064,10 @@ claim(
 # that pixel diffusion keeps: the known pixels come back only as well as the autoencoder can make
 # them.
 #
-# (Three things help at home: `image_processor.apply_overlay` puts the known pixels back over the
-# result; `padding_mask_crop`, for pictures of Pillow's, inpaints a larger copy of the masked part;
-# and there are U-Nets trained for it, with nine input channels instead of four: latents, masked
-# latents, mask.)
+# (The library has three remedies: `image_processor.apply_overlay` puts the known pixels back over
+# the result; `padding_mask_crop`, for pictures of Pillow's, inpaints an enlarged cut-out around the
+# mask; and there are U-Nets trained for inpainting, with nine input channels instead of four: four
+# of latents, one of the mask, four of masked latents.)
 
 # %%
 N_FILLED = 60
@@ -2100,9 +2102,9 @@ for label, other in pipes.items():
 
 # %% [markdown]
 # Is the lower half *filled in*, or only changed? Grey would be a change. So we ask three things of
-# it: does the classifier see the class of the prompt in the whole, is there no seam, and is the
-# half another one for another seed? Beside it stand four ways to cheat: grey, noise, the half of
-# another garment, and the mean of the class.
+# the lower half: does the classifier see the class of the prompt in the whole, is there no seam,
+# and does another seed give another half? Beside it stand four ways to cheat: grey, noise, the half
+# of another garment, and the mean of the class.
 
 # %%
 top = (lower == 0).expand_as(clothes)
@@ -2124,8 +2126,8 @@ halves = {"given": clothes, "filled in": filled} | {
 }
 
 # %% [markdown]
-# Three measures of a set of pictures: how far the known half is off, how large the step at the seam
-# is, and how many have the class of the prompt.
+# Three functions measure a set of pictures: how far the known half is off, how large the step at
+# the seam is, and how many pictures have the class of the prompt.
 
 
 # %%
@@ -2210,8 +2212,8 @@ claim(
 # each kind of condition. `ControlNetModel.from_unet` makes the copy.
 
 # %% [markdown]
-# The course ships one that was trained for outlines: 3,000 steps of 32, half of them without a
-# prompt (`authoring/latent.py`).
+# The course ships one that was trained for outlines: 3,000 steps of 32 pictures, half of them
+# without a prompt (`authoring/latent.py`).
 
 
 # %% tags=["export"]
@@ -2238,8 +2240,8 @@ def from_outline(prompts, scale=1.0, seed=SEED):
 
 
 # %% [markdown]
-# The outline of each picture is drawn as dark, as bright and without words; `alone` has the same
-# words and noise without the outline.
+# Each outline is drawn as dark, as bright and without words. `alone` has the same words and noise
+# without the outline.
 
 # %%
 kept = {word: from_outline(prompts) for word, prompts in tones.items()}
@@ -2306,11 +2308,11 @@ claim(
 # ## A style as a small matrix
 #
 # To teach a large model something new, one need not touch its weights. LoRA, low-rank adaptation
-# (Hu et al. 2022, section 4.1), freezes them, and adds to a weight matrix $W$ a product of two thin
-# ones: $W + \frac{\alpha}{r} B A$ with $A$ of $r$ rows and $B$ of $r$ columns. Only those are
-# trained and stored; $B$ starts at 0, so that training begins with the model as it is. ($\alpha$ is
-# a fixed number here, no noise level; we set it to $r$, so that the fraction is 1.) A factor before
-# the product is the strength of the style, to be turned like a knob.
+# (Hu et al. 2022, section 4.1), freezes them, and adds to a weight matrix $W$ a product of two
+# low-rank matrices: $W + \frac{\alpha}{r} B A$ with $A$ of $r$ rows and $B$ of $r$ columns. Only
+# those are trained and stored; $B$ starts at 0, so that training begins with the model as it is.
+# ($\alpha$ is a fixed number here, no noise level; we set it to $r$, so that the fraction is 1.) A
+# factor before the product is the strength of the style, to be turned like a knob.
 
 # %% [markdown]
 # The style is a drawing in white chalk: bright where a picture changes, black where it does not. (A
@@ -2357,7 +2359,7 @@ def add_lora(
 
 
 # %% [markdown]
-# What the U-Net had before must stay as it was. Copies of its weights will show whether it did.
+# The U-Net's own weights must stay as they were. Copies of them will show whether they did.
 
 
 # %% tags=["export"]
@@ -2371,7 +2373,8 @@ def own_weights(unet: torch.nn.Module) -> dict[str, Tensor]:
 
 # %% [markdown]
 # The training is that of any latent model: noise on latents, a prediction under a prompt, a squared
-# error. Latents and vectors of all prompts are computed once, before the first step.
+# error. The latents of all pictures and the vectors of all prompts are computed once, before the
+# first step.
 
 
 # %% tags=["export", "long"]
@@ -2442,7 +2445,8 @@ thin = add_lora(pipe)
 base = own_weights(pipe.unet)  # before the training
 
 # %% [markdown]
-# Two thousand pictures in the style, with the prompts that fit what they show.
+# The style is trained on two thousand pictures. Each keeps the prompt that it had before it was put
+# into the style.
 
 # %% tags=["nbval-ignore-output"]
 style_prompts = captions(train_set.x[:2000], train_set.y[:2000], rng(2))
@@ -2472,7 +2476,7 @@ WISHES = [
 ]
 
 # %% [markdown]
-# `set_adapters` turns the knob: the same prompts and noise, at five strengths.
+# `set_adapters` turns the knob. The prompts and the noise are the same at all five strengths.
 
 # %%
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -2541,7 +2545,7 @@ with tempfile.TemporaryDirectory(
         other.load_lora_weights(folder, adapter_name="style")
 
 # %% [markdown]
-# The course ships a second file, for *mosaics*. It goes onto the same pipeline.
+# The course ships a second file, for *mosaics*. It is loaded onto the same pipeline.
 
 # %% tags=["nbval-ignore-output"]
 with warnings.catch_warnings(), kept_back(NO_TEXT):  # two adapters are what we want
@@ -2555,7 +2559,7 @@ print(
 )
 
 # %% [markdown]
-# `set_adapters` mixes several, each with its own strength.
+# `set_adapters` mixes several styles, each with its own strength.
 
 
 # %%
@@ -2589,8 +2593,9 @@ claim(
 )
 
 # %% [markdown]
-# Is that the style, or only darker? A measure must tell the two apart. KID compares a set of
-# pictures with the test pictures *in the style*, in the classifier's features: 0 is no difference.
+# Do the pictures have the style, or are they only darker? A measure must tell the two apart. KID
+# compares a set of pictures with the test pictures *in the style*, in the classifier's features: 0
+# is no difference.
 
 # %%
 N_STYLE = 150
@@ -2608,7 +2613,8 @@ def kid(x, name):
 
 
 # %% [markdown]
-# Beside the pictures drawn in the style stand test pictures that are merely darkened.
+# Beside the pictures drawn in the style stand test pictures that are merely darkened, and test
+# pictures in the style after the autoencoder: the U-Net can hardly come nearer than those.
 
 # %%
 kids = {
@@ -2642,7 +2648,7 @@ claim(
 )
 
 # %% [markdown]
-# The style should cost few weights of its own, and leave the U-Net's as they were.
+# The style should need few weights of its own, and leave the U-Net's as they were.
 
 # %%
 after = own_weights(pipe.unet)
@@ -2830,8 +2836,8 @@ def keep_latents(pipe, step, t, kwargs):
 #
 # (The library has ready callbacks in `diffusers.callbacks`. `SDCFGCutoffCallback` switches guidance
 # off, too, but keeps the vectors of one prompt only, and our call has eight.
-# `IPAdapterScaleCutoffCallback` switches an IP-Adapter off, and `MultiPipelineCallbacks` joins
-# several callbacks.)
+# `IPAdapterScaleCutoffCallback` switches off an IP-Adapter, of which the section "After 2022"
+# tells, and `MultiPipelineCallbacks` joins several callbacks.)
 
 
 # %%
@@ -2843,7 +2849,7 @@ def guidance_off(pipe, step, t, kwargs):
 
 
 # %% [markdown]
-# First all the way with guidance, and with the film.
+# The first call has guidance all the way, and keeps the film.
 
 # %%
 dresses = ["a bright dress"] * 8
@@ -2853,8 +2859,8 @@ evaluated = {"all the way": sum(calls)}
 calls.clear()
 
 # %% [markdown]
-# Then half-way. A callback sees only the tensors that it asks for: this one asks for the prompts'
-# vectors, too.
+# The second call has guidance half-way. A callback sees only the tensors that it asks for: this one
+# asks for the prompts' vectors, too.
 
 # %%
 half_way = pipe(
@@ -2868,7 +2874,7 @@ evaluated["half-way"] = sum(calls)
 count.remove()
 
 # %% [markdown]
-# And once without any guidance, to compare with.
+# The third call has no guidance at all, to compare with.
 
 # %%
 never = pipe(dresses, generator=rng(), **options | {"guidance_scale": 1.0}).images
@@ -2905,9 +2911,9 @@ claim(
 # %% [markdown]
 # ## When it does not fit into memory
 #
-# The first question of everybody with a small graphics card. What the *weights* take can be
-# counted: their number times the bytes of the type, for Stable Diffusion 1.5 with the numbers of
-# weights of its files.
+# Everybody with a small graphics card asks this first. The memory of the *weights* can be counted:
+# their number times the bytes of the type. For Stable Diffusion 1.5 the numbers of weights are
+# those of its files.
 
 # %%
 PARTS_OF_SD = {"U-Net": 859_520_964, "text encoder": 123_060_480, "VAE": 83_653_863}
@@ -2925,8 +2931,8 @@ def bytes_by_part(dtype):
 
 
 # %% [markdown]
-# *Offloading* keeps only the part on the card that works, so that the largest one decides. What
-# activations take depends on size and batch, and is not in this table.
+# *Offloading* keeps on the card only the part that is at work, so that the largest part decides.
+# The memory of activations depends on size and batch, and is not in the table below.
 
 # %%
 single, half = bytes_by_part(torch.float32), bytes_by_part(torch.float16)
@@ -2967,8 +2973,8 @@ claim(
 # `.to("cuda")` before them. `device_map` in `from_pretrained` is accelerate's, too: `"cuda"` loads
 # every part straight onto the card, `"balanced"` spreads the parts over several cards.)
 #
-# Slicing changes no picture, and a claim below says so; tiling may, at the seams. A hook on the
-# decoder notes how many latents it is given at once.
+# Slicing changes no picture beyond rounding, and a claim below says so; tiling may, at the seams. A
+# hook on the decoder notes how many latents it is given at once.
 
 # %%
 eight = latents.repeat(2, 1, 1, 1)  # (8, 4, 8, 8)
@@ -3019,8 +3025,8 @@ claim(
 # besides: FLUX.1 about 24 GB for the transformer alone.) All are called as you have called the
 # small one, with a few surprises: SDXL Turbo needs `num_inference_steps=1, guidance_scale=0.0`
 # said, LCM its own `LCMScheduler`, and FLUX hears a negative prompt only with `true_cfg_scale`
-# above 1. Some want a licence accepted on the hub and `hf auth login` first. What the library takes
-# when you say nothing, it tells itself:
+# above 1. Some want a licence accepted on the hub and `hf auth login` first. The next cell prints
+# the library's defaults:
 
 # %% tags=["nbval-ignore-output"]
 for kind in (
@@ -3051,7 +3057,8 @@ landed = flow.step(eps - x0, flow.timesteps[0], x_s).prev_sample
 # %% [markdown]
 # But the network cannot know the direction of one pair: it learns the *mean* direction of all pairs
 # whose lines cross at $x_s$. So its path is curved, and one step from pure noise ends at the mean
-# of the data. *Rectified flow* (Liu et al. 2023) and distillation straighten the path afterwards.
+# of the data. In the next cell the data are four latents. *Rectified flow* (Liu et al. 2023)
+# straightens the path afterwards, and distillation teaches a network to take it in few steps.
 
 # %%
 flow.set_timesteps(1)
@@ -3074,7 +3081,8 @@ claim(
 )
 
 # %% [markdown]
-# And the transformer: patches of the latents in the place of words.
+# The second change is the *transformer*. It reads patches of the latents, where a language model
+# reads words.
 
 # %%
 transformer = diffusers.DiTTransformer2DModel(
@@ -3181,8 +3189,8 @@ settings = {
 }
 
 # %% [markdown]
-# `pictures.regenerate` reads them, draws again, and compares every pixel. A second file lies about
-# its seed.
+# `pictures.regenerate` reads the settings, draws the picture again, and compares every pixel. To
+# see that the comparison can fail, a second file names a wrong seed.
 
 # %%
 with tempfile.TemporaryDirectory(
@@ -3257,8 +3265,9 @@ plots.show(
 )
 
 # %% [markdown]
-# `save` raises the pattern's strength until the detector's score is 5, and the detector's threshold
-# is 4. So what has to be measured is not that it is found here, but its price and what it survives.
+# `save` raises the pattern's strength until the detector's score is at least 5, and the detector's
+# threshold is 4. So the mark is found here by construction. The open questions are its price, which
+# is measured below, and what it survives, which notebook 09 measures.
 
 # %% tags=["nbval-ignore-output"]
 print(
