@@ -106,7 +106,7 @@ from course_utils.lessons.nb05_ddpm_from_scratch import (
 plots.use_style()
 
 # %% [markdown]
-# The line below says on which device this notebook runs, and with which of two budgets, `quick` or
+# The next cell prints on which device this notebook runs, and with which of two budgets, `quick` or
 # `full`. The budget sets how long the GAN is trained here, and how many requests are measured.
 
 # %% tags=["nbval-ignore-output"]
@@ -215,15 +215,15 @@ window = checks.use(my_window, window)  # yours from here on, once it passes
 
 # %% [markdown]
 # Three of the six scans are stored as a file would hold them. The lowest and the highest value of
-# each are for the wrong line above.
+# each are for the wrong line of exercise 8.1.
 
 # %%
 kept_values = (scanned[2:5].clamp(-1000, 2000) + 1024).round()  # as a file would hold them
 lowest, highest = (kept_values.amin((1, 2, 3), True), kept_values.amax((1, 2, 3), True))
 
 # %% [markdown]
-# Five windows on them: one for the brain, one for bone, and three mistakes. The last two are slips
-# in the formula.
+# Five windows show them: one for the brain, one for bone, and three mistakes. The last two mistakes
+# are slips in the formula.
 
 # %%
 views = {
@@ -249,7 +249,8 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# What does a wrong window cost? Count the grey levels that lie between the brain and a lesion.
+# What does a wrong window cost? The next function counts the grey levels that lie between a brain
+# and a lesion that is 40 HU brighter.
 
 
 # %%
@@ -259,7 +260,8 @@ def step_in_grey(low, high):
 
 
 # %% [markdown]
-# Between them are 40 HU. In a window of its own a picture spends most grey levels on air and bone.
+# In a window of its own a picture spends most grey levels on air and bone. Few are left for those
+# 40 HU.
 
 # %%
 own = [step_in_grey(lo.item(), hi.item()) for lo, hi in zip(lowest, highest)]
@@ -270,7 +272,7 @@ claim(
 )
 
 # %% [markdown]
-# A brain window is 80 HU wide, so that those 40 HU get half of it.
+# A brain window is 80 HU wide, so that the 40 HU get half of the grey levels.
 
 # %%
 claim(
@@ -366,8 +368,8 @@ def planes(encoded: Tensor, size: int) -> Tensor:
 
 
 # %% [markdown]
-# One plane more says how far each pixel is outside the lesion's edge. What that mended is told at
-# the end of the notebook.
+# One plane more says how far each pixel is outside the lesion's edge. The end of the notebook tells
+# what this plane mended.
 
 
 # %% tags=["export"]
@@ -427,8 +429,8 @@ LATENT_DIM = 32
 LATENTS = LATENT_DIM + phantoms.SIZE**2  # numbers: anatomy, and noise for each pixel
 
 # %% [markdown]
-# Half of the work is done at 24 x 24, with four pixels in four channels, as notebook 05's U-Net
-# does it. The request comes in twice: as numbers at the start, and as planes at 24 x 24.
+# Most of the work is done at 24 x 24. There four channels stand for four pixels, as in notebook
+# 05's U-Net. The request comes in twice: as numbers at the start, and as planes at 24 x 24.
 
 
 # %% tags=["export"]
@@ -458,8 +460,9 @@ class ClinicalGenerator(nn.Module):
 
 
 # %% [markdown]
-# The discriminator makes features of the picture alone. From them come the projected score, and
-# seven numbers: what the picture's own request seems to be.
+# The discriminator makes features of the picture alone. Features and request together give the
+# projected score. The features alone give seven numbers: what the picture's own request seems to
+# be.
 
 
 # %% tags=["export"]
@@ -496,10 +499,10 @@ class ClinicalDiscriminator(nn.Module):
 
 
 # %% [markdown]
-# That second output is an *auxiliary regressor* (Odena et al. 2017 did it with classes). The
-# discriminator learns it on real pictures only; the generator is then told how far its picture is
-# from the request. It says "the lesion is too far left", where a score says "not good". What is
-# missing from a request does not count.
+# An *auxiliary regressor* reads those seven numbers (Odena et al. 2017 read classes). The
+# discriminator learns to read them on real pictures only; the generator is then told how far its
+# picture is from the request. The numbers say "the lesion is too far left", where a score says "not
+# good". What is missing from a request does not count.
 
 
 # %% tags=["export"]
@@ -585,8 +588,8 @@ generator = ClinicalGenerator().to(run.device)
 discriminator = ClinicalDiscriminator().to(run.device)
 
 # %% [markdown]
-# Generator and discriminator are trained on the pictures of 4,000 people. What is used afterwards
-# is the generator's moving average.
+# Both networks are trained on the pictures of 4,000 people. Afterwards the moving average of the
+# generator's weights is used.
 
 # %% tags=["nbval-ignore-output"]
 start = time.perf_counter()
@@ -690,7 +693,7 @@ GUIDANCE = 1.0
 
 # %% [markdown]
 # Each kind of network gets a function that takes requests and gives pictures. The GAN needs one
-# pass.
+# pass for a picture.
 
 
 # %% tags=["export"]
@@ -739,8 +742,8 @@ def sample_diffusion(
 
 
 # %% [markdown]
-# Training the diffusion model takes longer than this notebook has, so that its weights are shipped,
-# and beside them those of the GAN after 1,800 steps of 32. Both learnt from the same 4,000 people.
+# Training the diffusion model takes longer than this notebook has. So the course ships its weights,
+# and those of the GAN after 1,800 steps of 32 pictures. Both learnt from the same 4,000 people.
 
 
 # %% tags=["export"]
@@ -760,7 +763,7 @@ def shipped(name: str) -> nn.Module:
 gan, diffusion = shipped("gan").to(run.device), shipped("diffusion").to(run.device)
 
 # %% [markdown]
-# Now everyone gets the same requests. The real scans are of phantoms that have exactly what was
+# Now all networks get the same requests. The real scans are of phantoms that have exactly what was
 # asked for.
 
 # %%
@@ -788,21 +791,22 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# The GAN of this notebook has had a few hundred steps. It has learnt a head, and hardly any lesion:
-# the table below says so, too. What follows is about the shipped networks.
+# With the quick budget the GAN of this notebook has had 200 steps. It has learnt a head, and hardly
+# any lesion: the table of the next section says so, too. What follows is about the shipped
+# networks.
 
 # %% [markdown]
 # ## Does it obey?
 #
 # Looking does not answer that. The judge must know nothing of the networks; a network that reads
-# parameters would be fooled by what fools its kind. So the judge is three classical steps. Two of
-# them look for a disk whose edge is as soft as the scanner makes it.
+# parameters would be fooled by what fools its kind. So the judge is three classical steps. The
+# second and the third step look for a disk whose edge is as soft as the scanner makes it.
 
 # %% tags=["export"]
 EDGE = 2.2  # mm, how soft the scanner makes an edge
 
 # %% [markdown]
-# The first step is a *threshold*: the skull is what is above 150 HU; the brain is what skull
+# The first step is a *threshold*: the skull is what is above 150 HU. The brain is what the skull
 # encloses.
 
 
@@ -815,7 +819,7 @@ def enclosed(wall: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# A lesion is taken for a disk with that edge.
+# For the judge a lesion is a disk with that soft edge.
 
 
 # %% tags=["export"]
@@ -825,8 +829,8 @@ def soft_disk(away: Tensor, radius: Tensor | float) -> Tensor:
 
 
 # %% [markdown]
-# The second step is a *matched filter*. Disks of sixteen radii are compared with every place in the
-# brain; the best one explains most of the squared difference from the brain's median.
+# The second step is a *matched filter*. Disks of sixteen radii are tried at every place in the
+# brain. The best one takes away the largest part of the squared difference from the brain's median.
 
 
 # %% tags=["export"]
@@ -849,7 +853,8 @@ def find_disks(hu: Tensor, brain: Tensor, level: Tensor) -> Tensor:
 
 # %% [markdown]
 # The third step is *least squares* (Levenberg and Marquardt). It needs the picture that a disk
-# would make, and how each pixel changes with the disk's five numbers.
+# would make, and how each pixel changes with the disk's five numbers: two of place, radius,
+# contrast, and the level around it.
 
 
 # %% tags=["export"]
@@ -870,8 +875,8 @@ def disk_model(theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # %% [markdown]
-# From the matched filter's disk, place, radius, contrast and the level around are fitted to the
-# pixels near it.
+# The fit starts at the matched filter's disk, and moves the five numbers until they fit the pixels
+# near it.
 
 
 # %% tags=["export", "long"]
@@ -914,8 +919,8 @@ def measure(pictures: Tensor, num_steps: int = 12) -> Tensor:
 
 
 # %% [markdown]
-# What was found is then held against what was asked. A lesion counts as *lost* if it is more than
-# two pixels from its place.
+# The next function compares what was found with what was asked. A lesion counts as *lost* if it is
+# found more than two pixels from its place.
 
 
 # %% tags=["export"]
@@ -942,7 +947,8 @@ pictures["noise"] = torch.randn(len(wanted), 1, 48, 48, generator=rng).clamp(-1,
 found = {name: measure(x) for name, x in pictures.items()}
 
 # %% [markdown]
-# One more row is somebody who does not listen: at the right place, but always 12 mm and 50 HU.
+# One more row of the table is somebody who does not listen: the lesions are at the right place, but
+# always have 12 mm and 50 HU.
 
 # %%
 DEAF = "always 12 mm, 50 HU"
@@ -966,8 +972,8 @@ plots.table(
 )
 
 # %% [markdown]
-# The judge has an error of its own, on real scans of phantoms. It stands in the first row, and no
-# network can be seen to be better than it.
+# The judge has an error of its own, on real scans of phantoms. That error stands in the first row,
+# and no network can be seen to be better.
 
 # %%
 claim("On real scans the judge is off by at most 0.4 pixels", obeyed["real"]["place"], at_most=0.4)
@@ -993,7 +999,7 @@ claim(
 )
 
 # %% [markdown]
-# A judge could also be too kind. The two sets that must fail say that this one is not.
+# A judge could also be too kind. The two sets that must fail show that this one is not.
 
 # %%
 claim(
@@ -1003,7 +1009,7 @@ claim(
 )
 
 # %% [markdown]
-# And size and strength? First the median of found over asked.
+# How well are size and contrast obeyed? First comes the median of found over asked.
 
 
 # %%
@@ -1021,9 +1027,10 @@ claim(
 )
 
 # %% [markdown]
-# A mean hides a slope, and a median more so. Look at the last row of the table: who always makes 12
-# mm has no larger mean error of radius than the diffusion model. So here is every request against
-# what was found, over the whole range. Who does not listen makes a flat cloud in this picture.
+# A mean hides a slope, and a median more so. Look at the last row of the table above: who always
+# makes 12 mm has no larger mean error of radius than the diffusion model. So the next figure shows
+# every request against what was found, over the whole range. Who does not listen makes a flat cloud
+# there.
 
 # %%
 shown = ["real", "GAN, shipped", "diffusion, shipped"]
@@ -1071,8 +1078,8 @@ claim(
 )
 
 # %% [markdown]
-# *Radius* and *contrast* are half heard: small or weak lesions come out too large and too strong,
-# large or strong ones too small and too weak.
+# *Radius* and *contrast* are obeyed only in part: small or weak lesions come out too large and too
+# strong, large or strong ones too small and too weak.
 
 # %%
 claim(
@@ -1088,11 +1095,10 @@ claim(
 )
 
 # %% [markdown]
-# That is the answer of a measurement. The GAN obeys the *place*. The diffusion model is further off
-# and loses one or two lesions in a hundred. In radius and contrast the GAN's lesions are off by a
-# sixth and a quarter in the mean, hardly less than those of somebody who does not listen to the
-# radius at all; only the slope tells them apart. Whether a longer training mends it was not
-# measured.
+# So the GAN obeys the *place*. The diffusion model is further off and loses about two lesions in a
+# hundred. In the mean the GAN's lesions are off by about 15 in 100 of the radius and 25 in 100 of
+# the contrast. In radius that is hardly less than for somebody who does not listen at all; only the
+# slope tells them apart. Whether a longer training mends it was not measured.
 #
 # ### Beyond the range
 #
@@ -1100,7 +1106,7 @@ claim(
 # numbers without a word. Do they know what to do with them?
 #
 # One request is taken as typical. Then its radius, or its contrast, goes from below the range to
-# above it.
+# above it, at random angles.
 
 # %%
 N_BEYOND = 80
@@ -1125,7 +1131,8 @@ for what, column, ends in (("radius", 0, (4, 22)), ("contrast", 3, (5, 105))):
         outside[what, name] = beyond[:, column], measure(x)[:, 2 if what == "radius" else 3]
 
 # %% [markdown]
-# How far does the judge's reading stay behind the request, in the median?
+# How far is the judge's reading from the request, in the median? A minus sign says that it stays
+# behind.
 
 
 # %%
@@ -1291,7 +1298,7 @@ checks.split(split, solution=True)
 split = checks.use(my_split, split)  # yours from here on, once it passes
 
 # %% [markdown]
-# First the people, each with six slices.
+# First come the people, each with six slices.
 
 # %%
 PEOPLE, SLICES, REPEATS = 60, 6, 20
@@ -1306,7 +1313,8 @@ def slices_of(people, slices, rng):
 
 
 # %% [markdown]
-# The model is the plainest one that can remember: the nearest training picture lends its label.
+# The model is the plainest one that can remember: each test picture gets the label of the nearest
+# training picture.
 
 
 # %%
@@ -1317,7 +1325,7 @@ def nearest_accuracy(x, y, train, test):
 
 
 # %% [markdown]
-# Both ways of dealing get the same slices and the same coins, twenty times over.
+# Both ways of dealing get the same slices and the same coins, in twenty repetitions.
 
 # %% tags=["nbval-ignore-output"]
 leaky, honest = [], []
@@ -1378,7 +1386,8 @@ plots.table(
 )
 
 # %% [markdown]
-# The differences that follow are between the means of rows. The spread stands beside each.
+# The differences that follow are between the means of rows. Beside each stands the largest standard
+# deviation that any row has over its three draws.
 
 
 # %%
@@ -1391,7 +1400,8 @@ def mean_found(name, n):
 origin = {"date": use[0]["date"], "seeds": 3, "spread": max(map(spread, use))}
 
 # %% [markdown]
-# With ten real pictures those of a generator pay, in all three draws.
+# With ten real pictures the GAN's pictures help, in all three draws. Alone they do better than the
+# ten.
 
 # %% tags=["exact"]
 stored(
@@ -1410,7 +1420,8 @@ stored(
 )
 
 # %% [markdown]
-# With 40 and 160 the differences are no larger than those between draws.
+# With 40 and 160 real pictures nearly everything is found already, with the GAN's pictures or
+# without.
 
 # %% tags=["exact"]
 stored(
@@ -1463,8 +1474,8 @@ checks.auc(auc, solution=True)
 auc = checks.use(my_auc, auc)  # yours from here on, once it passes
 
 # %% [markdown]
-# An AUC from a few hundred people has an error. Its interval says whether it can be told from one
-# half.
+# An AUC from a few hundred people has an error. The 95 % interval says whether the AUC can be told
+# from one half.
 
 
 # %% tags=["export"]
@@ -1516,7 +1527,7 @@ x_few, asked_few = phantoms.cohort("control")
 control = shipped("control").to(run.device)
 
 # %% [markdown]
-# As many strangers as members are asked about.
+# The attack is tried on as many strangers as members. The strangers are test people.
 
 
 # %%
@@ -1554,8 +1565,8 @@ for name, marks in {"control": control_marks, "published": published_marks}.item
     print(f"{name}: {caught(*marks):.1%} of the members are caught at 1 % of false alarms")
 
 # %% [markdown]
-# A GAN has no denoising loss. The attack on it samples eight pictures by the person's own request,
-# and asks how near the nearest of them comes.
+# A GAN has no denoising loss. The attack on a GAN samples eight pictures by the person's own
+# request, and measures how near the nearest of them comes.
 
 # %%
 rng = runtime.rng(4)
@@ -1600,7 +1611,7 @@ plots.show(
 )
 
 # %% [markdown]
-# Where people were learnt by heart the attack succeeds.
+# Where people were learnt by heart, the attack succeeds.
 
 # %%
 claim(
@@ -1610,7 +1621,7 @@ claim(
 )
 
 # %% [markdown]
-# On the published networks it does not, as far as three hundred people can show.
+# On the published networks the attack does not succeed, as far as three hundred people can show.
 
 # %%
 claim(
@@ -1632,7 +1643,7 @@ claim(
 # ## Is it fair?
 #
 # Small heads, below 62 mm, were four in a hundred in training. A mean over all people hides them.
-# So they and the others are measured apart, eighty people each.
+# So small heads and the others are measured apart, eighty people each.
 
 # %%
 N_GROUP = 80
@@ -1721,11 +1732,11 @@ def burned(hu: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Here each file says five times that it is synthetic: by the attribute that is made for it,
-# *Synthetic Data* (0008,001C), in the name, the series and the derivation in words, and by the
-# letters. (*Image Type* begins with DERIVED. In PS3.3, C.7.6.1.1.2, that means computed from other
-# images: the nearer one of two values, and it does not say synthetic.) The request goes along in a
-# private block.
+# Here each file says six times that it is synthetic: by the attribute that is made for it,
+# *Synthetic Data* (0008,001C), by words in the name, the patient's ID, the series and the
+# derivation, and by the letters. (*Image Type* begins with DERIVED. In PS3.3, C.7.6.1.1.2, that
+# means computed from other images: the nearer one of two values, and it does not say synthetic.)
+# The request goes along in a private block.
 
 
 # %% tags=["export", "long"]
@@ -1773,7 +1784,7 @@ def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = Non
 
 
 # %% [markdown]
-# Reading goes the way of exercise 8.1: slope, then intercept.
+# Reading follows exercise 8.1: values times slope, plus intercept.
 
 
 # %% tags=["export"]
@@ -1784,7 +1795,7 @@ def from_dicom(file) -> Tensor:
 
 
 # %% [markdown]
-# One picture on request is written to a file and read from it.
+# One picture is sampled by request, written to a file and read from it.
 
 # %%
 picture = sample_gan(
@@ -1865,8 +1876,8 @@ def deidentified(file, uids: dict[str, str]):
 
 
 # %% [markdown]
-# For a trial, the file above gets names in usual and in unusual places: a profession, a hospital, a
-# sequence.
+# For a trial, the file above gets telling texts in usual and in unusual places: names, a
+# profession, a date, a hospital, a sequence.
 
 # %%
 header = copy.deepcopy(again)
@@ -1883,7 +1894,7 @@ for name in ("PatientName", "OtherPatientNames", "Occupation", "RequestAttribute
     print(f"{name}: was {str(header[name].value)[:24]!r}, is {str(clean.get(name, 'not there'))!r}")
 
 # %% [markdown]
-# The search goes through the whole data set, and not only through these four attributes.
+# The claim searches the whole data set, and not only these four attributes.
 
 # %%
 claim(
@@ -1902,7 +1913,7 @@ claim(
 claim("Its pixels are as they were", bool((from_dicom(clean) == read_back).all()))
 
 # %% [markdown]
-# The header alone is clean now. Whether a *person* can still be found is another question: by the
+# Only the header is clean now. Whether a *person* can still be found is another question: by the
 # pixels, by a rare disease, by what else somebody knows.
 
 # %% [markdown]
