@@ -135,7 +135,7 @@ drawn = {split: emoji.emoji(split) for split in ("train", "test")}
 
 # %% [markdown]
 # Each picture has a name, one of eight groups, and a hand. A class is a group in a hand, so there
-# are 32.
+# are 32 classes. The last column counts the pictures held out, of all hands together.
 
 # %% tags=["exact"]
 plots.table(
@@ -182,8 +182,8 @@ plots.film_strip(
 # brightened are not.
 #
 # A *difference hash* finds most of these: reduce the picture to 9 x 8 grey fields, and write down
-# for each field whether its right neighbour is brighter. Such a list of 64 bits hardly changes when
-# a picture is saved again.
+# for each pair of neighbours in a row whether the right one is clearly brighter. Such a list of 64
+# bits hardly changes when a picture is saved again.
 
 
 # %% tags=["export"]
@@ -210,8 +210,8 @@ def bits_apart(a: Tensor, b: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Is it any good? Plant copies and look. The next cells damage 400 emoji in six ways, from JPEG to a
-# mirror.
+# Does the hash find copies? To see it, we plant some. The next cells damage 400 emoji in six ways,
+# from JPEG to a mirror.
 
 
 # %%
@@ -235,7 +235,7 @@ DAMAGE = {
 }
 
 # %% [markdown]
-# Then count how many of the damaged copies are still within 2 bits of their original.
+# Then we count how many of the damaged copies are still within 2 bits of their original.
 
 # %%
 pick = torch.randperm(len(drawn["train"]), generator=runtime.rng(1))[:400]
@@ -257,7 +257,8 @@ near = (bits_apart(of_test, of_train) <= 2) & same_hand  # (424, 3792)
 apart = torch.cdist(drawn["test"].x.flatten(1), drawn["train"].x.flatten(1)) / 3072**0.5  # RMS
 
 # %% [markdown]
-# The table counts the copies that were found, the line below it the pairs that nobody planted.
+# The table counts the planted copies that were found. The line below it counts near pairs that
+# nobody planted.
 
 # %% tags=["nbval-ignore-output"]
 plots.table(
@@ -286,7 +287,8 @@ claim(
 )
 
 # %% [markdown]
-# Near in bits is not near in pixels. A tenth of the range is a large difference for a copy.
+# Pictures that are near in bits need not be near in pixels. A tenth of the range is a large
+# difference for a copy.
 
 # %%
 claim(
@@ -358,9 +360,9 @@ duplicate_groups = checks.use(my_groups, duplicate_groups)  # yours, once it pas
 # %% [markdown]
 # ### A split that keeps things together
 #
-# The emoji are split by *thing*: if the rocket is held out, it is so in all four hands. So a
-# picture must keep its name and its class on the way. A `Part` holds them together, and says of
-# each picture whether it may be mirrored.
+# The emoji are split by *thing*: if the rocket is held out, it is held out in all four hands. So a
+# picture must keep its name and its class. A `Part` holds the three together, and says of each
+# picture whether it may be mirrored.
 
 
 # %% tags=["export"]
@@ -402,10 +404,10 @@ class Material:
 
 
 # %% [markdown]
-# A folder is split by groups of suspects, class by class. What no hash can know is up to you: ten
-# photographs of one garden on one afternoon are one thing, and so are the frames of a film. Give
-# each its own subfolder and hold out whole subfolders, if you want to know what the model does
-# elsewhere.
+# A folder is split by groups of suspects, class by class. The hash cannot know all that belongs
+# together: ten photographs of one garden on one afternoon are one thing, and so are the frames of a
+# film. Give each its own subfolder and hold out whole subfolders, if you want to know what the
+# model does elsewhere.
 
 
 # %% tags=["export"]
@@ -469,9 +471,9 @@ if ON_EMOJI:
 # %% [markdown]
 # ### A folder of photographs
 #
-# Do the same steps work on files? The next cell writes a folder as people have them: 240 crops of
-# the course's twelve photographs, as JPEG and PNG, a subfolder for each photograph. Crops that
-# overlap would be near-duplicates which no hash finds, so these are taken from a grid.
+# Do the same steps work on files? The next function writes a folder as people have them: 240 crops
+# of the course's twelve photographs, as JPEG and PNG, a subfolder for each photograph. Crops that
+# overlap would be near-duplicates that the hash misses, so the crops are taken from a grid.
 
 
 # %% tags=["export"]
@@ -495,7 +497,7 @@ def write_crops(folder: Path, side: int = 64, each: int = 20) -> int:
 
 
 # %% [markdown]
-# The folder then goes through `material`, as yours would.
+# The next cell writes the folder and hands it to `material`, as you would hand over yours.
 
 # %% tags=["nbval-ignore-output"]
 scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # Windows keeps open files
@@ -517,7 +519,8 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# No file may be lost on the way, and no pair of suspects may lie on both sides of the split.
+# No file may be lost on the way, and within a class no pair of suspects may lie on both sides of
+# the split.
 
 # %%
 claim("The folder of photographs holds at least 200 files", written, at_least=200)
@@ -668,8 +671,9 @@ checks.to_pixels(to_pixels, solution=True)
 to_pixels = checks.use(my_pixels, to_pixels)  # yours from here on, once it passes
 
 # %% [markdown]
-# The eight emoji are normalised as in the script. Then they are turned back in three ways: by the
-# published line, by the right inverse, and by the right inverse after a cap at 1.
+# The emoji of the first figure are normalised as in the script. Then they are turned back in three
+# ways: by the published line, by the right inverse, and by the right inverse after a cap to [-1,
+# 1].
 
 # %%
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -701,7 +705,7 @@ claim(
 )
 
 # %% [markdown]
-# The last row of the picture is the second half of the mistake, and it is seen less often.
+# The last row of the figure shows the second half of the mistake, which is noticed less often.
 # Diffusion samplers cap their prediction of x0 at [-1, 1] (`clip=True` in notebook 05,
 # `clip_sample` in diffusers). With ImageNet's normalisation white lies above 2.
 
@@ -760,7 +764,7 @@ POWER = 0.5  # half-way between the data's shares and equal ones
 
 # %% [markdown]
 # The table compares three powers. Its last column says how often one picture of the rarest class is
-# drawn, on average, in as many draws as there are pictures.
+# drawn, on average, when as many pictures are drawn as there are.
 
 # %% tags=["nbval-ignore-output"]
 sizes = train.y.bincount(minlength=len(mine.classes))
@@ -801,9 +805,10 @@ class Job:
 
 
 # %% [markdown]
-# Second, **random numbers hang on the number of the step.** Before step n the generator is seeded
-# with n, so the whole state of chance is one integer. (The usual way saves the generators' states;
-# one that is forgotten, in a data loader or on the graphics card, changes the run in silence.)
+# Second, **random numbers depend on the number of the step.** Before each step the generator is
+# seeded with that number and the seed of the run. So no state of a generator has to be saved. (The
+# usual way saves the generators' states; one that is forgotten, in a data loader or on the graphics
+# card, changes the run in silence.)
 
 
 # %% tags=["export"]
@@ -859,8 +864,8 @@ def rate(number: int, num_steps: int, warm_up: int = 50) -> float:
 
 
 # %% [markdown]
-# Each batch is drawn by the weights of Exercise 11.4, and some of its pictures are mirrored. Both
-# take their chance from the seed of the step.
+# Each batch is drawn by the weights of Exercise 11.4, and some of its pictures are mirrored. The
+# random numbers of both come from the seed of the step.
 
 
 # %% tags=["export"]
@@ -945,8 +950,8 @@ def diffusion_job(
 
 
 # %% [markdown]
-# The sampler is a function of its own, since the shipped model further down uses it too. A job
-# gives it the running average of the weights.
+# The sampler is a function of its own, since the shipped model further down uses it, too. A job
+# hands it the network with the running average of the weights.
 
 
 # %% tags=["export"]
@@ -990,8 +995,8 @@ def random_colour(x: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Then the place. The picture is padded with zeros, and a window of the old size is read at a random
-# place.
+# Place comes second. The picture is padded with zeros, which are grey, and a window of the old size
+# is read at a random place.
 
 
 # %% tags=["export"]
@@ -1006,7 +1011,7 @@ def random_translation(x: Tensor, share: float = 0.125) -> Tensor:
 
 
 # %% [markdown]
-# Last the square. Its centre may lie anywhere, so it is often cut off at the border.
+# The square comes last. Its centre may lie anywhere, so the square often reaches over the border.
 
 
 # %% tags=["export"]
@@ -1020,10 +1025,10 @@ def random_cutout(x: Tensor, share: float = 0.5) -> Tensor:
 
 
 # %% [markdown]
-# The discriminator sees *real and generated pictures alike* through all three. They can be
-# differentiated, so the generator learns through them. Because generated pictures are changed too,
-# no cut-out square is taught to the generator. If only real ones were changed, squares and shifts
-# would be part of what it should learn: augmentation leaks.
+# The discriminator sees *real and generated pictures alike* through all three changes. All three
+# can be differentiated, so the generator learns through them. Because generated pictures are
+# changed, too, the generator is not taught to draw cut-out squares. If only real ones were changed,
+# squares and shifts would be part of what it should learn: augmentation leaks.
 
 
 # %% tags=["export"]
@@ -1033,9 +1038,9 @@ def diff_augment(x: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Two things are changed in notebook 02's networks, both known from notebook 03. The discriminator
-# loses its batch normalisation, which a gradient penalty cannot do with: the penalty speaks of the
-# gradient at *each* picture, and BatchNorm mixes the pictures of a batch.
+# Two more things differ from notebook 02, and both are known from notebook 03. The discriminator
+# loses its batch normalisation, which does not go together with a gradient penalty: the penalty
+# speaks of the gradient at *each* picture, and BatchNorm mixes the pictures of a batch.
 
 
 # %% tags=["export"]
@@ -1048,14 +1053,14 @@ def without_batch_norm(net: nn.Sequential) -> nn.Sequential:
 
 
 # %% [markdown]
-# And the loss is R3GAN's: relativistic, with R1 and R2.
+# The loss is R3GAN's: relativistic, with the penalties R1 and R2.
 
 # %% tags=["export"]
 critic_loss = nb03.penalised(nb03.relativistic_loss, r1=True, r2=True)
 
 # %% [markdown]
-# Generator and discriminator take channels, classes and a size as well. The label is one-hot: it is
-# put beside the latent, and as constant planes beside the picture.
+# Notebook 02's generator and discriminator take channels, classes and a size, too. The label is
+# one-hot: it stands beside the latent, and as constant planes beside the picture.
 
 
 # %% tags=["export", "long"]
@@ -1198,8 +1203,9 @@ for name, make in MAKERS.items():
 # %% [markdown]
 # ## Stop it, and go on
 #
-# A training that cannot be stopped is a training that you lose. Here one breaks off in the middle,
-# between two checkpoints, as if the battery had died. The exception `PowerCut` breaks it off.
+# A training that cannot be stopped is a training that you lose. Here a training breaks off in the
+# middle, between two checkpoints, as if the battery had died. The exception `PowerCut` stands for
+# the battery.
 
 
 # %%
@@ -1216,7 +1222,8 @@ def break_off_at(step):
 
 
 # %% [markdown]
-# The two short trainings are small. Every call makes a *new* job, with fresh networks.
+# The trainings of this test have small networks and 12 steps. Every call makes a *new* job, with
+# fresh networks.
 
 # %%
 SHORT = 12
@@ -1230,8 +1237,9 @@ def short_job(name):
 
 
 # %% [markdown]
-# One training runs to its end. Another is broken off, and a new job loads the last checkpoint and
-# goes on. The steps since that checkpoint are done again. A third has other random numbers.
+# Of each model one training runs to its end. Another is broken off, and a new job loads the last
+# checkpoint and goes on. The steps since that checkpoint are done again. A third training has other
+# random numbers.
 
 # %% tags=["nbval-ignore-output"]
 whole, resumed, lost = {}, {}, {}
@@ -1273,9 +1281,10 @@ claim(
 # %% [markdown]
 # ## The training
 #
-# Now both models, for about the same seconds of the processor. Meanwhile the diffusion model's loss
-# is watched on training pictures and on held-out ones, *with the same noise and timesteps every
-# time*. The loss of a single batch jumps about so much that no overfitting could be seen in it.
+# Now both models are trained, for about the same seconds of the processor. Meanwhile the diffusion
+# model's loss is watched on training pictures and on held-out ones, *with the same noise and
+# timesteps every time*. The loss of a single batch jumps about so much that no overfitting could be
+# seen in it.
 
 
 # %% tags=["export"]
@@ -1309,8 +1318,8 @@ def losses_of(
 
 
 # %% [markdown]
-# `Watcher` takes these losses at the steps it is given, and sample pictures of both models. It puts
-# the state of chance back afterwards, so looking does not change the training.
+# At the given steps `Watcher` keeps these losses, and samples a few pictures. Afterwards it
+# restores the state of the random numbers, so watching does not change the training.
 
 
 # %% tags=["export"]
@@ -1343,7 +1352,7 @@ few = {
 strip = torch.arange(8) * len(mine.classes) // 8  # one class of every group
 
 # %% [markdown]
-# Both models train now, with a checkpoint every 200 steps.
+# The next cell trains both models, with a checkpoint every 200 steps.
 
 # %% tags=["nbval-ignore-output"]
 jobs, curves, took, watchers = {}, {}, {}, {}
@@ -1432,7 +1441,8 @@ if ON_EMOJI and run.budget.size == "quick":
 # %% [markdown]
 # A GAN has no such curve. Its losses measure the contest and not the pictures, and no held-out
 # picture has a loss. What can be watched is the discriminator: if it scores training pictures above
-# held-out ones, it has begun to know them by heart.
+# held-out ones, it has begun to know them by heart. With 96 pictures of each kind, a difference
+# smaller than about a third of the spread may be chance.
 
 
 # %%
@@ -1455,10 +1465,10 @@ plots.table(
 # %% [markdown]
 # ## The same training, for an hour
 #
-# Minutes give colours, places and outlines. The course ships what an hour of one core makes of the
-# same recipe, with twice the width: `longer`. It saw each training emoji a good hundred times.
-# Nothing else is different, so what you see below is what your own folder can give you overnight,
-# with its danger.
+# Minutes give colours, places and outlines. The course ships what a good hour of one core makes of
+# the same method, with twice the width: `longer`. It saw each training emoji a good hundred times.
+# Loss and noise schedule are the same; batch, learning rate and average were set for the longer
+# training. Your own folder can give you as much overnight, with the same danger.
 
 
 # %% tags=["export"]
@@ -1498,9 +1508,9 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# Now more of the longer trained model, with twenty steps and a little more guidance. Each row is a
-# group, and each hand has two columns. Which groups do you recognise without reading the label? Can
-# you tell the hands apart?
+# Now come more pictures of the longer trained model, with twenty steps and a little more guidance.
+# Each row is a group, and each hand has two columns. Which groups do you recognise without reading
+# the label? Can you tell the hands apart?
 
 # %%
 asked = torch.arange(len(its.classes)).repeat_interleave(2)  # group by group, hand by hand
@@ -1523,9 +1533,9 @@ plots.film_strip(
 # %% [markdown]
 # ## Is it a copy?
 #
-# Look at the nearest training picture beside each sample. Nearest in what? There are pixels, and
-# there are the features of an EfficientNet-Lite0 that was trained on ImageNet and came with
-# notebook 09. The usual advice is features, since pixels see a shift as a difference.
+# Look at the nearest training picture beside each sample. But nearest by which distance? Pixels can
+# be compared, and so can the features of an EfficientNet-Lite0 that was trained on ImageNet and
+# came with notebook 09. The usual advice is features, since pixels see a shift as a difference.
 
 
 # %% tags=["export"]
@@ -1537,8 +1547,9 @@ def eyes(x: Tensor) -> Tensor:
 # %% [markdown]
 # A small distance means nothing by itself, since some emoji are near others. The yardstick is the
 # held-out emoji: they are real, and no copies. Take the distance from each of them to its nearest
-# training picture. The twentieth part that is nearest sets a threshold. A model whose samples are
-# below it more often than a twentieth of the time gives training pictures back.
+# training picture. The threshold is the distance that a twentieth of them stay below. A model whose
+# samples are below it clearly more often than a twentieth of the time is suspected of giving
+# training pictures back.
 
 
 # %% tags=["export"]
@@ -1551,8 +1562,8 @@ def copied(fake: Tensor, train: Tensor, held: Tensor, share: float = 0.05) -> fl
 
 
 # %% [markdown]
-# Before you believe a test, give it what it must find: here training pictures that were saved as
-# JPEG, moved by a pixel, or mirrored.
+# Before you believe a test, give it what it must find. Here these are training pictures that were
+# saved as JPEG, moved by a pixel, or mirrored.
 
 # %%
 some = train.x[torch.randperm(len(train), generator=runtime.rng(11))[:200]]
@@ -1572,8 +1583,8 @@ seen = {
 }
 
 # %% [markdown]
-# The test is also given what it must not report: one half of the held-out emoji sets the threshold,
-# and the other half is tested.
+# The test is also given what it must seldom report: one half of the held-out emoji sets the
+# threshold, and the other half is tested.
 
 # %%
 half = torch.arange(len(held)) % 2 == 0
@@ -1636,8 +1647,9 @@ if ON_EMOJI:
 # trained on photographs, the grain of JPEG on a small drawing is a larger change than another
 # drawing. *Pixels fail on copies that were moved or mirrored.* So a clean result means "no copies
 # of the kind that this test finds". And the longer model passes: it saw each emoji a good hundred
-# times, mirrored and under new noise each time, and what it draws in the row above are signs that
-# mean nothing and faces that nobody drew. The clocks are the exception, since all clocks are alike.
+# times, but under new noise each time, and in five groups often mirrored. In the figure above it
+# draws signs that mean nothing and faces that nobody drew. The clocks are the exception, since all
+# clocks are alike.
 
 # %% [markdown]
 # Samples are not the only way out. A model can also know its training pictures without drawing
@@ -1652,7 +1664,8 @@ asked = {
 }
 
 # %% [markdown]
-# AUC is the chance that a training picture has the lower loss of two.
+# The AUC is the chance that of a training picture and a held-out one the training picture has the
+# lower loss.
 
 # %% tags=["nbval-ignore-output"]
 knows = {}
@@ -1679,9 +1692,10 @@ claim(
 # %% [markdown]
 # ### What overfitting looks like
 #
-# Nothing was copied above, since 3,800 pictures with flips kept the network busy for an hour. A
-# folder of 24 pictures does not. The next cell goes on from the longer model's weights with 24
-# emoji alone: *fine-tuning*, as people do it with large models and few pictures.
+# Above no more copies were found than among held-out emoji: 3,800 pictures with flips kept the
+# network busy for an hour. A folder of 24 pictures does not. The next cells go on from the longer
+# model's weights with 24 emoji alone: *fine-tuning*, as people do it with large models and few
+# pictures.
 
 # %%
 OVER_STEPS = 100
@@ -1694,7 +1708,7 @@ for unet in (tiny_job.parts["net"].unet, tiny_job.parts["ema"].module.unet):
     unet.load_state_dict(data.weights("emoji_ddpm"))
 
 # %% [markdown]
-# Watch the two losses part: that on the 24 pictures, and that on 60 held-out ones.
+# Two losses are watched: on the 24 pictures, and on 60 held-out ones. They should part.
 
 # %%
 sixty = take(its.held, torch.randperm(len(its.held), generator=runtime.rng(22))[:60])
@@ -1762,17 +1776,17 @@ claim(
 )
 
 # %% [markdown]
-# Stop where the loss on held-out pictures is lowest, keep that checkpoint, and you have done what
-# can be done against it, apart from more pictures.
+# Against overfitting, collect more pictures, or stop where the loss on held-out pictures is lowest,
+# and keep that checkpoint.
 
 # %% [markdown]
 # ### Did the flips leak?
 #
 # Augmentation *leaks* when a model draws what only the augmentation made. For flips that can be
 # asked without drawing: turn a picture and its noise round together, and compare the losses. A
-# network that takes mirrored pictures for equally likely has the same loss; one that knows better
-# has a higher one. The longer model was trained with flips in five groups and without in three. It
-# should have learnt both.
+# network that takes mirrored pictures for equally likely has the same loss on both. A network that
+# knows better has a higher loss on the mirrored ones. The longer model was trained with flips in
+# five groups and without in three. It should have learnt both.
 
 # %% tags=["nbval-ignore-output"]
 turned_gap = losses_of(longer, its.held, mirrored=True) - losses_of(longer, its.held)  # (N,)
@@ -1811,8 +1825,8 @@ claim(
 #   blind to everything larger than a patch.
 
 # %% [markdown]
-# All sets have as many pictures, and are compared with as many training pictures. Other training
-# pictures and held-out ones are the floor, uniform noise is the ceiling.
+# All sets have as many pictures as are held out, and are compared with as many training pictures.
+# Other training pictures and held-out ones are the floor. Uniform noise should be the ceiling.
 
 # %%
 known = seen["features"]
@@ -1837,7 +1851,7 @@ sets = {
 to_main = nb09.main_directions(known["train"])
 
 # %% [markdown]
-# Each measure is now a function of one set. SWD takes pictures, KID and FD take features.
+# Each of the next three functions measures one set. SWD takes pictures, KID and FD take features.
 
 
 # %%
@@ -1850,8 +1864,8 @@ def swd(x):
 # %% [markdown]
 # KID (Bińkowski et al. 2018, section 4) takes the average of every product of up to three features
 # in each of two sets, and is a squared distance between these averages. The estimate is unbiased:
-# it is 0 on average when the sets come from one source, so it can be negative. Its floor is in the
-# row of other training pictures, which are real and are compared with other real ones.
+# it is 0 on average when the sets come from one source, so it can be negative. The floor of KID
+# stands in the row of other training pictures, which are real and are compared with real ones.
 #
 # KID has no scale of its own. Features twice as large make it up to 64 times as large. So a KID
 # says something beside other KIDs of the same features, and nothing beside a paper's.
@@ -1927,8 +1941,8 @@ if run.budget.size == "quick":
 # %% [markdown]
 # ### Where two measures disagree
 #
-# Two more sets, made of real emoji. In one, the four quarters of every picture come from four
-# different emoji.
+# Two more sets are made of real emoji. In the first, the four quarters of every picture come from
+# four different emoji.
 
 
 # %%
@@ -1943,7 +1957,7 @@ def quartered(x, rng):
 
 
 # %% [markdown]
-# In the other, all is a tenth darker.
+# In the second, every picture is a tenth darker.
 
 # %%
 damaged = {
@@ -2144,7 +2158,7 @@ claim(
 # ### Pictures that say how they were made
 #
 # `pictures.save` (notebook 06) writes the settings into the PNG itself, and `pictures.regenerate`
-# makes the picture again from them.
+# samples the picture again from them.
 
 # %%
 MODEL = "emoji, longer"
@@ -2156,8 +2170,8 @@ def remake(settings):
 
 
 # %% [markdown]
-# A picture can only be made again with the same model. So the settings hold a hash of its weights
-# too.
+# A picture can only be sampled again with the same model. So the settings also hold a hash of the
+# model's weights.
 
 # %% tags=["nbval-ignore-output"]
 settings = {"model": MODEL, "model_hash": pictures.model_hash(longer), "label": 21, "seed": 3,
@@ -2177,7 +2191,7 @@ claim(
 # A pipeline of diffusers is a folder (notebook 06): an index, and a subfolder for each part.
 # Whoever loads it needs diffusers and nothing of this course. But our U-Net is none of the
 # library's, so the folder brings its class along, as a file beside the weights. The class of that
-# file wraps notebook 05's `UNet` and gives v, as the library's schedulers want it.
+# file wraps notebook 05's `UNet` and puts out v, which the library's schedulers understand.
 
 # %% tags=["export"]
 NETWORK_FILE = '''"""The U-Net of "From GANs to diffusion" as a model of diffusers."""
@@ -2268,7 +2282,8 @@ class FolderPipeline(DiffusionPipeline):
 '''
 
 # %% [markdown]
-# The network's classes are copied from notebook 05 as they are, by `inspect.getsource`.
+# The network's classes and functions are copied from notebook 05 as they are, by
+# `inspect.getsource`. The tuple names them.
 
 # %% tags=["export"]
 # parts of notebook 05 that the network's file needs, in this order
@@ -2284,8 +2299,8 @@ PARTS_NEEDED = (
 )
 
 # %% [markdown]
-# The index names a scheduler of the library. Its settings repeat notebook 05's noise schedule, and
-# say that the network predicts v.
+# The folder also names a scheduler of the library. The scheduler's settings repeat notebook 05's
+# noise schedule, and say that the network predicts v.
 
 # %% tags=["export"]
 LEVELS = {
@@ -2418,8 +2433,8 @@ print("\n".join(sorted(p.relative_to(place).as_posix() for p in place.rglob("*")
 print(card)
 
 # %% [markdown]
-# Is the folder complete? First the library must refuse it. With `trust_remote_code=True` it must
-# load it, and take classes by name or by number.
+# Does the folder work? Without `trust_remote_code=True` the library must refuse it. With it the
+# library must load the pipeline, which takes classes by name or by number.
 
 # %%
 try:
@@ -2439,7 +2454,7 @@ arrays = pipe(
 ).images
 
 # %% [markdown]
-# To compare with, the same loop is run on the network in memory.
+# For comparison the same loop runs on the network in memory.
 
 
 # %%
@@ -2524,7 +2539,7 @@ if arrived is not None:
 # %% [markdown]
 # ## Real photographs, the same way
 #
-# The folder of crops from above goes through the same function. Two hundred crops of twelve
+# The folder of crops from above goes through `diffusion_job`, too. Two hundred crops of twelve
 # photographs are far too few to learn from; the question is only whether everything works on
 # files, and whether the network learns their colours.
 
@@ -2587,7 +2602,8 @@ def step_seconds(size, batch_size=16):
 
 
 # %% [markdown]
-# The table measures training steps of 16 pictures.
+# The table measures training steps of 16 pictures. The last column multiplies the time of one
+# picture by a million.
 
 # %% tags=["nbval-ignore-output"]
 cost = {size: step_seconds(size) for size in (32, 64, 128)}
@@ -2676,8 +2692,8 @@ if world > 1:
 """
 
 # %% [markdown]
-# Whether that is true can be seen: two processes with half a batch each must equal one with the
-# whole. `start_processes` of the course stands in for `torchrun`.
+# This can be tested: two processes with half a batch each must have the losses of one with the
+# whole batch. The course's `start_processes` stands in for `torchrun`.
 
 
 # %% tags=["export"]
