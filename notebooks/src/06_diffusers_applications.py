@@ -667,8 +667,8 @@ claim(
 #
 # A scheduler holds the noise levels and one step. Some fifteen of the library's share one signature
 # (`scheduler.compatibles` lists them), so that each can be tried on any model that was trained on
-# its levels; notebook 13 shows one that fails. A sampler cannot take more steps than there are
-# levels, which the first function checks.
+# its levels; notebook 13 shows one that fails. The first function below refuses more steps than
+# there are levels.
 
 
 # %% tags=["export"]
@@ -1422,8 +1422,8 @@ def check_input(name: str, x: Tensor, n: int) -> None:
 
 
 # %% [markdown]
-# The second check looks at everything else. Most of what it refuses the pipeline would take in
-# silence: guidance below 1, for example, counts there as none.
+# The second check looks at everything else. The pipeline would take some of what this check refuses
+# in silence: guidance below 1, for example, counts there as none.
 
 
 # %% tags=["export"]
