@@ -412,6 +412,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 
 def double(*numbers):
+    """A float64 tensor of these numbers."""
     return torch.tensor(numbers, dtype=torch.float64)
 
 
@@ -494,8 +495,8 @@ claim("A trained network agrees with D* within 0.05 wherever there is data", err
 # equal, and the average density $m = (p+q)/2$, so that $D^\ast = p/2m$,
 #
 # $$V(D^\ast, G) = \int p \log\frac{p}{2m} + \int q \log\frac{q}{2m} =
-# \underbrace{\mathrm{KL}(p \,\|\, m) + \mathrm{KL}(q \,\|\, m)}_{2\,\mathrm{JSD}(p, q)}
-# - \log 4 .$$
+# \underbrace{\mathrm{KL}(p \,\|\, m) + \mathrm{KL}(q \,\|\, m)}_{2\,\mathrm{JSD}(p, q)} - \log 4 .
+# $$
 
 # %% [markdown]
 # The *Jensen-Shannon divergence* (JSD) is the mean of these two Kullback-Leibler divergences: how

@@ -674,7 +674,7 @@ left.set(
     xlabel="time t / T",
     ylabel="log SNR",
     ylim=(-12, 11),
-    title="Four roads to noise, and one that stops half-way",
+    title="Four schedules end in noise; kept betas stop half-way",
 )
 left.legend()
 x = torch.linspace(-3, 3, 300)

@@ -1048,7 +1048,7 @@ def watcher(look, draw):
         if step in (1, *(cfg["num_steps"] * k // LOOKS for k in range(1, LOOKS + 1))):
             looks[step] = look(ema)
             film.append(draw(ema))
-            training.note(plots.animation([film[-1]], "Ten pictures as drawn by now.", columns=10))
+            training.note(plots.animation([film[-1]], "Ten samples so far.", columns=10))
 
     return losses, looks, film, watch
 
@@ -1091,7 +1091,7 @@ plots.film_strip(
     [f"step {step}" for step in steps_seen],
     title="The same ten starting points while the network learns: noise becomes clothes",
     alt=(
-        "Seven rows of ten generated pictures over training: the first is noise, the second has "
+        "Seven rows of ten sampled pictures over training: the first is noise, the second has "
         "blotches, and then garments appear and get clearer outlines; some stay shapeless."
     ),
 )
@@ -1313,7 +1313,7 @@ claim(
     at_most=0.2,
 )
 claim(
-    "It is still far from real pictures: its FD is more than twenty times theirs",
+    "The trained network's FD is more than twenty times that of real pictures",
     fd[PLAIN] / fd["real pictures"],
     at_least=20,
 )
@@ -2062,7 +2062,7 @@ print(f"{cfg['num_steps']} steps of {cfg['batch_size']} in {seconds:.0f} s with 
 plots.film_strip(
     [film[-1], film_2[0], film_2[2], film_2[-1]],
     ["paper, end", *(f"step {step}" for step in (list(looks_2)[i] for i in (0, 2, -1)))],
-    title="One class a column, where the paper's recipe draws what it likes",
+    title="One class a column; the paper's recipe cannot be told a class",
     alt=(
         "Four rows of ten pictures. First the end of the paper's recipe: rough garments of any "
         "class. Then the better recipe: noise at step 1, garments at a third of the way, "
@@ -2553,7 +2553,7 @@ plots.film_strip(
     [f"w = {w:g}" for w in SCALES],
     title="The same ten starting points, with more and more guidance",
     alt=(
-        "Five rows of ten generated clothes for guidance 0, 1, 2, 4 and 8: any class at 0, the "
+        "Five rows of ten sampled clothes for guidance 0, 1, 2, 4 and 8: any class at 0, the "
         "class of the column from 1 on, clearer at 2, and stark, with strong contrast, at 8."
     ),
 )
@@ -2620,7 +2620,7 @@ def draw_guidance(w):
     axis.imshow(plots.tile(sweep[w], 10).numpy(), cmap="gray", vmin=0, vmax=1)
     axis.set_axis_off()
     axis.set_title(f"guidance {w}: the same twenty starting points")
-    return plots.render(figure, f"Twenty generated clothes, two of each class, with guidance {w}.")
+    return plots.render(figure, f"Twenty sampled clothes, two of each class, with guidance {w}.")
 
 
 guidance_view = widgets.explore(draw_guidance, w=widgets.slider(0, 6, 2, "guidance w"))
@@ -2766,7 +2766,7 @@ plots.film_strip(
     [f"scale {s:g}" for s in steered],
     title="Steered by a classifier: from any class to the wanted one",
     alt=(
-        "Three rows of ten generated clothes. Scale 0: random classes. Scale 2: many of the class "
+        "Three rows of ten sampled clothes. Scale 0: random classes. Scale 2: many of the class "
         "of the column. Scale 8: most of the class of the column."
     ),
 )
@@ -2790,7 +2790,11 @@ claim(
     follow[8.0],
     at_least=0.5,
 )
-claim("Without it fewer than two in ten are", follow[0.0], at_most=0.2)
+claim(
+    "Without classifier guidance fewer than two in ten pictures are of the wanted class",
+    follow[0.0],
+    at_most=0.2,
+)
 
 # %% [markdown]
 # So it works, in two thirds of the pictures or more on the seeds that we tried, and as well as the

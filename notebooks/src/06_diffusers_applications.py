@@ -90,6 +90,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# %%
+import transformers
+
 # %% tags=["export"]
 import diffusers
 from diffusers import (
@@ -143,6 +146,7 @@ from course_utils.runtime import rng
 
 plots.use_style()
 diffusers.utils.logging.disable_progress_bar()  # of loading; warnings stay
+transformers.utils.logging.disable_progress_bar()
 
 # %% tags=["nbval-ignore-output"]
 run = runtime.start()
@@ -421,9 +425,6 @@ with tempfile.TemporaryDirectory(
 print("\n".join(files))
 again.set_progress_bar_config(disable=True)
 
-# %%
-drawn = sample_pipeline(again, 10, 50, rng())
-
 # %% [markdown]
 # Nothing may be lost on the way through the folder. So all weights are compared: ours, those of the
 # class in this kernel, and those of the class from the file.
@@ -454,6 +455,7 @@ claim(
 # And the pictures are compared: the loaded pipeline against our own loop.
 
 # %%
+drawn = sample_pipeline(again, 10, 50, rng())
 apart = (drawn - sample_loop(unet, DDPMScheduler(**LEVELS), 10, 50, rng())).abs().max().item()
 claim(
     "DDPMPipeline with the loaded U-Net and our sample_loop with the one in memory give the same "
@@ -2441,7 +2443,7 @@ def learn_style(
 
 
 # %%
-thin = add_lora(pipe)
+low_rank = add_lora(pipe)
 base = own_weights(pipe.unet)  # before the training
 
 # %% [markdown]
@@ -2455,9 +2457,9 @@ style_losses = learn_style(
 )
 
 # %% tags=["nbval-ignore-output"]
-share_trained = sum(p.numel() for p in thin) / sum(weight.numel() for weight in base.values())
+share_trained = sum(p.numel() for p in low_rank) / sum(weight.numel() for weight in base.values())
 print(
-    f"{sum(p.numel() for p in thin):,} weights trained, {share_trained:.1%} of the U-Net; loss "
+    f"{sum(p.numel() for p in low_rank):,} weights trained, {share_trained:.1%} of the U-Net; loss "
     f"{sum(style_losses[:40]) / 40:.3f}, at the end {sum(style_losses[-40:]) / 40:.3f}"
 )
 

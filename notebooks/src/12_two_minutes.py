@@ -352,7 +352,7 @@ plots.film_strip(
     [f"t = {t}" for t in shown_t],
     title="What a fitted mixture of Gaussians makes of noisy training pictures, without a network",
     alt=(
-        "Guesses of ten clothes from five noise levels by the mixture. Row t = 100: "
+        "Predictions of ten clothes from five noise levels by the mixture. Row t = 100: "
         "detailed, grainy; 400: smoothed, with stripes; 700 and 850: blurred; 999: about the "
         "mean picture of each class."
     ),
@@ -613,9 +613,9 @@ print(run.report())
 plots.film_strip(
     list(film.values()),
     [f"step {step}" for step in film],
-    title="The start draws clothes already; training cleans them",
+    title="Clothes from the untrained start; training cleans them",
     alt=(
-        "Seven rows of ten generated pictures over training, one class a column: the first row, "
+        "Seven rows of ten sampled pictures over training, one class a column: the first row, "
         "of the untrained start, shows recognisable clothes with holes and grain, the last the "
         "same clothes with less grain and clearer outlines."
     ),
@@ -936,7 +936,7 @@ def draw_steps(steps):
     axis.imshow(plots.tile(by_count[steps], 10).numpy(), cmap="gray", vmin=0, vmax=1)
     axis.set_axis_off()
     axis.set_title(f"{steps} steps: the same twenty starting points")
-    return plots.render(figure, f"Twenty generated clothes, two of each class, {steps} steps.")
+    return plots.render(figure, f"Twenty sampled clothes, two of each class, {steps} steps.")
 
 
 steps_view = widgets.explore(draw_steps, steps=widgets.choice(list(STEP_COUNTS), "steps", 10))
