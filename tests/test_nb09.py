@@ -15,8 +15,9 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from course_utils import data, metrics, pictures, provenance
+from course_utils import data, imagenet, metrics, pictures, provenance
 from course_utils.lessons import nb09_evaluation_and_release as nb09
+from course_utils.lessons import nb12_two_minutes as nb12
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -112,6 +113,77 @@ def test_turning_there_and_back_and_jpeg_keep_the_picture() -> None:
     assert torch.allclose(nb09.turned(x, 0), x, atol=1e-4)
     assert (nb09.through_jpeg(x, 95) - x).abs().mean() < 0.02
     assert nb09.through_jpeg(x[:, :1], 50).shape == x[:, :1].shape
+
+
+# --- a mark in the starting noise, a search, intervals -------------------------------------------------------
+
+
+def white(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, 1, 28, 28, generator=rng(seed))
+
+
+def test_a_ring_is_symmetric_and_its_key_has_the_power_of_white_noise() -> None:
+    ring, key = nb09.rings(), nb09.ring_key("a")
+    assert set(ring.unique().tolist()) == {0, *range(5, 13)}
+    assert (key != 0).equal(ring > 0) and not torch.equal(key, nb09.ring_key("b"))
+    assert key.equal(nb09.ring_key("a")) and all(len(key[ring == r].unique()) == 1 for r in range(5, 13))
+    power = nb09.fourier(white(200))[..., ring > 0].abs().square().mean()
+    assert key[ring > 0].square().mean().item() == pytest.approx(power.item(), rel=0.05)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.35, 1.0])
+def test_rings_go_into_noise_as_their_share_and_leave_the_rest(share) -> None:
+    noise, key = white(300), nb09.ring_key("a")
+    marked = nb09.with_rings(noise, key, share)
+    was, now, inside = nb09.fourier(noise), nb09.fourier(marked), key != 0
+    assert torch.allclose(was[..., ~inside], now[..., ~inside], atol=1e-3)
+    assert torch.allclose(now[..., inside].mean(dim=0).real, share * key[inside].expand(1, -1), atol=6)
+    assert marked.square().mean().item() == pytest.approx(1, abs=0.05)
+    scores = nb09.ring_scores(marked, [key, nb09.ring_key("b")])
+    assert scores.shape == (300, 2) and abs(nb09.ring_scores(noise, [key])).max() < 0.3
+    assert scores[:, 0].mean() == pytest.approx(share / math.sqrt((1 + share**2) / 2), abs=0.05)
+
+
+def test_turned_rings_stay_and_shifted_ones_do_not() -> None:
+    key = nb09.ring_key("a")
+    alone = nb09.with_rings(torch.zeros(1, 1, 28, 28), key, 1.0)
+    quarter = alone.transpose(2, 3).flip(2).roll(1, 2)  # about pixel 14, the origin
+    for x, low, high in ((alone, 0.999, 1.001), (quarter, 0.999, 1.001), (alone.roll(9, 3), -1, 0.5)):
+        assert low < nb09.ring_scores(x, [key]).item() < high
+
+
+def test_noise_comes_back_from_a_sample_and_with_it_the_mark() -> None:
+    net, noise, key = nb12.pretrained(), white(8), nb09.ring_key("a")
+    labels = torch.arange(8)
+    plain, marked = (nb09.grown(net, nb09.with_rings(noise, key, share), labels) for share in (0.0, 1.0))
+    assert plain.shape == (8, 1, 28, 28) and torch.equal((plain * 255).round() / 255, plain)
+    back = nb09.noise_behind(net, plain)
+    assert np.corrcoef(back.flatten(), noise.flatten())[0, 1] > 0.3
+    without, found = (nb09.ring_scores(nb09.noise_behind(net, x), [key])[:, 0] for x in (plain, marked))
+    assert found.min() > 0.6 > 0.35 > without.max()
+
+
+def test_a_search_finds_a_crop_that_lies_on_its_grid() -> None:
+    x = photo(3, 256)
+    assert torch.allclose(nb09.put_back(x, 0, 0, 0), x, atol=1e-6)
+    back = nb09.put_back(imagenet.resized(x[..., 16:, 16:], 256), 16, 16, 16)
+    assert back.shape == x.shape and (back - x)[..., 16:, 16:].abs().mean() < 0.03
+    assert (back[..., :17, 20] == back[..., 16:17, 20]).all()
+    marked = nb09.embed(x, nb09.signs_of((256, 256), "a"), 4.0)
+    scores = nb09.searched(imagenet.resized(marked[..., 16:, 16:], 256), ["a", "b"])
+    assert scores.shape == (3, 2) and scores[:, 0].min() > 5 > scores[:, 1].max()
+
+
+@pytest.mark.filterwarnings("ignore:.* samples. below 2048")
+def test_the_jackknifes_errors_are_near_the_spread_of_fresh_sets() -> None:
+    held = data.to_unit_range(data.embedded("fashion_mnist", "test")[0])
+    every = data.to_unit_range(data.embedded("fashion_mnist", "train")[0])
+    real, train = (metrics.features(x, "fashion_mnist").double() for x in (held[:1000], every[:1000]))
+    known = (train, real, held[:1000])
+    sets = every[2000:4400].split(300)
+    fresh = torch.tensor([nb09.all_metrics(x, *known) for x in sets]).std(dim=0)
+    ours = torch.stack([nb09.standard_errors(x, known) for x in sets[:3]]).mean(dim=0)
+    assert ((ours / fresh > 0.3) & (ours / fresh < 3.5)).all(), ours / fresh
 
 
 # --- provenance ---------------------------------------------------------------------------------------------

