@@ -92,13 +92,19 @@ GOOD = (1, -1, -1, 1, 1, 1, 1, -1, -1)  # whether more is better; a copy share b
 
 
 def all_metrics(
-    x: Tensor, train: Tensor, real: Tensor, held_out: Tensor, dataset: str = "fashion_mnist"
+    x: Tensor,
+    train: Tensor,
+    real: Tensor,
+    held_out: Tensor,
+    dataset: str = "fashion_mnist",
+    body: Tensor | None = None,
 ) -> list[float]:
     """All METRICS of pictures x (N, 1, 28, 28) in [-1, 1].
 
-    `train` and `real` are features (M, D) of the training set and of the pictures `held_out`.
+    `train` and `real` are features (M, D) of the training set and of the pictures `held_out`;
+    `body` are those of x, where they are known already.
     """
-    body = metrics.features(x, dataset)
+    body = metrics.features(x, dataset) if body is None else body
     few, fake = real[: len(x)], body.double()
     net = metrics.classifier(dataset)
     probabilities = net.head(body / net.feature_scale).softmax(dim=1)
@@ -207,6 +213,17 @@ def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return middle - half, middle + half
 
 
+def standard_errors(x: Tensor, known: Sequence[Tensor], groups: int = 5) -> Tensor:
+    """The jackknife's standard error (9,) of each of the METRICS of x (N, 1, 28, 28)."""
+    body = metrics.features(x, "fashion_mnist")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).chunk(groups)
+    values = []
+    for out in range(groups):
+        keep = torch.cat([part for i, part in enumerate(order) if i != out])
+        values.append(all_metrics(x[keep], *known, body=body[keep]))
+    return torch.tensor(values).std(dim=0, correction=0) * math.sqrt(groups - 1)
+
+
 def shares(x: Tensor, cuts: Tensor) -> dict[str, float]:
     """Shares of pictures (N, 1, 28, 28) that are dark, bright or of low contrast, and of the rarest
     and the most frequent class; `cuts` are the tones between dark, middle and bright.
@@ -303,6 +320,80 @@ def turned(x: Tensor, degrees: float) -> Tensor:
 def there_and_back(x: Tensor, side: int) -> Tensor:
     """x at `side` pixels, then at its own size again."""
     return imagenet.resized(imagenet.resized(x, side), x.shape[-1])
+
+
+def put_back(x: Tensor, cut: int, top: int, left: int) -> Tensor:
+    """Pictures x (N, C, S, S) shrunk to S - cut and put at (top, left) of a frame of side S, whose
+    rest repeats their edges.
+    """
+    small = imagenet.resized(x, x.shape[-1] - cut)
+    return F.pad(small, (left, cut - left, top, cut - top), mode="replicate")
+
+
+PLACES = [(0, 0, 0)] + [
+    (cut, top, left) for cut in (8, 16, 24) for top in (0, cut) for left in (0, cut)
+]
+
+
+def searched(x: Tensor, keys: Sequence[str]) -> np.ndarray:
+    """The highest score (N, K) over all PLACES of pictures (N, C, H, W) in [0, 1] for each key."""
+    grey = torch.from_numpy(luminance(x) / 255).float()[:, None]  # (N, 1, H, W)
+    return np.max([null_scores(put_back(grey, *place), keys) for place in PLACES], axis=0)
+
+
+def rings(low: int = 5, high: int = 12, side: int = 28) -> Tensor:
+    """The ring (side, side) of each Fourier coefficient, 0 outside of the rings low to high."""
+    steps = torch.fft.fftfreq(side) * side
+    radius = torch.hypot(steps[:, None], steps).round().long()
+    return radius * ((radius >= low) & (radius <= high))
+
+
+def ring_key(name: str) -> Tensor:
+    """A key (28, 28): one real number for each ring, 0 elsewhere; of the power of white noise."""
+    ring, seed = rings(), hashlib.sha256(name.encode()).digest()[:6]
+    rng = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
+    value = 2 * torch.rand(29, generator=rng) - 1
+    value = value + value.sign()  # between 1 and 2 in size: no ring is left out
+    key = value[ring] * (ring > 0)
+    return 28 * key / key[ring > 0].square().mean().sqrt()
+
+
+def fourier(x: Tensor) -> Tensor:
+    """Fourier coefficients of x (..., H, W), with the origin in the middle of the picture."""
+    return torch.fft.fft2(torch.fft.ifftshift(x, dim=(-2, -1)))
+
+
+def with_rings(noise: Tensor, key: Tensor, share: float) -> Tensor:
+    """Noise (N, 1, 28, 28) with the key in its rings."""
+    c = fourier(noise)
+    c = torch.where(key != 0, math.sqrt(1 - share**2) * c + share * key, c)
+    return torch.fft.fftshift(torch.fft.ifft2(c).real, dim=(-2, -1))
+
+
+def grown(net: torch.nn.Module, noise: Tensor, labels: Tensor, steps: int = 8) -> Tensor:
+    """Pictures (N, 1, 28, 28) in [0, 1] that DDIM makes of starting noise."""
+    schedule, device = nb04.Schedule.named("cosine", nb05.T), next(net.parameters()).device
+    denoiser = nb05.Denoiser(net, schedule, labels.to(device), clip=False)
+    x = nb04.sample(denoiser, noise.to(device), schedule.levels(steps)).cpu()
+    return ((x.clamp(-1, 1) + 1) * 127.5).round() / 255
+
+
+def noise_behind(net: torch.nn.Module, x: Tensor, steps: int = 5, label: int | None = None):
+    """The starting noise (N, 1, 28, 28) that pictures x in [0, 1] seem to come from."""
+    schedule, device = nb04.Schedule.named("cosine", nb05.T), next(net.parameters()).device
+    label = nb05.unet_of(net).null if label is None else label
+    labels = torch.full((len(x),), label, device=device)
+    levels = [schedule.level(20), *schedule.levels(steps)[-2::-1]]  # from clean to noise
+    denoiser = nb05.Denoiser(net, schedule, labels, clip=False)
+    return nb04.sample(denoiser, (2 * x - 1).to(device), levels).cpu()
+
+
+def ring_scores(noise: Tensor, keys: Sequence[Tensor]) -> np.ndarray:
+    """Cosines (N, K) between the rings of noise (N, 1, 28, 28) and each key (28, 28)."""
+    inside = keys[0] != 0
+    c = F.normalize(fourier(noise)[:, 0, inside].real, dim=1)  # real, as the key is
+    k = F.normalize(torch.stack([key[inside] for key in keys]), dim=1)
+    return (c @ k.T).double().numpy()
 
 
 GENERATE = np.array([[1, 1, 0, 1], [1, 0, 1, 1], [1, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 0],

@@ -2005,9 +2005,9 @@ claim(
 # %% [markdown]
 # The paper's way to mark, whole rings, has a price here that it has not there: 28 pixels have few
 # frequencies, and all pictures get the same rings, which anybody sees. Weak rings nearly keep the
-# quality and are lost sooner. After noise and blur fewer of them are found than of the cosine marks,
-# which cost no more; after a crop and regeneration more are. Whoever reports what a mark survives
-# must report what it costs.
+# quality and are lost sooner. After noise and blur fewer of them are found than of the cosine
+# marks, which cost no more; after a crop and regeneration more are. Whoever reports what a mark
+# survives must report what it costs.
 
 # %% [markdown]
 # ### What such a mark does not do
@@ -2766,8 +2766,8 @@ folder.cleanup()
 # - *The sliced distance as its authors' code has it* scales each set by its own mean and deviation,
 #   and so cannot see a darker set. Ours scales both by the real set.
 # - *Resampled intervals of FD* did not hold the value itself. Fresh samples do.
-# - *Rings about the corner*, where `fft2` has its origin, sat in the empty corner of the pictures and
-#   were lost by a turn of five degrees. About the middle they stay.
+# - *Rings about the corner*, where `fft2` has its origin, sat in the empty corner of the pictures
+#   and were lost by a turn of five degrees. About the middle they stay.
 # - *Whole rings* were found after every attack, and seemed the better mark until the pictures were
 #   looked at.
 # - *Precision of uniform noise* looked like a programming error and is not one.
