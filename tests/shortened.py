@@ -58,7 +58,7 @@ CUTS = {
         ("N_RINGS, N_ATTACKED = 300, 60", "N_RINGS, N_ATTACKED = 40, 10"),
         ("PAYLOADS = (16, 32, 64, 128, 256, 512)", "PAYLOADS = (16, 512)"),
         (
-            '"FD": (0, 30), "recall": (0.3, 1), "copy share": (0, 0.6)',
+            '"FD": (0, 10), "recall": (0.3, 1), "copy share": (0, 0.6)',
             '"FD": (0, 9999), "recall": (0, 1), "copy share": (0, 0.9)',
         ),
     ],

@@ -175,7 +175,7 @@ def test_a_search_finds_a_crop_that_lies_on_its_grid() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.* samples. below 2048")
-def test_the_jackknifes_errors_are_near_the_spread_of_fresh_sets() -> None:
+def test_the_jackknifes_errors_are_near_the_spread_of_fresh_sets_or_above() -> None:
     held = data.to_unit_range(data.embedded("fashion_mnist", "test")[0])
     every = data.to_unit_range(data.embedded("fashion_mnist", "train")[0])
     real, train = (metrics.features(x, "fashion_mnist").double() for x in (held[:1000], every[:1000]))
@@ -183,7 +183,10 @@ def test_the_jackknifes_errors_are_near_the_spread_of_fresh_sets() -> None:
     sets = every[2000:4400].split(300)
     fresh = torch.tensor([nb09.all_metrics(x, *known) for x in sets]).std(dim=0)
     ours = torch.stack([nb09.standard_errors(x, known) for x in sets[:3]]).mean(dim=0)
-    assert ((ours / fresh > 0.3) & (ours / fresh < 3.5)).all(), ours / fresh
+    ratio = dict(zip(nb09.METRICS, (ours / fresh).tolist()))
+    neighbours = [ratio.pop(name) for name in ("recall", "coverage", "copy share")]
+    assert all(0.5 < r < 2 for r in ratio.values()), ratio
+    assert min(neighbours) > 0.8, neighbours  # too wide, and not too narrow
 
 
 # --- provenance ---------------------------------------------------------------------------------------------
