@@ -55,7 +55,7 @@ CUTS = {
         ("in_turn = nb05.labels_in_turn(ddpm, 1000)", "in_turn = nb05.labels_in_turn(ddpm, 40)"),
         ("N_CROPS = 160", "N_CROPS = 20"),
         ("N_MARKED = 64", "N_MARKED = 16"),
-        ("N_RINGS, N_ATTACKED = 300, 60", "N_RINGS, N_ATTACKED = 40, 10"),
+        ("N_RINGS, N_ATTACKED = 300, 60", "N_RINGS, N_ATTACKED = 20, 6"),
         ("PAYLOADS = (16, 32, 64, 128, 256, 512)", "PAYLOADS = (16, 512)"),
         (
             '"FD": (0, 10), "recall": (0.3, 1), "copy share": (0, 0.6)',
