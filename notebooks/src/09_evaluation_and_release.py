@@ -1101,10 +1101,10 @@ plots.table(
 )
 
 # %% [markdown]
-# For real pictures the spread is that of eight fresh sets. The jackknife is about as wide as fresh
-# sets are for six of the metrics. For recall, coverage and the copy share it is too wide, since each
-# picture that is left out moves its neighbours' neighbourhoods, too. And all are intervals of
-# samples. How far another training of the same recipe would lie, none of them says.
+# For real pictures the spread is that of eight fresh sets. The jackknife is about as wide as
+# fresh sets are for six of the metrics. For recall, coverage and the copy share it is too wide,
+# since each picture that is left out moves its neighbours' neighbourhoods, too. And all are
+# intervals of samples. How far another training of the same recipe would lie, none of them says.
 
 # %% tags=["figure"]
 # @title Ranks
