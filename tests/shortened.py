@@ -37,6 +37,8 @@ CUTS = {
             'quick={"num_feat": 24, "num_block": 3, "num_grow_ch": 12, "l1_steps": 3, "gan_steps": 4}',
         ),
         ("TAILOR_STEPS = 150", "TAILOR_STEPS = 3"),
+        ("SAMPLING_STEPS = 10", "SAMPLING_STEPS = 2"),
+        ("N_AGAIN = 256", "N_AGAIN = 16"),
         ("MEMORY_STEPS = 150", "MEMORY_STEPS = 3"),
     ],
     "08": [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import hub_standin
 import numpy as np
 import pytest
 import torch
@@ -103,6 +104,16 @@ def test_the_official_weights_fit_and_are_near_the_exact_ones() -> None:
     with torch.no_grad():
         out = net(x)
     assert nb07.psnr(out, y) > 20 and nb07.psnr(out, nb07.enlarge(x, "bicubic").clamp(0, 1)) > 20
+
+
+def test_the_official_weights_give_the_same_picture_in_spandrel() -> None:
+    spandrel = pytest.importorskip("spandrel")
+    ours = nb07.official()
+    theirs = spandrel.ModelLoader().load_from_state_dict(dict(realesrgan.weights()))
+    assert theirs.architecture.id == "ESRGAN" and theirs.scale == 4
+    x = nb07.downscale(nb07.centre_crop(photographs.photographs("test")[4].x, 128)[None])  # (1, 3, 32, 32)
+    with torch.no_grad():
+        assert (ours(x) - theirs.model.eval()(x)).abs().max() <= 1e-5
 
 
 def test_weights_in_8_bits_are_off_by_half_a_step_at_most() -> None:
@@ -226,6 +237,74 @@ def test_the_shipped_networks_beat_bicubic_each_in_its_measure() -> None:
     dB = [nb07.psnr(out, y).mean().item() for out in outs]
     far = [nb07.statistics_distance(looking, out, y).mean().item() for out in outs]
     assert dB[1] > dB[0] + 0.8 and far[2] < far[1] < far[0]
+
+
+# --- the diffusion upscaler for clothes ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clothes() -> tuple[Tensor, Tensor]:
+    """64 small clothes (64, 1, 14, 14) that the network never saw, and the large ones."""
+    y = (data.images("fashion_mnist", "test").x[:64] + 1) / 2
+    return nb07.downscale(y, 2), y
+
+
+def test_the_untrained_upscaler_knows_no_small_picture_and_the_trained_one_does(clothes) -> None:
+    x, y = clothes
+    noise, level = torch.randn_like(y), torch.full((64,), nb07.T - 1)
+    for net, differs in ((nb07.clothes_unet(), False), (nb07.diffusion_upscaler(), True)):
+        with torch.no_grad():
+            first, second = (nb07.beside(net, nb07.enlarge(z, "bicubic", 2))(noise, level) for z in (x, x.flip(0)))
+        assert torch.equal(first, second) != differs
+
+
+def test_other_noise_is_another_picture_the_same_noise_the_same_in_any_batches(clothes) -> None:
+    x, net = clothes[0][:6], nb07.diffusion_upscaler()
+    rngs = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+    whole, parts, other = (nb07.sample_large(net, x, rng, 2, batch_size=n) for rng, n in zip(rngs, (6, 4, 6)))
+    assert whole.shape == (6, 1, 28, 28) and whole.min() >= 0 and whole.max() <= 1
+    assert torch.allclose(whole, parts, atol=1e-4) and (whole - other).abs().mean() > 1e-3
+
+
+def test_the_mean_of_samples_is_nearer_than_one_and_both_beat_chance(clothes) -> None:
+    x, y = clothes
+    net = nb07.diffusion_upscaler()
+    samples = [nb07.sample_large(net, x, torch.Generator().manual_seed(seed), 6) for seed in range(4)]
+    one, mean = (nb07.psnr(z, y, 2).mean().item() for z in (samples[0], torch.stack(samples).mean(dim=0)))
+    shuffled = nb07.psnr(samples[0].roll(1, dims=0), y, 2).mean().item()
+    in_one_step = nb07.sample_large(net, x, torch.Generator().manual_seed(9), 1)
+    assert mean > one + 0.5 and one > shuffled + 3
+    assert nb07.psnr(in_one_step, y, 2).mean() > nb07.psnr(nb07.enlarge(x, "bicubic", 2), y, 2).mean() + 1
+
+
+def test_the_loss_is_that_of_what_bicubic_lacks(clothes) -> None:
+    x, y = clothes
+    silent = nb07.clothes_unet()  # its last convolution is zero, so that it puts out v = 0
+    losses = [nb07.lack_loss(silent, x, y).item() for _ in range(8)]
+    assert 0.7 < sum(losses) / 8 < 1.3  # v has about size 1 where LACK is the standard deviation
+    with torch.no_grad():
+        assert nb07.lack_loss(nb07.diffusion_upscaler(), x, y) < 0.9 * sum(losses) / 8
+
+
+def test_the_librarys_upscaling_pipeline_enlarges_fourfold(tmp_path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    parts = hub_standin.tiny_stable_diffusion(tmp_path / "stable")
+    stable = diffusers.StableDiffusionPipeline.from_pretrained(parts)
+    unet = diffusers.UNet2DConditionModel.from_config(
+        {**stable.unet.config, "in_channels": 7, "num_class_embeds": 1000}
+    )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8, 8), norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3, sample_size=32,
+    )  # fmt: skip
+    diffusers.StableDiffusionUpscalePipeline(
+        vae=vae, text_encoder=stable.text_encoder, tokenizer=stable.tokenizer, unet=unet,
+        low_res_scheduler=diffusers.DDPMScheduler(), scheduler=diffusers.DDIMScheduler(prediction_type="v_prediction"),
+    ).save_pretrained(tmp_path / "upscaler")  # fmt: skip
+    pipe, x = nb07.library_upscaler(str(tmp_path / "upscaler"), torch.device("cpu")), torch.rand(3, 16, 24)
+    grown = [nb07.by_library(pipe, x, torch.Generator().manual_seed(seed), num_steps=2) for seed in (0, 0, 1)]
+    assert grown[0].shape == (3, 64, 96) and grown[0].min() >= 0 and grown[0].max() <= 1
+    assert torch.equal(grown[0], grown[1]) and not torch.equal(grown[0], grown[2])
 
 
 # --- what does not fit is refused ---------------------------------------------------------------------------

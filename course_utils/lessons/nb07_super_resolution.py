@@ -15,6 +15,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from course_utils import data, photographs, plots, realesrgan, runtime, training
+from course_utils.lessons.nb04_diffusion_math import DDIM, Schedule, Solver
+from course_utils.lessons.nb04_diffusion_math import sample as sample_levels
+from course_utils.lessons.nb05_ddpm_from_scratch import Denoiser, T, UNet, diffusion_loss
 
 SCALE = 4  # how many times larger, each way
 CROP = 192  # pixels of the crops that are measured
@@ -499,3 +502,78 @@ def degrade(x: Tensor, rng: torch.Generator) -> Tensor:
         noise = torch.randn(x.shape, generator=rng).to(x)
         x = jpeg((x + strength * noise).clamp(0, 1), quality)
     return x
+
+
+def clothes_unet() -> UNet:
+    """Notebook 05's U-Net, small, with a second channel in the input."""
+    return UNet((16, 32), emb=64, extra=1)
+
+
+def beside(net: nn.Module, enlarged: Tensor) -> Callable:
+    """`net` as notebook 05 calls it, net(x, t, y), with pictures `enlarged` in [0, 1] (N, 1, H, W)
+    beside the noisy x (N, 1, H, W).
+    """
+    return lambda x, t, y=None: net(torch.cat([x, 2 * enlarged - 1], dim=1), t)
+
+
+LACK = 0.11  # standard deviation of what bicubic lacks on clothes, in [0, 1]
+COSINE = Schedule.named("cosine", T)
+
+
+def lack_loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Notebook 05's loss for what bicubic lacks: small x (N, 1, h, w), large y (N, 1, 2h, 2w)."""
+    enlarged = enlarge(x, "bicubic", 2)
+    lack = (y - enlarged) / LACK
+    t = torch.randint(T, (len(y),), device=y.device)
+    return diffusion_loss(beside(net, enlarged), lack, None, t, torch.randn_like(y), COSINE)
+
+
+def sample_large(
+    net: nn.Module,
+    x: Tensor,
+    rng: torch.Generator,
+    num_steps: int = 10,
+    solver: Solver = DDIM,
+    batch_size: int = 256,
+) -> Tensor:
+    """One large picture in [0, 1] (N, 1, 2h, 2w) for each small one x (N, 1, h, w), on the CPU."""
+    device, found = next(net.parameters()).device, []
+    for part in x.split(batch_size):
+        enlarged = enlarge(part.to(device), "bicubic", 2)
+        y = torch.zeros(len(part), dtype=torch.long, device=device)  # no classes
+        denoiser = Denoiser(beside(net, enlarged), COSINE, y, clip=False)
+        noise = torch.randn(enlarged.shape, generator=rng).to(device)
+        lack = sample_levels(denoiser, noise, COSINE.levels(num_steps), solver)
+        found.append((enlarged + LACK * lack).clamp(0, 1).cpu())
+    return torch.cat(found)
+
+
+def diffusion_upscaler() -> UNet:
+    """The course's diffusion upscaler for clothes, 14 to 28 pixels, in eval mode, on the CPU."""
+    net = clothes_unet()
+    net.load_state_dict(data.weights("clothes_upscaler"))
+    return net.eval().requires_grad_(False)
+
+
+def library_upscaler(place: str, device: torch.device):
+    """diffusers' upscaling pipeline from the hub or a folder; in half precision on a graphics
+    card.
+    """
+    from diffusers import StableDiffusionUpscalePipeline
+
+    from course_utils.lessons.nb06_diffusers_applications import TYPE
+
+    half = {TYPE: torch.float16, "variant": "fp16"} if device.type == "cuda" else {}
+    pipe = StableDiffusionUpscalePipeline.from_pretrained(place, **half)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def by_library(pipe, x: Tensor, rng: torch.Generator, num_steps: int = 20) -> Tensor:
+    """A small picture x (3, h, w) in [0, 1] enlarged fourfold by that pipeline without a prompt,
+    (3, 4h, 4w); height and width are multiples of 8.
+    """
+    picture = to_pil_image(x.cpu())
+    options = {"num_inference_steps": num_steps, "guidance_scale": 1.0, "generator": rng}
+    grown = pipe("", image=picture, **options).images[0]
+    return pil_to_tensor(grown.convert("RGB")).float() / 255

@@ -39,7 +39,7 @@
 # **Time** about 5 minutes on a 2-core laptop CPU.
 #
 # **Before you start** you need notebook 02 (what a discriminator does) and some patience with
-# convolutions. Nothing is imported from earlier notebooks.
+# convolutions. One part near the end takes the U-Net of notebook 05 and the sampler of notebook 04.
 #
 # Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected
 # Cell* before you go on in the middle: each cell needs what the ones above it have made. The square
@@ -64,6 +64,7 @@ if importlib.util.find_spec("course_utils") is None:
 
 # %% tags=["export"]
 import io
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -79,6 +80,9 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from course_utils import data, metrics, photographs, plots, realesrgan, runtime, training, widgets
 from course_utils.checks import nb07 as checks
 from course_utils.claims import claim
+from course_utils.lessons.nb04_diffusion_math import DDIM, Schedule, Solver
+from course_utils.lessons.nb04_diffusion_math import sample as sample_levels
+from course_utils.lessons.nb05_ddpm_from_scratch import Denoiser, T, UNet, diffusion_loss
 
 plots.use_style()
 
@@ -1323,6 +1327,29 @@ claim(
 )
 
 # %% [markdown]
+# A zero in both pictures costs nothing. Worse is a feature that the original has and the enlarged
+# picture lacks: after the activation the loss counts the difference, and its gradient is zero
+# there, since a ReLU6 outside 0 to 6 is flat. Which part of the loss is of that kind, for bicubic?
+
+# %%
+with torch.no_grad():
+    mine_before = seen_features(looking, bicubic[:2].clamp(0, 1))  # like `before`
+    mine_after = seen_features(looking, bicubic[:2].clamp(0, 1), active=True)
+flat = [(f <= 0) | (f >= 6) for f in mine_before]  # no gradient comes back from here
+errors = [(f - g).abs() for f, g in zip(mine_after, after)]
+unheard = [(e[mute].sum() / e.sum()).item() for e, mute in zip(errors, flat)]
+
+# %% tags=["nbval-ignore-output"]
+print("of the loss after the activation, without a gradient:", *(f"{u:.0%}" for u in unheard))
+
+# %%
+claim(
+    "After the activation at least a tenth of bicubic's loss hands no gradient back, in each layer",
+    unheard,
+    at_least=0.1,
+)
+
+# %% [markdown]
 # The critic has no layer that sees all of the picture. It gives a logit for each patch, since the
 # second stage is about details.
 
@@ -1869,6 +1896,97 @@ train_gan(
 )
 
 # %% [markdown]
+# ### A third answer: sample one
+#
+# L1 gives a middle of all candidates, the GAN one candidate and always the same. A diffusion model
+# can sample candidates. SR3 (Saharia et al. 2021) tells it the small picture in the simplest way:
+# enlarged by bicubic, and laid beside the noisy picture as one more channel of the input. Notebook
+# 05's U-Net takes such a channel by `extra=1`.
+
+
+# %% tags=["export"]
+def clothes_unet() -> UNet:
+    """Notebook 05's U-Net, small, with a second channel in the input."""
+    return UNet((16, 32), emb=64, extra=1)
+
+
+# %% tags=["export"]
+def beside(net: nn.Module, enlarged: Tensor) -> Callable:
+    """`net` as notebook 05 calls it, net(x, t, y), with pictures `enlarged` in [0, 1] (N, 1, H, W)
+    beside the noisy x (N, 1, H, W).
+    """
+    return lambda x, t, y=None: net(torch.cat([x, 2 * enlarged - 1], dim=1), t)
+
+
+# %% [markdown]
+# Our networks above add to bicubic, and so does this one: what is noised and sampled is not the
+# picture but what bicubic lacks (as in SRDiff, Li et al. 2022; SR3 samples the whole picture). It
+# is divided by its standard deviation, for the noise schedule expects pictures of about size 1.
+
+# %% tags=["export"]
+LACK = 0.11  # standard deviation of what bicubic lacks on clothes, in [0, 1]
+COSINE = Schedule.named("cosine", T)
+
+
+def lack_loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Notebook 05's loss for what bicubic lacks: small x (N, 1, h, w), large y (N, 1, 2h, 2w)."""
+    enlarged = enlarge(x, "bicubic", 2)
+    lack = (y - enlarged) / LACK
+    t = torch.randint(T, (len(y),), device=y.device)
+    return diffusion_loss(beside(net, enlarged), lack, None, t, torch.randn_like(y), COSINE)
+
+
+# %% [markdown]
+# Sampling is notebook 05's, with the small picture held fixed. Other noise gives another candidate.
+
+
+# %% tags=["export"]
+def sample_large(
+    net: nn.Module,
+    x: Tensor,
+    rng: torch.Generator,
+    num_steps: int = 10,
+    solver: Solver = DDIM,
+    batch_size: int = 256,
+) -> Tensor:
+    """One large picture in [0, 1] (N, 1, 2h, 2w) for each small one x (N, 1, h, w), on the CPU."""
+    device, found = next(net.parameters()).device, []
+    for part in x.split(batch_size):
+        enlarged = enlarge(part.to(device), "bicubic", 2)
+        y = torch.zeros(len(part), dtype=torch.long, device=device)  # no classes
+        denoiser = Denoiser(beside(net, enlarged), COSINE, y, clip=False)
+        noise = torch.randn(enlarged.shape, generator=rng).to(device)
+        lack = sample_levels(denoiser, noise, COSINE.levels(num_steps), solver)
+        found.append((enlarged + LACK * lack).clamp(0, 1).cpu())
+    return torch.cat(found)
+
+
+# %% [markdown]
+# `python -m authoring.assets upscaler` trained this network: @STEPS@ steps of 32 clothes, @MINUTES@
+# minutes of one core. L1 and the GAN above have had less than a minute each. So a row of this
+# network beside theirs is no contest of methods; its two rows beside each other are one.
+
+
+# %% tags=["export"]
+def diffusion_upscaler() -> UNet:
+    """The course's diffusion upscaler for clothes, 14 to 28 pixels, in eval mode, on the CPU."""
+    net = clothes_unet()
+    net.load_state_dict(data.weights("clothes_upscaler"))
+    return net.eval().requires_grad_(False)
+
+
+# %%
+sampler = diffusion_upscaler().to(run.device)
+SAMPLING_STEPS = 10
+print(f"{training.parameters(sampler):,} weights; RRDBNet here {training.parameters(tailor):,}")
+
+# %% [markdown]
+# Two pictures of each small one. In *one* step from pure noise the network has seen nothing but the
+# small picture, and the squared error taught it to answer with the mean of all candidates. So this
+# is what L1 and its kin do, by the same network after the same training. In 10 steps it is a
+# sample.
+
+# %% [markdown]
 # Only what the classifier reads right at full size can be spoilt by enlarging. Everything else is
 # left out.
 
@@ -1891,23 +2009,49 @@ versions = {
     "bicubic": enlarge(little, "bicubic", 2).clamp(0, 1),
     "L1": from_little(tailor),
     "GAN": from_little(inventor),
+    "diffusion, mean": sample_large(sampler, little, runtime.rng(7), num_steps=1),
 }
+
+# %% tags=["nbval-ignore-output"]
+start = time.perf_counter()
+versions["diffusion, sample"] = sample_large(sampler, little, runtime.rng(7), SAMPLING_STEPS)
+print(f"{len(little)} samples in {time.perf_counter() - start:.0f} s")
 
 # %% [markdown]
 # Two kinds of errors are counted among the clothes that were read right before: those that are read
 # as another class, and those that are so with 0.9 or more. FD is notebook 02's distance between
-# sets of pictures.
+# sets of pictures; its floor is what other real clothes score. The feature distance is the one of
+# the photographs, for the first 256 clothes with their grey in three channels. The network that
+# looks knows photographs of 224 pixels, so its word counts less here.
+
+
+# %%
+def seen_distance(x):
+    """The mean feature distance of the first 256 clothes x (N, 1, 28, 28) from the originals."""
+    pair = (z[:256].expand(-1, 3, -1, -1) for z in (x, worn_x))
+    return feature_distance(looking, *pair).mean().item()
+
+
+# %%
+def fd_of(x):
+    """FD of pictures x (N, 1, 28, 28) in [0, 1] from real clothes."""
+    found = metrics.features(2 * x - 1, "fashion_mnist")
+    return metrics.frechet_distance(metrics.reference_features("fashion_mnist"), found)
+
 
 # %% tags=["nbval-ignore-output"]
-clothes_rows, misread, read = {}, {}, {}
+clothes_rows, clothes_dB, clothes_fd, misread, read = {}, {}, {}, {}, {}
 for name, x in versions.items():
     probabilities = metrics.class_probabilities(2 * x - 1, "fashion_mnist")
     wrong = known & (probabilities.argmax(dim=1) != worn.y[:2048])
     sure = wrong & (probabilities.amax(dim=1) > 0.9)
     misread[name] = (wrong.sum() / known.sum()).item()
+    clothes_dB[name] = psnr(x, worn_x, 2).clamp(max=99).mean().item()
+    clothes_fd[name] = fd_of(x)
     clothes_rows[name] = [
-        f"{psnr(x, worn_x, 2).clamp(max=99).mean():.2f}",
-        f"{metrics.evaluate(2 * x - 1, 'fashion_mnist').fd:.1f}",
+        f"{clothes_dB[name]:.2f}",
+        f"{seen_distance(x):.3f}",
+        f"{clothes_fd[name]:.1f}",
         f"{misread[name]:.1%}",
         f"{(sure.sum() / known.sum()).item():.1%}",
     ]
@@ -1916,9 +2060,11 @@ for name, x in versions.items():
     read[name] = probabilities.argmax(dim=1)
 
 # %% tags=["nbval-ignore-output"]
+floor = fd_of(clothes_x[: len(worn_x)])
 plots.table(
-    ["from 14 x 14", "PSNR (dB)", "FD", "read differently", "and with 0.9 or more"],
-    [[name, *row] for name, row in clothes_rows.items()],
+    ["from 14 x 14", "PSNR (dB)", "features", "FD", "read differently", "and with 0.9 or more"],
+    [[name, *row] for name, row in clothes_rows.items()]
+    + [["other real clothes", "", "", f"{floor:.1f}", "", ""]],
 )
 
 # %% tags=["figure", "nbval-ignore-output"]
@@ -1968,6 +2114,77 @@ claim(
 # was enlarged so that it was, by what, and from how many pixels.
 
 # %% [markdown]
+# ### Mean and sample, by one network
+#
+# A method is a point in the plane. One diffusion model is a curve: its samples can be averaged.
+# Theory says how far that goes. A sample misses the truth by two spreads, its own and the truth's,
+# both around the mean of all candidates. If it is as spread as the truth, its squared error is
+# twice that of the mean, and the mean of $k$ samples has $1 + 1/k$ times the mean's error. From one
+# sample to eight that would be $10 \log_{10}(2 / 1.125) = 2.5$ dB.
+#
+# Here are eight samples each for some clothes.
+
+# %% tags=["nbval-ignore-output"]
+N_AGAIN = 256
+again = [versions["diffusion, sample"][:N_AGAIN]]
+for stream in range(21, 28):
+    again.append(sample_large(sampler, little[:N_AGAIN], runtime.rng(stream), SAMPLING_STEPS))
+again = torch.stack(again)  # (8, 256, 1, 28, 28)
+
+# %%
+mean_dB = {k: psnr(again[:k].mean(dim=0), worn_x[:N_AGAIN], 2).mean().item() for k in (1, 2, 4, 8)}
+one_step_dB = psnr(versions["diffusion, mean"][:N_AGAIN], worn_x[:N_AGAIN], 2).mean().item()
+
+# %% tags=["nbval-ignore-output"]
+plots.table(
+    ["mean of", "PSNR (dB)"],
+    [[f"{k} of its samples", f"{dB:.2f}"] for k, dB in mean_dB.items()]
+    + [["one step, no sampling", f"{one_step_dB:.2f}"]],
+)
+
+# %% tags=["figure", "nbval-ignore-output"]
+# @title One question, several answers
+shown = (again.std(dim=0).mean(dim=(1, 2, 3))).topk(8).indices  # where samples differ most
+plots.film_strip(
+    [
+        2 * x[shown] - 1
+        for x in (
+            versions["nearest"],
+            versions["L1"],
+            versions["GAN"],
+            *again[:3],
+            again.mean(dim=0),
+            worn_x,
+        )
+    ],
+    ["14 x 14", "L1", "GAN", "sample 1", "sample 2", "sample 3", "mean of 8", "original"],
+    (
+        "Eight clothes with patterns in eight rows: coarse squares; L1, soft; GAN, harder; three "
+        "samples of the diffusion model, which differ from each other in their fine patterns; the "
+        "mean of eight samples, soft; the originals."
+    ),
+    "Three samples share the outline and differ in the pattern",
+)
+
+# %% [markdown]
+# The mean is nearer to the truth by PSNR, and further from real clothes by FD.
+
+# %%
+claim(
+    "The mean of 8 samples has at least 1 dB more PSNR than one sample of the same network",
+    mean_dB[8] - mean_dB[1],
+    at_least=1,
+)
+claim(
+    "By FD samples are at most half as far from real clothes as the same network's mean in one step",
+    clothes_fd["diffusion, sample"] / clothes_fd["diffusion, mean"],
+    at_most=0.5,
+)
+
+# %% [markdown]
+# @PROSE@
+
+# %% [markdown]
 # **And the hospital?** The number that speaks there is the column *read differently*. More than one
 # in twenty of the clothes that were read right before are read as something else after the GAN, and
 # the figure shows how: a shirt's checks are gone, its outline is sharp, and the answer is a
@@ -1978,6 +2195,64 @@ claim(
 # none of them is fit to decide by. What could decide is a picture taken with more pixels. Where
 # there is none, the small picture should lie beside the enlarged one. (That is a reasoned opinion:
 # clothes were counted here, and no diagnosis was measured.)
+
+# %% [markdown]
+# ## The library's diffusion upscaler
+#
+# The library diffusers has this idea for photographs, `StableDiffusionUpscalePipeline`: fourfold,
+# in the space of an autoencoder, with the small picture beside the noisy latents and a prompt
+# (Rombach et al. 2022). The weights `stabilityai/stable-diffusion-x4-upscaler` have the licence
+# CreativeML Open RAIL++-M, says their card. They are fetched only when you ask for it, by
+# `COURSE_STABLE_DIFFUSION=1` as in notebook 06, on a graphics card and with the hub: 1.7 GB in half
+# precision. It was not measured here: what the two functions do is tested with a tiny pipeline.
+
+
+# %% tags=["export"]
+def library_upscaler(place: str, device: torch.device):
+    """diffusers' upscaling pipeline from the hub or a folder; in half precision on a graphics
+    card.
+    """
+    from diffusers import StableDiffusionUpscalePipeline
+
+    from course_utils.lessons.nb06_diffusers_applications import TYPE
+
+    half = {TYPE: torch.float16, "variant": "fp16"} if device.type == "cuda" else {}
+    pipe = StableDiffusionUpscalePipeline.from_pretrained(place, **half)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+# %% tags=["export"]
+def by_library(pipe, x: Tensor, rng: torch.Generator, num_steps: int = 20) -> Tensor:
+    """A small picture x (3, h, w) in [0, 1] enlarged fourfold by that pipeline without a prompt,
+    (3, 4h, 4w); height and width are multiples of 8.
+    """
+    picture = to_pil_image(x.cpu())
+    options = {"num_inference_steps": num_steps, "guidance_scale": 1.0, "generator": rng}
+    grown = pipe("", image=picture, **options).images[0]
+    return pil_to_tensor(grown.convert("RGB")).float() / 255
+
+
+# %% tags=["nbval-ignore-output"]
+FETCH = os.environ.get("COURSE_STABLE_DIFFUSION") == "1" and run.device.type == "cuda"
+if FETCH:
+    from course_utils import hub
+
+    FETCH = not hub.silence()
+if FETCH:
+    pipe = library_upscaler("stabilityai/stable-diffusion-x4-upscaler", run.device)
+    by_latents = torch.stack([by_library(pipe, x, runtime.rng(11)) for x in details])
+else:
+    print("Not fetched: it wants COURSE_STABLE_DIFFUSION=1, a graphics card and the hub.")
+
+# %% tags=["figure", "nbval-ignore-output"]
+# @title By Real-ESRGAN and by the library's diffusion upscaler
+if FETCH:
+    show_photographs(
+        {"Real-ESRGAN": torch.stack(enlarged), "diffusion": by_latents},
+        "The woman's face and the dog's head enlarged fourfold: by Real-ESRGAN, and by diffusion.",
+        "88 x 88 pixels enlarged to 352 x 352 by a GAN and by a diffusion model",
+    )
 
 # %% [markdown]
 # ## Slide between before and after
@@ -2059,6 +2334,12 @@ print(run.report())
 # - Jolicoeur-Martineau 2018, *The relativistic discriminator*.
 # - Zhang, Isola, Efros et al. 2018, *The Unreasonable Effectiveness of Deep Features as a
 #   Perceptual Metric* (LPIPS).
+# - Saharia, Ho, Chan, Salimans, Fleet, Norouzi 2021, *Image Super-Resolution via Iterative
+#   Refinement* (SR3): section 2.
+# - Li, Yang, Chang et al. 2022, *SRDiff: Single Image Super-Resolution with Diffusion
+#   Probabilistic Models*: what is sampled is the difference.
+# - Rombach, Blattmann, Lorenz, Esser, Ommer 2022, *High-Resolution Image Synthesis with Latent
+#   Diffusion Models*: section 4.4.
 # - Wang, Bovik, Sheikh, Simoncelli 2004, *Image Quality Assessment: From Error Visibility to
 #   Structural Similarity*.
 # - Tan, Le 2019, *EfficientNet*; its Lite variants are of the TensorFlow team (2020).
