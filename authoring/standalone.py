@@ -54,6 +54,7 @@ OPENED = {
         "esrgan_small_l1.safetensors",
         "esrgan_small_gan.safetensors",
         "clothes_upscaler.safetensors",
+        "super_resolution.json",
     ),
     "08": (
         "medical_gan.safetensors",

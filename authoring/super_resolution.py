@@ -1,6 +1,6 @@
 """How notebook 07's assets were made: photographs, the official weights in 8 bits, a network to look with, and the
-small RRDBNets that were trained for longer (`python -m authoring.assets photographs|realesrgan|looking|esrgan`), and the
-diffusion upscaler for clothes (`upscaler`).
+small RRDBNets that were trained for longer (`python -m authoring.assets photographs|realesrgan|looking|esrgan`), and
+the diffusion upscaler for clothes (`upscaler`).
 """
 
 from __future__ import annotations

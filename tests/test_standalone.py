@@ -46,7 +46,8 @@ USES = {
     "assert (data.ASSETS / 'latent_controlnet').is_dir() and (data.ASSETS / 'latent_lora_mosaic').is_dir()",
     "07": "from course_utils import data, photographs, realesrgan; photographs.photographs('test')\n"
     "photographs.looking_net(), realesrgan.weights(), data.images('fashion_mnist', 'test')\n"
-    "[data.weights('esrgan_small_' + n) for n in ('l1', 'gan')], data.weights('clothes_upscaler')",
+    "[data.weights('esrgan_small_' + n) for n in ('l1', 'gan')], data.weights('clothes_upscaler')\n"
+    "assert (data.ASSETS / 'super_resolution.json').stat().st_size",
     "08": "from course_utils import data, phantoms; phantoms.projector()\n"
     "[data.weights('medical_' + n) for n in ('gan', 'diffusion', 'control')]\n"
     "assert (data.ASSETS / 'medical_use.json').stat().st_size",

@@ -391,11 +391,15 @@ def seen_features(looking: photographs.LookingNet, x: Tensor, *, active: bool = 
     return found
 
 
-def perceptual_loss(looking: photographs.LookingNet, x: Tensor, y: Tensor) -> Tensor:
-    """The mean absolute difference of features, each layer relative to the size of y's; a sum."""
+def perceptual_loss(
+    looking: photographs.LookingNet, x: Tensor, y: Tensor, *, active: bool = False
+) -> Tensor:
+    """The mean absolute difference of features, each layer relative to the size of y's; a sum.
+    The features are taken before the activation, or after it (`active`).
+    """
     with torch.no_grad():
-        wanted = seen_features(looking, y)
-    pairs = zip(seen_features(looking, x), wanted)
+        wanted = seen_features(looking, y, active=active)
+    pairs = zip(seen_features(looking, x, active=active), wanted)
     return sum((f - g).abs().mean() / g.abs().mean() for f, g in pairs)
 
 
@@ -422,10 +426,12 @@ def train_gan(
     *,
     weights: tuple[float, float, float] = (1.0, 0.02, 1.0),
     lr: tuple[float, float] = (3e-4, 4e-4),
+    active: bool = False,
     watch: Callable | None = None,
 ) -> None:
-    """Stage two, in place. The generator's loss has three `weights`: perceptual loss, relativistic
-    loss, L1; without `looking` the first is left out. `lr` is the generator's and the critic's.
+    """Stage two, in place. The generator's loss has three `weights`: perceptual loss (`active` as
+    there), relativistic loss, L1; without `looking` the first is left out. `lr` is the generator's
+    and the critic's.
     """
     device, scaler = next(model.parameters()).device, run.scaler()
     players = (model, critic)
@@ -450,7 +456,7 @@ def train_gan(
             real, fake = critic(y).float(), critic(x_pred).float()  # (N, 1, h/2, w/2)
         loss = weights[1] * relativistic_g_loss(real, fake) + weights[2] * (x_pred - y).abs().mean()
         if looking is not None:
-            loss = loss + weights[0] * perceptual_loss(looking, x_pred, y)
+            loss = loss + weights[0] * perceptual_loss(looking, x_pred, y, active=active)
         update(loss, optimisers[0])
         critic.requires_grad_(True)
         with run.autocast():
