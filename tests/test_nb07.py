@@ -295,7 +295,7 @@ def test_the_librarys_upscaling_pipeline_enlarges_fourfold(tmp_path) -> None:
     )
     vae = diffusers.AutoencoderKL(
         block_out_channels=(8, 8, 8), norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3, sample_size=32,
+        up_block_types=["UpDecoderBlock2D"] * 3, sample_size=32, scaling_factor=0.08333,
     )  # fmt: skip
     diffusers.StableDiffusionUpscalePipeline(
         vae=vae, text_encoder=stable.text_encoder, tokenizer=stable.tokenizer, unet=unet,

@@ -29,15 +29,16 @@ def measured(want: Row) -> Row:
 
 
 def means(seed: int) -> Row:
-    """PSNR and FD of the mean of the first k samples, as lists over KS."""
-    real = (data.images("fashion_mnist", "test").x[:N] + 1) / 2
-    small, net, row = nb07.downscale(real, 2), nb07.diffusion_upscaler(), {"psnr": [], "fd": []}
+    """PSNR, FD and distance of patches of the mean of the first k samples, as lists over KS."""
+    real, others = ((data.images("fashion_mnist", "test").x[part] + 1) / 2 for part in (slice(N), slice(N, 4000)))
+    small, net, row = nb07.downscale(real, 2), nb07.diffusion_upscaler(), {"psnr": [], "fd": [], "patches": []}
     total, reference = torch.zeros_like(real), metrics.reference_features("fashion_mnist")
     for k in range(1, max(KS) + 1):
         total += nb07.sample_large(net, small, torch.Generator().manual_seed(100 * seed + k), NUM_STEPS)
         if k in KS:
             row["psnr"].append(round(nb07.psnr(total / k, real, 2).mean().item(), 3))
             features = metrics.features(2 * total / k - 1, "fashion_mnist")
+            row["patches"].append(round(nb07.patch_distance(others, total / k), 3))
             row["fd"].append(round(metrics.frechet_distance(reference, features), 3))
     return row
 
@@ -57,6 +58,8 @@ def activation(seed: int, active: bool) -> Row:
 
 
 if __name__ == "__main__":
-    runs: list[Row] = [{"part": "means", "seed": seed} for seed in range(3)]
-    runs += [{"part": "activation", "seed": seed, "active": active} for seed in range(3) for active in (0, 1)]
+    runs: list[Row] = []
+    for seed in range(3):
+        runs.append({"part": "means", "seed": seed})
+        runs += [{"part": "activation", "seed": seed, "active": active} for active in (0, 1)]
     fill(FILE, runs, measured)

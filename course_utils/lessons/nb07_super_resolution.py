@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from course_utils import data, photographs, plots, realesrgan, runtime, training
+from course_utils import data, metrics, photographs, plots, realesrgan, runtime, training
 from course_utils.lessons.nb04_diffusion_math import DDIM, Schedule, Solver
 from course_utils.lessons.nb04_diffusion_math import sample as sample_levels
 from course_utils.lessons.nb05_ddpm_from_scratch import Denoiser, T, UNet, diffusion_loss
@@ -559,6 +559,14 @@ def diffusion_upscaler() -> UNet:
     net = clothes_unet()
     net.load_state_dict(data.weights("clothes_upscaler"))
     return net.eval().requires_grad_(False)
+
+
+def patch_distance(x: Tensor, y: Tensor, side: int = 7) -> float:
+    """1,000 times the Fréchet distance between patches (side, side) of two sets of pictures
+    (N, 1, H, W) and (M, 1, H, W) in [0, 1].
+    """
+    sets = (F.unfold(z, side, stride=side).mT.reshape(-1, side * side) for z in (x, y))
+    return 1000 * metrics.frechet_distance(*sets)
 
 
 def library_upscaler(place: str, device: torch.device):
