@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import hub_standin
@@ -275,6 +276,30 @@ def test_the_mean_of_samples_is_nearer_than_one_and_both_beat_chance(clothes) ->
     in_one_step = nb07.sample_large(net, x, torch.Generator().manual_seed(9), 1)
     assert mean > one + 0.5 and one > shuffled + 3
     assert nb07.psnr(in_one_step, y, 2).mean() > nb07.psnr(nb07.enlarge(x, "bicubic", 2), y, 2).mean() + 1
+
+
+def test_the_distance_of_patches_is_0_for_one_set_and_sees_blur_and_noise(clothes) -> None:
+    y = clothes[1]
+    spoilt = [y, nb07.blur(y, 0.5), nb07.blur(y, 1.0)]
+    found = [nb07.patch_distance(y, z) for z in spoilt]
+    assert found[0] < 1e-3 < found[1] < found[2]
+    assert nb07.patch_distance(y, y + 0.1 * torch.randn_like(y)) > found[0] + 1
+
+
+def test_the_stored_table_has_both_parts_paired() -> None:
+    rows = json.loads((data.ASSETS / "super_resolution.json").read_text("utf-8"))
+    means = [row for row in rows if row["part"] == "means"]
+    assert means and all(len(row[name]) == 4 for row in means for name in ("psnr", "fd", "patches"))
+    seeds = [sorted(row["seed"] for row in rows if row.get("active") == active) for active in (0, 1)]
+    assert seeds[0] == seeds[1] and seeds[0]
+
+
+def test_after_the_activation_the_perceptual_loss_is_another_one_and_0_for_the_same_picture(pair) -> None:
+    looking = photographs.looking_net()
+    with torch.no_grad():
+        losses = [nb07.perceptual_loss(looking, *pair, active=active).item() for active in (False, True)]
+        assert nb07.perceptual_loss(looking, pair[1], pair[1], active=True) == 0
+    assert abs(losses[0] - losses[1]) > 0.01
 
 
 def test_the_loss_is_that_of_what_bicubic_lacks(clothes) -> None:

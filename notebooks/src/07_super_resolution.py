@@ -1349,9 +1349,9 @@ print("of the loss after the activation, without a gradient:", *(f"{u:.0%}" for 
 
 # %%
 claim(
-    "After the activation at least a tenth of bicubic's loss hands no gradient back, in each layer",
+    "After the activation at least 5 % of bicubic's loss hands no gradient back, in each layer",
     unheard,
-    at_least=0.1,
+    at_least=0.05,
 )
 
 # %% [markdown]
@@ -1915,7 +1915,9 @@ def clothes_batch():
 torch.manual_seed(run.seed)
 tailor = OnBicubic(RRDBNet(1, 1, 24, 2, 12, scale=2), factor=2).to(run.device)
 TAILOR_STEPS = 150
+start = time.perf_counter()
 train_l1(tailor, clothes_batch, run, TAILOR_STEPS)
+tailor_seconds = time.perf_counter() - start
 
 # %% [markdown]
 # Then the GAN, from the same weights. It has no perceptual loss: the network that looks was trained
@@ -1924,6 +1926,7 @@ train_l1(tailor, clothes_batch, run, TAILOR_STEPS)
 # %% tags=["nbval-ignore-output"]
 inventor = OnBicubic(RRDBNet(1, 1, 24, 2, 12, scale=2), factor=2).to(run.device)
 inventor.load_state_dict(tailor.state_dict())
+start = time.perf_counter()
 train_gan(
     inventor,
     make_critic(1, 16).to(run.device),
@@ -1932,6 +1935,7 @@ train_gan(
     TAILOR_STEPS,
     weights=(0.0, 0.05, 1.0),
 )
+inventor_seconds = time.perf_counter() - start
 
 # %% [markdown]
 # ### A third answer: sample one
@@ -2000,9 +2004,9 @@ def sample_large(
 
 
 # %% [markdown]
-# `python -m authoring.assets upscaler` trained this network: @STEPS@ steps of 32 clothes, @MINUTES@
-# minutes of one core. L1 and the GAN above have had less than a minute each. So a row of this
-# network beside theirs is no contest of methods; its two rows beside each other are one.
+# `python -m authoring.assets upscaler` trained this network: 5,000 steps of 32 clothes in 402
+# seconds of one core. L1 and the GAN above have had seconds, which are printed below. So a row of
+# this network beside theirs is no contest of methods; its two rows beside each other are one.
 
 
 # %% tags=["export"]
@@ -2016,7 +2020,11 @@ def diffusion_upscaler() -> UNet:
 # %%
 sampler = diffusion_upscaler().to(run.device)
 SAMPLING_STEPS = 10
-print(f"{training.parameters(sampler):,} weights; RRDBNet here {training.parameters(tailor):,}")
+print(f"diffusion: {sum(p.numel() for p in sampler.parameters()):,} weights, trained for 402 s")
+print(
+    f"RRDBNet here: {training.parameters(tailor):,} weights, L1 {tailor_seconds:.0f} s, the GAN "
+    f"{inventor_seconds:.0f} s more"
+)
 
 # %% [markdown]
 # Two pictures of each small one. In *one* step from pure noise the network has seen nothing but the
@@ -2120,7 +2128,7 @@ for name, x in versions.items():
 # %% tags=["nbval-ignore-output"]
 floor, patch_floor = fd_of(clothes_x[:2048]), patch_distance(others_x, clothes_x[:2048])
 plots.table(
-    ["from 14 x 14", "PSNR (dB)", "features", "patches", "FD", "misread", "with 0.9 or more"],
+    ["from 14 x 14", "PSNR (dB)", "features", "patches", "FD", "read differently", "with 0.9 or more"],
     [[name, *row] for name, row in clothes_rows.items()]
     + [["other real clothes", "", "", f"{patch_floor:.0f}", f"{floor:.1f}", "", ""]],
 )
@@ -2165,7 +2173,8 @@ claim(
 # no method knows that they were there. So this toy counts what cannot be known, and does not
 # separate loss from invention.
 #
-# The L1 network is misread, too: it has had half of the training, so that the two rows do not say
+# The diffusion model's clothes are misread least, after far more training than the others had. The
+# L1 network is misread, too: it has had half of the GAN's training, so that the two rows do not say
 # which loss is the safer one. Nor is the classifier surer of its errors after the GAN than after
 # the formulas: the last column is no higher. To an eye the GAN's answer looks certain. On
 # photographs we did not count; letters become other letters there. Say beside every picture that
@@ -2191,7 +2200,9 @@ again = torch.stack(again)  # (8, 256, 1, 28, 28)
 
 # %%
 mean_dB = {k: psnr(again[:k].mean(dim=0), worn_x[:N_AGAIN], 2).mean().item() for k in (1, 2, 4, 8)}
-one_step_dB = psnr(versions["diffusion, mean"][:N_AGAIN], worn_x[:N_AGAIN], 2).mean().item()
+one_step = versions["diffusion, mean"][:N_AGAIN]
+one_step_dB = psnr(one_step, worn_x[:N_AGAIN], 2).mean().item()
+spread = (again.var(dim=0).mean() / (one_step - worn_x[:N_AGAIN]).square().mean()).item()
 
 # %% tags=["nbval-ignore-output"]
 plots.table(
@@ -2199,6 +2210,7 @@ plots.table(
     [[f"{k} of its samples", f"{dB:.2f}"] for k, dB in mean_dB.items()]
     + [["one step, no sampling", f"{one_step_dB:.2f}"]],
 )
+print(f"variance of the samples: {spread:.0%} of the mean's squared error, where theory has 100%")
 
 # %% tags=["figure", "nbval-ignore-output"]
 # @title One question, several answers
@@ -2224,47 +2236,101 @@ plots.film_strip(
     "Three samples share the outline and differ in the pattern",
 )
 
-# %% [markdown]
-# The mean is nearer to the truth by PSNR, and further from real clothes by FD. FD wants 2,048
-# pictures, and eight samples of each take minutes: those numbers are stored, three times eight
-# samples.
+# %%
+claim(
+    "The mean of 8 samples has at least 0.8 dB more PSNR than one sample of the same network",
+    mean_dB[8] - mean_dB[1],
+    at_least=0.8,
+)
+claim(
+    "The samples' variance is at most 0.8 of the one-step mean's squared error: they are too alike",
+    spread,
+    at_most=0.8,
+)
 
-# %% tags=["exact"]
-of_many = stored_rows("means")  # one row a seed, lists over means of 1, 2, 4 and 8 samples
-plots.table(
-    ["mean of", "PSNR (dB)", "FD"],
-    [
-        [
-            f"{k} of its samples",
-            f"{sum(row['psnr'][i] for row in of_many) / len(of_many):.2f}",
-            f"{sum(row['fd'][i] for row in of_many) / len(of_many):.1f}",
-        ]
-        for i, k in enumerate((1, 2, 4, 8))
-    ],
-)
-stored(
-    "By FD the mean of 8 samples is at least twice as far from real clothes as one sample",
-    [row["fd"][3] / row["fd"][0] for row in of_many],
-    at_least=2,
-    date=of_many[0]["date"],
-    seeds=len(of_many),
-    spread=torch.tensor([row["fd"][3] / row["fd"][0] for row in of_many]).std().item(),
-)
+# %% [markdown]
+# The gain is real and smaller than the theory's, for two reasons that we cannot tell apart: the
+# samples are less spread than the truth is, and a part of the mean's error is the network's own
+# fault, which no sample knows of.
+#
+# By its patches a sample is much nearer to real clothes than the mean is. Noise of the same size on
+# the mean does not do it: what is sampled is detail.
 
 # %%
 claim(
-    "The mean of 8 samples has at least 1 dB more PSNR than one sample of the same network",
-    mean_dB[8] - mean_dB[1],
-    at_least=1,
+    "By patches a sample is at most half as far from real clothes as the same network's mean",
+    clothes_patches["diffusion, sample"] / clothes_patches["diffusion, mean"],
+    at_most=0.5,
 )
 claim(
-    "By FD samples are at most half as far from real clothes as the same network's one-step mean",
-    clothes_fd["diffusion, sample"] / clothes_fd["diffusion, mean"],
-    at_most=0.5,
+    "By patches the mean with as much noise on it is at least 1.7 times as far off as a sample",
+    clothes_patches["mean and noise"] / clothes_patches["diffusion, sample"],
+    at_least=1.7,
 )
 
 # %% [markdown]
-# @PROSE@
+# How far back do means of more samples go? For sets of 2,048 clothes that takes minutes. Those
+# numbers are stored, for three times eight samples.
+
+# %% tags=["exact"]
+of_many = stored_rows("means")  # one row a seed, lists over means of 1, 2, 4 and 8 samples
+curve = {
+    name: torch.tensor([row[name] for row in of_many], dtype=torch.float64).mean(dim=0).tolist()
+    for name in ("psnr", "patches", "fd")
+}
+plots.table(
+    ["mean of", "PSNR (dB)", "patches", "FD"],
+    [
+        [f"{k} of its samples", f"{dB:.2f}", f"{patches:.1f}", f"{fd:.2f}"]
+        for k, dB, patches, fd in zip((1, 2, 4, 8), *curve.values())
+    ],
+)
+
+# %% tags=["figure", "nbval-ignore-output"]
+# @title The warm-up's plane
+figure, axis = plt.subplots(figsize=(6.4, 3.8))
+axis.semilogy(curve["psnr"], curve["patches"], ".-", color=plots.GREEN, label="means of samples")
+for k, *place in zip((1, 2, 4, 8), curve["psnr"], curve["patches"]):
+    axis.annotate(
+        f"{k}", place, xytext=(6, -4), textcoords="offset points", fontsize=8, color=plots.GREEN
+    )
+for name, marker, colour in (
+    ("nearest", "v", plots.BLACK),
+    ("bicubic", "o", plots.BLACK),
+    ("L1", "o", plots.BLUE),
+    ("GAN", "o", plots.VERMILION),
+    ("mean and noise", "x", plots.PURPLE),
+    ("diffusion, mean", "s", plots.GREEN),
+):
+    axis.semilogy(clothes_dB[name], clothes_patches[name], marker, color=colour, label=name)
+axis.axhline(patch_floor, color=plots.BLACK, linestyle=":", label="other real clothes")
+axis.set(xlabel="PSNR (dB), more is better", ylabel="patches, less is better")
+axis.set_title("Averaging its samples, one network pays with looks for PSNR")
+axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
+plots.show(
+    figure,
+    (
+        "Distance of patches on a logarithmic axis over PSNR. Nearest and bicubic lie at the upper "
+        "left. A curve for means of 1, 2, 4 and 8 samples of the diffusion model rises to the "
+        "right, towards its one-step mean; a single sample lies near the dotted line of real "
+        "clothes. The mean with noise lies high."
+    ),
+)
+
+# %% tags=["exact"]
+@STORED_MEANS@
+
+# %% [markdown]
+# So one network walks along Blau and Michaeli's curve: each sample that is averaged buys PSNR and
+# pays with detail. A sample is the one to print, a mean the one to measure in.
+#
+# The classifier's FD hardly takes part. It looks for the kind of garment, which 14 pixels keep, and
+# mean and sample are read differently about equally often: what the sample adds is invented and
+# does not mislead this judge. The eight samples say more than any of them: where they differ, the
+# small picture does not know. No GAN of this notebook tells that.
+#
+# What was not shown is that diffusion beats a GAN. It had many times the seconds of L1 and the GAN
+# here, and their rows would move with as many. (One training, one size.)
 
 # %% [markdown]
 # **And the hospital?** The number that speaks there is the column *read differently*. More than one
