@@ -2333,9 +2333,10 @@ plots.show(
     figure,
     (
         "Distance of patches on a logarithmic axis over PSNR. Nearest and bicubic lie at the upper "
-        "left. A curve for means of 1, 2, 4 and 8 samples of the diffusion model rises to the "
-        "right, towards its one-step mean; a single sample lies near the dotted line of real "
-        "clothes. The mean with noise lies high."
+        "left, L1 and the GAN in the middle. A curve for means of 1, 2, 4 and 8 samples of the "
+        "diffusion model rises to the right, towards its one-step mean. A single sample lies "
+        "lowest, above the dotted line of real clothes; the mean with noise is left of it and "
+        "higher."
     ),
 )
 
@@ -2363,10 +2364,10 @@ stored(
 # So one network walks along Blau and Michaeli's curve: each sample that is averaged buys PSNR and
 # pays with detail. A sample is the one to print, a mean the one to measure in.
 #
-# The classifier's FD follows only in part: the mean of two samples has the lowest, and that of eight
-# is above a single one's again. It looks for the kind of garment, which 14 pixels keep, and mean
-# and sample are read differently about equally often: what the sample adds is invented and does not
-# mislead this judge. The eight samples say more than any of them: where they differ, the
+# The classifier's FD follows only in part: the mean of two samples has the lowest, and that of
+# eight is above a single one's again. It looks for the kind of garment, which 14 pixels keep, and
+# mean and sample are read differently about equally often: what the sample adds is invented and
+# does not mislead this judge. The eight samples say more than any of them: where they differ, the
 # small picture does not know. No GAN of this notebook tells that.
 #
 # What was not shown is that diffusion beats a GAN. It had many times the seconds of L1 and the GAN
