@@ -2038,7 +2038,7 @@ def diffusion_upscaler() -> UNet:
     return net.eval().requires_grad_(False)
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 sampler = diffusion_upscaler().to(run.device)
 SAMPLING_STEPS = 10
 print(f"diffusion: {sum(p.numel() for p in sampler.parameters()):,} weights, trained for 402 s")
@@ -2260,9 +2260,9 @@ plots.film_strip(
 
 # %%
 claim(
-    "The mean of 8 samples has at least 0.8 dB more PSNR than one sample of the same network",
+    "The mean of 8 samples has at least 1.5 dB more PSNR than one sample of the same network",
     mean_dB[8] - mean_dB[1],
-    at_least=0.8,
+    at_least=1.5,
 )
 claim(
     "The samples' variance is at most 0.8 of the one-step mean's squared error: they are too alike",
@@ -2273,7 +2273,8 @@ claim(
 # %% [markdown]
 # The gain is real and smaller than the theory's, for two reasons that we cannot tell apart: the
 # samples are less spread than the truth is, and a part of the mean's error is the network's own
-# fault, which no sample knows of.
+# fault, which no sample knows of. The mean of eight is also above the answer in one step: a network
+# is not its own mean.
 #
 # By its patches a sample is much nearer to real clothes than the mean is. Noise of the same size on
 # the mean does not do it: what is sampled is detail.
@@ -2285,9 +2286,14 @@ claim(
     at_most=0.5,
 )
 claim(
-    "By patches the mean with as much noise on it is at least 1.7 times as far off as a sample",
+    "By patches the mean with as much noise on it is at least twice as far off as a sample",
     clothes_patches["mean and noise"] / clothes_patches["diffusion, sample"],
-    at_least=1.7,
+    at_least=2,
+)
+claim(
+    "By FD, too, a sample is nearer to real clothes than the same network's mean",
+    clothes_fd["diffusion, sample"] / clothes_fd["diffusion, mean"],
+    at_most=0.95,
 )
 
 # %% [markdown]
