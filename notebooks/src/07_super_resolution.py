@@ -1374,7 +1374,7 @@ def stored_rows(part, **wanted):
 # %% tags=["exact"]
 kinds = {name: stored_rows("activation", active=k) for k, name in enumerate(("before", "after"))}
 plots.table(
-    ["features", "seed", "PSNR (dB)", "features", "statistics"],
+    ["taken", "seed", "PSNR (dB)", "features", "statistics"],
     [
         [name, row["seed"], *(f"{row[key]:.3f}" for key in ("psnr", "features", "statistics"))]
         for name, rows in kinds.items()
