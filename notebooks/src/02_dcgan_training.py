@@ -11,7 +11,7 @@
 #   course:
 #     title: DCGAN training
 #     summary: Build, train, watch, diagnose and measure a convolutional GAN
-#     minutes_cpu: 15
+#     minutes_cpu: 5
 #     minutes_gpu: null
 # ---
 
@@ -33,8 +33,8 @@
 # - move through latent space without leaving the region that the generator knows;
 # - report how good a generator is with numbers that can be compared and repeated.
 #
-# **Time** about 15 minutes on a 2-core laptop CPU with other work beside it, a third of that alone.
-# The larger size for a GPU is prepared; its minutes are not measured yet.
+# **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that. The larger
+# size for a GPU is prepared; its minutes are not measured yet.
 #
 # **Before you start** you need to know PyTorch modules and the idea of a minimax game (notebook
 # 01). Nothing is downloaded unless you are online and the full data set is missing: a subset of it

@@ -12,7 +12,7 @@
 #     title: Mode collapse and WGAN
 #     summary: >-
 #       Why generators collapse, what cures it, and sixteen recipes in one fair test
-#     minutes_cpu: 9
+#     minutes_cpu: 6
 #     minutes_gpu: null
 # ---
 
@@ -36,7 +36,7 @@
 #   estimate of it;
 # - choose a cure for a GAN of pictures that collapses.
 #
-# **Time** about 9 minutes on a 2-core laptop CPU with other work beside it, a third of that alone;
+# **Time** about 6 minutes on a 2-core laptop CPU; other work beside it can double that;
 # a GPU trains the picture models at a larger size, not yet timed.
 #
 # **Before you start** you need the minimax game (notebook 01) and the training loop (notebook 02).

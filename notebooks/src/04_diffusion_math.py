@@ -12,7 +12,7 @@
 #     title: Diffusion mathematics
 #     summary: >-
 #       Noise, its exact undoing, the bound that is trained, and samplers whose order is measured
-#     minutes_cpu: 3
+#     minutes_cpu: 2
 #     minutes_gpu: null
 # ---
 
@@ -37,8 +37,8 @@
 #   the ODE;
 # - see DDIM and flow matching as one path with two clocks.
 #
-# **Time** about 3 minutes of computing on a 2-core laptop CPU with other work beside it, half of
-# that alone. Nothing here needs a GPU, and nothing was timed on one.
+# **Time** about 2 minutes of computing on a 2-core laptop CPU. Nothing here needs a GPU, and
+# nothing was timed on one.
 #
 # **Before you start** you need Gaussians, conditional probability and the idea of a differential
 # equation. Notebook 01 helps with distances between distributions.

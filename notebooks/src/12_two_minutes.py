@@ -13,7 +13,7 @@
 #     summary: >-
 #       How good a picture can two minutes of training make? A head start by an exact denoiser, an
 #       optimiser for matrices, and what more training and more steps add
-#     minutes_cpu: 10
+#     minutes_cpu: 8
 #     minutes_gpu: null
 # ---
 
@@ -39,7 +39,7 @@
 # - write the iteration inside Muon, and share a network's weights out between two optimisers;
 # - read a table of FD over steps and guidance, and choose.
 #
-# **Time** about 10 minutes on a 2-core laptop CPU, two to four of them for the training; a GPU
+# **Time** about 8 minutes on a 2-core laptop CPU, two to four of them for the training; a GPU
 # trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 05, whose U-Net, loss and sampler are imported.
