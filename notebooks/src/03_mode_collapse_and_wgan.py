@@ -1936,7 +1936,7 @@ PUBLISHED = {
     "PacGAN, 3 packed": (7.8, 97.7, 24.6, 94.2),
 }
 
-# %% tags=["figure"]
+# %% tags=["exact", "figure"]
 # @title Table of published figures
 plots.table(
     ["published", "ring: modes of 8", "% good", "grid: modes of 25", "% good"],
