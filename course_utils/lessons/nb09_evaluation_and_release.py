@@ -378,6 +378,7 @@ def grown(net: torch.nn.Module, noise: Tensor, labels: Tensor, steps: int = 8) -
     return ((x.clamp(-1, 1) + 1) * 127.5).round() / 255
 
 
+@torch.no_grad()
 def noise_behind(net: torch.nn.Module, x: Tensor, steps: int = 5, label: int | None = None):
     """The starting noise (N, 1, 28, 28) that pictures x in [0, 1] seem to come from."""
     schedule, device = nb04.Schedule.named("cosine", nb05.T), next(net.parameters()).device
@@ -385,7 +386,10 @@ def noise_behind(net: torch.nn.Module, x: Tensor, steps: int = 5, label: int | N
     labels = torch.full((len(x),), label, device=device)
     levels = [schedule.level(20), *schedule.levels(steps)[-2::-1]]  # from clean to noise
     denoiser = nb05.Denoiser(net, schedule, labels, clip=False)
-    return nb04.sample(denoiser, (2 * x - 1).to(device), levels).cpu()
+    x = (2 * x - 1).to(device)
+    for now, then in zip(levels, levels[1:]):  # `sample` would refuse levels that gain noise
+        x = nb04.ddim_step(x, denoiser(x, now), now, then)
+    return x.cpu()
 
 
 def ring_scores(noise: Tensor, keys: Sequence[Tensor]) -> np.ndarray:
