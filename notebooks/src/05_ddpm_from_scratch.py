@@ -13,7 +13,7 @@
 #     summary: >-
 #       A U-Net from its blocks, the paper's recipe whole, then better one change at a time;
 #       guidance, repair of pictures, and a race against GANs on equal terms
-#     minutes_cpu: 22
+#     minutes_cpu: 16
 #     minutes_gpu: null
 # ---
 
@@ -46,8 +46,8 @@
 # - compare GANs and diffusion on equal terms.
 
 # %% [markdown]
-# **Time** about 22 minutes on a 2-core laptop CPU with other work beside it, a quarter of that
-# alone; a GPU trains a larger model for longer, not yet timed.
+# **Time** about 16 minutes on a 2-core laptop CPU with other work beside it, half of that alone or
+# less; a GPU trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 04's levels and samplers, and the training loop of
 # notebook 02.
