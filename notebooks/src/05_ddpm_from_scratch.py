@@ -44,8 +44,7 @@
 # - steer a model by class, with classifier-free and classifier guidance, and repair a picture that
 #   lacks one half;
 # - compare GANs and diffusion on equal terms.
-
-# %% [markdown]
+#
 # **Time** about 16 minutes on a 2-core laptop CPU with other work beside it, half of that alone or
 # less; a GPU trains a larger model for longer, not yet timed.
 #

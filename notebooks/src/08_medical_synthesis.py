@@ -13,7 +13,7 @@
 #     summary: >-
 #       Pictures of a head by request, and a measurement of how far it is obeyed. A conditional GAN
 #       and a diffusion model on a phantom in which everything is known; usefulness, privacy, DICOM
-#     minutes_cpu: 3
+#     minutes_cpu: 4
 #     minutes_gpu: null
 # ---
 
@@ -40,7 +40,7 @@
 # - measure with a method that knows no network whether a request was obeyed, and where it is not;
 # - test use, privacy and fairness, and write pictures as DICOM that say what they are.
 #
-# **Time** about 3 minutes on a 2-core laptop CPU; other work beside it can double that.
+# **Time** about 4 minutes on a 2-core laptop CPU; other work beside it can double that.
 #
 # **Before you start** you need notebook 03 (relativistic loss, R1 and R2) and notebook 05 (the
 # U-Net). The code of both is imported.
