@@ -13,7 +13,7 @@
 #     summary: >-
 #       Which metric sees which failure, measured on failures made on purpose; a watermark taken
 #       apart and attacked; provenance, a release gate and a model card that hold
-#     minutes_cpu: 6
+#     minutes_cpu: 5
 #     minutes_gpu: null
 # ---
 
@@ -36,7 +36,7 @@
 # - sign a picture's origin, and read what a verifier does and does not promise;
 # - write a release gate, a log and a model card from measured numbers.
 #
-# **Time** about 6 minutes on a 2-core laptop CPU with other work beside it, half of that alone.
+# **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that.
 #
 # **Before you start** you need notebooks 02 and 05 (the models that are judged here) and the last
 # section of 06 (the marks). Everything is loaded; nothing is trained.
