@@ -13,7 +13,7 @@
 #     summary: >-
 #       From a folder of pictures to a model that others can load: look at the data, train a GAN or
 #       a diffusion model in colour that can be stopped and resumed, see what is copied, export it
-#     minutes_cpu: 6
+#     minutes_cpu: 9
 #     minutes_gpu: null
 # ---
 
@@ -39,7 +39,7 @@
 # - measure pictures of any size without a classifier, and know when two measures disagree;
 # - save the model as a folder that diffusers loads, with a card written from its own numbers.
 #
-# **Time** about 6 minutes on a 2-core laptop CPU, three times that with other work beside it; a GPU
+# **Time** about 9 minutes on a 2-core laptop CPU with other work beside it, 6 of them alone; a GPU
 # trains a larger model for longer, not yet timed.
 #
 # **Before you start** you need notebook 02 (GANs) and notebook 05 (diffusion, with classes and
