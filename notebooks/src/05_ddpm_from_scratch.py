@@ -31,8 +31,7 @@
 # paper's. The network, the learning rate, the decay of the average and the length of training are
 # ours: smaller or faster. In about two minutes of training, more on a busy machine, it turns noise
 # into clothes. Then we make it better, one change at a time, and measure what each change is worth.
-
-# %% [markdown]
+#
 # ## What you will be able to do
 #
 # - build a U-Net from its blocks, for any number of channels and classes, and say what each block
