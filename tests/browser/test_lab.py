@@ -154,7 +154,7 @@ def test_every_picture_of_a_stored_notebook_arrives_with_its_words(lab, path: Pa
         panel.evaluate("p => p.scrollBy(0, p.clientHeight * 0.6)")
         return set(seen) >= words
 
-    wait_for(look, 60)
+    wait_for(look, 180)
     assert words and set(seen) == words
     assert all(natural > 0 and 0 < shown <= room + 1 for natural, shown, room in seen.values())
     assert lab.page.locator(".jp-OutputArea-output script").count() == 0
