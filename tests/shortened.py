@@ -30,6 +30,7 @@ CUTS = {
         ),
         ("N_TEST = 40", "N_TEST = 10"),
         ('training.progress(300, "noisy', 'training.progress(3, "noisy'),
+        ("made[torch.arange(200)]", "made[torch.arange(40)]"),
     ],
     "07": [
         (
