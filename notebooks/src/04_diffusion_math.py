@@ -1576,9 +1576,9 @@ plots.show(
 # In a sampler $x_0$ is only predicted, and there are two published choices for the variance of the
 # step back. *Small*, $\tilde\beta_t$, is the posterior's own, right if $x_0$ is known exactly (all
 # data at one point). *Large*, $\beta_t$, is right if the data are themselves standard Gaussian
-# noise (Ho et al. 2020, section 3.2). For data of variance 1 per coordinate the truth lies between
-# the two; wider data can need slightly more than $\beta_t$. For tiny steps the two agree, except at
-# the very first levels.
+# noise (Ho et al. 2020, section 3.2). For data of variance 1 per coordinate the truth, averaged
+# over $x_t$, lies between the two; at single points it can be more than $\beta_t$, and so it can
+# for wider data. For tiny steps the two agree, except at the very first levels.
 
 # %% [markdown]
 # Both variances for all pairs of neighbours at once:
@@ -3137,7 +3137,7 @@ claim(
 
 # %% [markdown]
 # Read the orders as what they are: a promise for *many* steps, on steps that are even in $\lambda$
-# between -3 and 3, the kindest grid there is. With eight calls the best, Euler, is about four
+# between -3 and 3, which is a kind grid. With eight calls the best, Euler, is about four
 # times better than DDIM; with 2048 the best is hundreds of times better. For the same number of
 # calls the two methods of order 2 are level here. And a network's own error adds a floor below
 # which no solver helps. Notebook 05 measures that for pictures.

@@ -138,7 +138,9 @@ cfg = run.budget.pick(
 # Take a picture, add a known amount of noise, and ask a network what the noise was. Notebook 04
 # calls the best answer $\mathbb E[\epsilon \mid x_t]$. With little noise that is cleaning, with
 # much noise it is imagining, and one network has to do it all. The paper's schedule has $T = 1000$
-# steps, with $\beta_t$ from $10^{-4}$ to $0.02$ in even steps.
+# steps. Step $t$ replaces a share $\beta_t$ of the variance by noise, from $10^{-4}$ to $0.02$ in
+# even steps. A *noise level* is the pair $(\alpha_t, \sigma_t)$ of notebook 04: how much of the
+# picture is left, and how much noise is in it.
 
 # %% tags=["export"]
 T = 1000  # timesteps of training
@@ -551,8 +553,9 @@ def check_inputs(
 # `pixel_unshuffle` folds each 2 x 2 square into four channels, without loss, and `pixel_shuffle`
 # unfolds them: at 14 x 14 a convolution costs a quarter.
 #
-# The way down keeps its results, the stem's included, and the way up takes them back in reverse
-# order. So it has one fine block more.
+# The way down keeps its results, and the way up takes them back in reverse order. The result of the
+# *stem*, the first convolution, is kept too, so the way up has one fine block more than the way
+# down.
 
 
 # %% tags=["export", "long"]
@@ -772,8 +775,9 @@ uniform_timesteps = checks.use(my_timesteps, uniform_timesteps)  # yours, once i
 diffusion_loss = checks.use(my_diffusion_loss, diffusion_loss)  # yours, once it passes
 
 # %% [markdown]
-# Here is the whole training by the paper's method: the loss above, AdamW with one learning rate,
-# and an average of the weights, the EMA of notebook 02, which is the model in the end.
+# Here is the whole training by the paper's method: the loss for noise, written out once more, AdamW
+# with one learning rate, and an average of the weights, the EMA of notebook 02, which is the model
+# in the end. (`train`, further down, calls your `diffusion_loss`.)
 
 
 # %% tags=["export"]
@@ -819,7 +823,8 @@ def train_ddpm(
 # $$x_{t-1} = \frac{1}{\sqrt{1 - \beta_t}} \Big( x_t - \frac{\beta_t}{\sigma_t}\,
 # \epsilon_\theta(x_t, t) \Big) + \sqrt{\beta_t}\; z , \qquad z \sim \mathcal N(0, I),$$
 #
-# and no noise $z$ in the last step, from $t = 0$ to the clean picture.
+# and no noise $z$ in the last step, at $t = 0$: what is $x_{t-1}$ there is the clean picture. (The
+# paper counts from 1.)
 
 # %% [markdown]
 # **Exercise 5.4** · difficulty 2/5 · 8 minutes
@@ -909,7 +914,9 @@ def timestep_of(schedule: Schedule, level: Level) -> int:
 # %% [markdown]
 # `sample` asks for a function of a picture and a level that returns the prediction $\hat x_0$.
 # `Denoiser` makes such a function of a network, and clips the prediction to the range of pictures,
-# since no clean pixel is outside. (Its guidance is for later.)
+# since no clean pixel is outside. It must be told what the network puts out: `kind="epsilon"` for
+# `train_ddpm`, `"v"`, the default, for the recipe further down. The wrong kind raises no error and
+# draws noise. (Its guidance is for later.)
 
 
 # %% tags=["export"]
@@ -1162,10 +1169,12 @@ claim("Our DDPM step is that of the library diffusers, to 1e-5", apart, at_most=
 #
 # Is a loss of this size good? Compare with what is possible. Even the perfect denoiser cannot know
 # which noise was added; its error is the spread of all pictures that could have led to $x_t$
-# (notebook 04 computes it). For pictures that floor is unknown, but its shape is not. At low noise
-# hardly anything tells the noise from the picture's own texture, so the error is large. At high
-# noise $x_t$ *is* almost the noise, so the error is small. A network that has learnt nothing puts
-# out zero, and has the noise's own variance, 1, as its error at every timestep.
+# (notebook 04 computes it). For pictures that floor is unknown, but something of its shape is
+# known. At low noise hardly anything tells the noise from the picture's own texture, where there is
+# texture, so the error is large. (On the flat black background it could be told. Whether a network
+# has learnt that is another matter.) At high noise $x_t$ *is* almost the noise, so the error is
+# small. A network that has learnt nothing puts out zero, and has the noise's own variance, 1, as
+# its error at every timestep.
 
 
 # %%
@@ -1255,9 +1264,9 @@ claim(
 )
 
 # %% [markdown]
-# So a flat loss does not mean that nothing is learnt. Part of it cannot be learnt by any network;
-# how large a part, we do not know. Judge a diffusion model by samples and by distances between
-# distributions, and use the loss to find errors.
+# So a loss that hardly falls does not mean that nothing is learnt. Part of it cannot be learnt by
+# any network; how large a part, we do not know. Judge a diffusion model by samples and by distances
+# between distributions, and use the loss to find errors.
 
 # %% [markdown]
 # ### How good is it?
@@ -1320,8 +1329,10 @@ claim(
 # This is DDPM, whole. What differs from the paper? Its network is much larger, and it trains for
 # 800,000 steps of 128 pictures, where 1,200 of 32 are our two minutes. So our pictures are rough.
 # For so short a training our learning rate is ten times the paper's, and our average follows the
-# weights faster. The paper also has dropout, and takes all thousand steps when it samples. The
-# optimiser is the same, since AdamW without weight decay is Adam. Neither has class labels.
+# weights faster. The paper also has dropout, and takes all thousand steps when it samples. Its
+# authors' code, further, warms the learning rate up for 5,000 steps, clips gradients, mirrors
+# pictures at random, and clips every predicted $x_0$. The optimiser is the same, since AdamW
+# without weight decay is Adam. Neither has class labels.
 #
 # The rest of the notebook asks what makes the pictures better in the *same* time.
 
@@ -1472,10 +1483,11 @@ on_record(
 # %% [markdown]
 # ### The cosine schedule
 #
-# In the first figure the linear schedule has destroyed nearly everything by $t = 500$, and over the
-# last third of its timesteps the picture has less than a hundredth of the noise's power: a third of
-# the training goes to nearly pure noise. The cosine schedule (Nichol and Dhariwal 2021, section
-# 3.2; notebook 04) spreads the destruction over all timesteps.
+# In the first figure the eye finds next to nothing left at $t = 500$ of the linear schedule, and
+# over the last third of its timesteps the picture has less than a hundredth of the noise's power: a
+# third of the training goes to what looks like pure noise. (It is not quite: a classifier still
+# reads something of the class there.) The cosine schedule (Nichol and Dhariwal 2021, section 3.2;
+# notebook 04) spreads the destruction over all timesteps.
 
 # %%
 cosine = Schedule.named("cosine", T)
@@ -1717,11 +1729,11 @@ on_record(
 # ### Timesteps: which to train
 #
 # All timesteps equally often is the simple choice, and not the best use of two minutes: on the
-# cosine schedule the last hundred show next to nothing of the picture. So we draw
+# cosine schedule the last hundred show little of the picture. So we draw
 # $\log(\alpha/\sigma)$ from a Gaussian around the level where picture and noise are about equally
 # strong (Karras et al. 2022, section 5, and Esser et al. 2024, section 3.1, did the like in other
-# variables). Counted in timesteps, the first four hundred come more often than before and the last
-# hundred seldom.
+# variables). Counted in timesteps, those from about 20 to 400 come more often than before, the very
+# first ones less often, and the last hundred seldom.
 
 # %% [markdown]
 # One trap. A Gaussian all but forgets the ends, and sampling *begins* at $t = 999$. With the bell
@@ -2189,8 +2201,8 @@ on_record(
 )
 
 # %% [markdown]
-# (In the last two rows the last weights even have the lower FD on five of six networks, by a few
-# per cent.) Keep it all the same where you cannot know in advance when you will stop.
+# (In the last two rows the last weights even have the lower FD on five of six networks, by less
+# than a tenth.) Keep it all the same where you cannot know in advance when you will stop.
 
 # %% [markdown]
 # ## Sampling
@@ -2298,8 +2310,10 @@ for name, (ours, theirs) in pairs.items():
 #
 # A step costs one function evaluation of the network (NFE), or two with guidance or with Heun's
 # method. With ever smaller steps every ODE solver ends at the same picture: its limit. How far from
-# it is each sampler? (Heun's last step, to the clean level, needs one evaluation less. The
-# ancestral chain is not in the list: it draws noise, so that it has no limit to compare with.)
+# it is each sampler? (Euler goes straight on in the angle between picture and noise; DDIM holds the
+# prediction $\hat x_0$ still over the step; notebook 04 has both. Heun's last step, to the clean
+# level, needs one evaluation less. The ancestral chain is not in the list: it draws noise, so that
+# it has no limit to compare with.)
 
 # %%
 y_limit = torch.arange(10, device=run.device)
@@ -2386,7 +2400,9 @@ claim(
 
 # %% [markdown]
 # The distance to the limit says how exact a solver is, not how good its pictures are. In FD, for
-# the networks of the table: twenty steps of the solver against fifty of the ancestral chain.
+# the networks of the table: twenty steps of the solver against fifty of the ancestral chain. (Equal
+# in FD is not equal in everything: with all changes the chain has the higher precision on every
+# seed, and the solver the higher recall.)
 # (Notebook 12 has the whole curve for a network that was trained for longer, from five steps to a
 # thousand.)
 
@@ -2629,9 +2645,9 @@ guidance_view = widgets.explore(draw_guidance, w=widgets.slider(0, 6, 2, "guidan
 # Before classifier-free guidance, Dhariwal and Nichol (2021, section 4) steered any network, even
 # one without classes, by a second network that reads the class in a noisy picture. By Bayes,
 # $\nabla \log p(x_t \mid y) = \nabla \log p(x_t) + \nabla \log p(y \mid x_t)$: add the classifier's
-# gradient to the score, $s$ times, where $s$ is the scale. By Tweedie's formula (notebook 04)
+# gradient to the score, $k$ times, where $k$ is the scale. By Tweedie's formula (notebook 04)
 # $\hat x_0 = (x_t + \sigma^2\, \mathrm{score}) / \alpha$, so that this moves $\hat x_0$ by
-# $s\,\tfrac{\sigma^2}{\alpha} \nabla_{x_t} \log p(y \mid x_t)$. It needs no retraining of the
+# $k\,\tfrac{\sigma^2}{\alpha} \nabla_{x_t} \log p(y \mid x_t)$. It needs no retraining of the
 # diffusion model.
 
 # %% [markdown]
@@ -2961,9 +2977,10 @@ claim(
 #
 # So which is better, a GAN or a diffusion model? The question is fair only if both know the same
 # and have the same time. Two things are easily overlooked: whether the model is *told the classes*,
-# and how many settings were tried. So here are both with and both without classes, all with the
-# same seconds of one thread of one machine, the same pictures and the same measure, three seeds
-# each. `authoring/benchmarks/race.py` trained the GANs, `ddpm_changes.py` the others.
+# and how many settings were tried. So here are both with and both without classes, all with about
+# the same seconds of one thread of one machine (119 for the GANs, 110 to 144 for the 1,200 steps of
+# the diffusion networks), the same pictures and the same measure, three seeds each.
+# `authoring/benchmarks/race.py` trained the GANs, `ddpm_changes.py` the others.
 
 # %%
 gan_rows = json.loads((data.ASSETS / f"{DATASET}_race.json").read_text("utf-8"))
@@ -3032,16 +3049,18 @@ on_every_seed(
 )
 
 # %% [markdown]
-# In two minutes the DCGAN wins, with classes and without. That is the headline, and it is not the
-# one that an earlier version of this notebook had: there a diffusion model that was told the
-# classes beat GANs that were not. Labels help the DCGAN and diffusion (not WGAN-GP here), and a
-# comparison in which one side has them measures the labels.
+# In two minutes the DCGAN wins, with classes and without. Against WGAN-GP diffusion wins where it
+# is told the classes; without them the two are level. That is the headline, and it is not the one
+# that an earlier version of this notebook had: there a diffusion model that was told the classes
+# beat GANs that were not. Labels help the DCGAN and diffusion (not WGAN-GP here), and a comparison
+# in which one side has them measures the labels.
 
 # %% [markdown]
 # So why has the field gone to diffusion? Not for what two minutes can do. Some of the reasons you
 # have seen here, and they are not in this table. One training, of one network with one plain loss:
 # no run of this notebook failed or collapsed, on any seed (nor did the DCGANs of the table).
-# Half-way states, so that guidance and repair come for free. And it goes on getting better:
+# Half-way states, so that guidance and repair need no training of their own; they cost function
+# evaluations. And it goes on getting better:
 # notebook 12 shows what an hour of training makes of such a network. (We did not train the GANs for
 # an hour.) The price is in the last column: a GAN samples a picture in one function evaluation,
 # these models in twenty to fifty.
@@ -3250,9 +3269,10 @@ if several:
     )
 
 # %% [markdown]
-# Two processes on two cores of one laptop are no faster than one that uses both; the point here is
-# that they are *equal*. On graphics cards drop `cpu=True`; time is saved only where a step computes
-# for longer than its gradients travel, so with larger networks and batches than these.
+# Two processes on a laptop share the cores that one process could use, so nothing is to be gained
+# there; the point here is that they are *equal*. On graphics cards drop `cpu=True`; time is saved
+# only where a step computes for longer than its gradients travel, so with larger networks and
+# batches than these.
 
 # %% [markdown]
 # ## What was measured
@@ -3290,9 +3310,9 @@ print(
 # %% [markdown]
 # ## What went wrong, and what helped
 #
-# - *The cosine schedule alone made it worse.* With noise as target its last timesteps multiply the
-#   network's errors by thousands. With $v$ it is the better one. Change schedule and target
-#   together.
+# - *The cosine schedule alone made it worse.* With noise as target its very last timestep
+#   multiplies the network's errors by twenty thousand. With $v$ it is the better one. Change
+#   schedule and target together.
 # - *Preconditioning brought nothing here*, since $v$ is nearly the same thing for these pixels.
 # - *Averaging brought nothing once the learning rate fell to 0.* At a constant rate it took
 #   almost a third off the FD.
