@@ -90,7 +90,8 @@ class Images:
 def info(name: str) -> DatasetInfo:
     """What is known about data set `name`; raises ValueError for an unknown one."""
     if name not in DATASETS:
-        raise ValueError(f"There is no data set {name!r}: choose one of {', '.join(sorted(DATASETS))}.")
+        elsewhere = " (The emoji are at course_utils.emoji.emoji.)" if name == "emoji" else ""
+        raise ValueError(f"There is no data set {name!r}: choose one of {', '.join(sorted(DATASETS))}.{elsewhere}")
     return DATASETS[name]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from course_utils import checks
-from course_utils.checks import NotAttempted, WrongAnswer, nb02
+from course_utils.checks import NotAttempted, WrongAnswer, nb02, nb05
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(checks.__path__)]
 CASES = [case for name in MODULES for case in importlib.import_module(f"cases.{name}").CASES]
@@ -95,6 +95,15 @@ def test_an_exception_is_one_line_that_names_the_learners_line(check, capsys) ->
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "Traceback" not in said
     assert "`return undefined + 1  # noqa: F821`, raises NameError" in said
+
+
+def test_what_pytorch_lists_of_its_forms_is_left_out(capsys) -> None:
+    def my_timesteps(n, T):
+        return torch.randint(0, T, n)
+
+    nb05.timesteps(my_timesteps)
+    said = capsys.readouterr().out
+    assert "got (int, int, int): its size is a tuple, such as (n,)" in said and len(said) < 300
 
 
 @pytest.mark.parametrize("check", EXERCISES, ids=lambda check: check.__name__)

@@ -34,6 +34,7 @@ NOT_THE_LEARNERS = (
     sysconfig.get_path("stdlib"),
     "<frozen",
 )
+NEED_A_SIZE = ("randint() received an invalid", "full() received an invalid")  # whose size may not be a bare number
 
 
 class WrongAnswer(Exception):
@@ -102,7 +103,8 @@ def _fault(check: Callable[..., None], answer: Callable) -> WrongAnswer | None:
 
 def _one_line(error: Exception, answer: Callable) -> str:
     """An exception as one sentence that names the learner's own line."""
-    said = " ".join(str(error).split()) or "no message"
+    said = " ".join(str(error).split()).split(", but expected one of:")[0] or "no message"  # PyTorch lists all forms
+    said += ": its size is a tuple, such as (n,)" if said.startswith(NEED_A_SIZE) else ""
     kind, name = type(error).__name__, _name(answer)
     trace = traceback.extract_tb(error.__traceback__)
     if frames := [frame for frame in trace if not frame.filename.startswith(NOT_THE_LEARNERS)]:
