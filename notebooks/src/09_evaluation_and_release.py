@@ -32,14 +32,16 @@
 # - choose a metric by the failure that you fear, from a table that was measured;
 # - say when a difference between two models means something, and remove the bias of a small sample;
 # - find five ways to fool yourself: sample size, resizing, JPEG, features, unequal reference sets;
-# - build a watermark with a threshold that comes from unmarked pictures, and break it;
+# - build a watermark in the pixels and one in the starting noise, each with a threshold that comes
+#   from unmarked pictures, and break them;
 # - sign a picture's origin, and read what a verifier does and does not promise;
 # - write a release gate, a log and a model card from measured numbers.
 #
 # **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that.
 #
-# **Before you start** you need notebooks 02 and 05 (the models that are judged here) and the last
-# section of 06 (the marks). Everything is loaded; nothing is trained.
+# **Before you start** you need notebook 02 (the metrics and a GAN), notebook 05 (the diffusion
+# model and its sampler) and the last section of 06 (the marks). Everything is loaded; nothing is
+# trained.
 
 # %% tags=["setup"]
 # @title Setup: fetches the course's helper package where it is missing
@@ -205,7 +207,7 @@ def untrained(n: int, rng: torch.Generator) -> Tensor:
 
 # %% [markdown]
 # Now each failure is a function that takes a number of pictures and a generator of random numbers.
-# The strengths are mostly mild: a metric that needs a caricature to notice is of no use.
+# Most of them are mild: a metric that notices only a caricature is of no use.
 
 # %%
 sets = Sets(train_x, train_y, pool_x, pool_y)
@@ -332,8 +334,8 @@ claim(
 # %% [markdown]
 # ## Nine metrics
 #
-# Most were built in earlier notebooks; each is one line of `course_utils.metrics`, tested against
-# independent implementations there.
+# The first seven are notebook 02's. All but the last are functions of `course_utils.metrics`, and
+# the course's tests compare them with independent implementations.
 #
 # | metric | asks | best |
 # |---|---|---|
@@ -388,8 +390,8 @@ def all_metrics(
 
 
 # %% [markdown]
-# One number is none. Each failure is made three times from other pictures, and the real pool gives
-# eight sets. The eight say how far a metric wanders when nothing is wrong.
+# A single value says little. Each failure is made three times from other pictures, and the real
+# pool gives eight sets. The eight say how far a metric wanders when nothing is wrong.
 
 # %%
 start = time.perf_counter()
@@ -479,7 +481,7 @@ print({m: f"{count} of {len(broken)}" for m, count in counts.items()})
 # - *No metric sees everything.* Those with features of a classifier hardly notice a darker set,
 #   since a class does not depend on the light. The sliced Wasserstein distance sees it at once. It
 #   knows nothing of clothes, but the whole picture's tones are in its last level.
-# - *Only the copy share sees copies.* To all others the training set is the best model there is.
+# - *Only the copy share sees copies.* To all others copies of the training set are a perfect model.
 # - *Precision can be high for uniform noise.* The next section takes that apart.
 # - *Too few pictures* look like a bad model to FD and to the sliced distance, and like a better one
 #   to precision and recall, though they are real.
@@ -515,8 +517,8 @@ claim("No metric sees all twelve failures", max(counts.values()), at_most=len(br
 
 # %% [markdown]
 # First name the failure that you fear. Then choose what sees it: one distance (FD or KID), one that
-# needs no network (SWD), recall or coverage for diversity, and a copy test. A single number is for
-# a plot of a training.
+# needs no network (SWD), recall or coverage for diversity, and a copy test. A single metric is
+# enough only to follow a training.
 
 # %% [markdown]
 # ## Precision's outlier, and density's cure
@@ -530,7 +532,7 @@ quarters = [metrics.precision_recall(part, noise_features)[0] for part in refere
 # %% [markdown]
 # Precision asks whether a sample lies inside any real picture's ball, and a ball reaches to the
 # third nearest real neighbour. One strange real picture has no near neighbours, so that its ball is
-# huge. So look which balls hold the noise, and what is left without the largest ones.
+# huge. So count the balls that hold any noise, and see what is left without the largest ones.
 
 # %%
 radii = torch.cdist(reference, reference).kthvalue(4, dim=1).values  # (4000,)
@@ -552,7 +554,7 @@ claim(
 
 # %% [markdown]
 # Whether a reference holds such a picture is chance. *Density* (Naeem et al. 2020) counts the balls
-# and does not ask for one: a sample among outliers lies in few.
+# that hold a sample, where precision asks for one only: a sample among outliers lies in few.
 
 # %%
 claim("Uniform noise has a density of at most 0.5", broken["uniform noise"][:, 5], at_most=0.5)
@@ -566,9 +568,9 @@ claim(
 # %% [markdown]
 # ## The Fréchet distance in depth: how many pictures?
 #
-# The covariance of few pictures is too peculiar, and FD takes that for a difference. The bias falls
-# like 1 / n. So measure at several n, lay a line through FD against 1 / n, and read it where 1 / n
-# is 0 (Chong and Forsyth 2020).
+# The covariance of few pictures misses that of all pictures by chance, and FD takes this for a
+# difference. The bias falls about like 1 / n. So measure at several n, lay a line through FD
+# against 1 / n, and read it where 1 / n is 0 (Chong and Forsyth 2020).
 
 # %% [markdown]
 # **Exercise 9.2** · difficulty 2/5 · 6 minutes
@@ -619,8 +621,8 @@ def gan_samples(name: str, n: int, rng: torch.Generator) -> Tensor:
 
 
 # %% [markdown]
-# One distance at each n would be a single draw. So each n gets several random parts of the
-# features.
+# One distance at each n would hang on one choice of pictures. So each n gets several random parts
+# of the features.
 
 
 # %% tags=["export"]
@@ -655,7 +657,7 @@ curves = {
 }
 
 # %% [markdown]
-# The line is laid through the three middle values of n, once for each draw.
+# The line is laid through the three middle values of n, once for each set of parts.
 
 # %%
 at_infinity = {
@@ -704,17 +706,19 @@ claim(
 
 # %% [markdown]
 # Two limits of the cure. The line removes the bias of the sample only: the reference has 4,000
-# pictures, and its own bias stays in every number of this notebook, the same for all. And a line
-# through a single draw wanders more than a distance at one n does: here the line takes most of the
-# bias away and does not tell so small a distance. Equal n for all models is no cure either: the
-# line of each model has its own slope, so its bias at one n differs from the others' (Chong and
-# Forsyth 2020). Here the slopes are small beside the distances between models; look at yours.
+# pictures, and its own bias stays in every number of this notebook, about the same for all. And a
+# line through one set of parts wanders more than a distance at one n does. Here the line takes away
+# most of the bias that 1,000 pictures have, and ends below the FD of 16,000: so small a distance it
+# does not tell. Equal n for all models is no cure either: the line of each model has its own slope,
+# so its bias at one n differs from the others' (Chong and Forsyth 2020). Here the slopes are small
+# beside the distances between models; look at yours.
 
 # %% [markdown]
 # ## When does a difference mean something?
 #
-# The usual advice is to resample: draw n pictures *with replacement*, and take the spread. For FD
-# this shifts the value itself. A sample with doubles has even fewer different pictures.
+# The usual advice is to resample: choose n of the n pictures at random *with replacement*, and take
+# the spread. For FD this shifts the value itself. A sample with doubles has even fewer different
+# pictures.
 
 # %%
 draw = runtime.rng(60)
@@ -912,7 +916,7 @@ for name, harm in HARM.items():
 
 # %% [markdown]
 # The *change* is against the same crops, reduced as they should be: twelve photographs are few, and
-# the draw of crops alone moves KID a lot. A comparison in pairs takes that out.
+# the choice of crops alone can move KID. A comparison in pairs takes that out.
 
 # %%
 changes = {
@@ -965,8 +969,8 @@ def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 # %% [markdown]
-# The generated pictures come from the course's diffusion model, with two strengths of guidance. The
-# same samples are judged by the metrics further down.
+# The generated pictures come from the course's diffusion model, once without guidance (1) and once
+# with a strong one (4). The pairs show those without. The metrics further down judge both.
 
 # %% tags=["nbval-ignore-output"]
 start = time.perf_counter()
@@ -1052,7 +1056,7 @@ claim(
 #
 # Six makers of Fashion-MNIST, with 1,000 pictures each, under all nine metrics. Two models take
 # minutes for that, so their samples are stored. The models had unequal trainings and unequal
-# information: only the DDPM and the latent pipeline know classes or captions. The table ranks
+# information: only the DDPM and the latent pipeline are told classes or captions. The table ranks
 # samples, not recipes.
 
 # %%
@@ -1067,8 +1071,8 @@ makers = {
 # %% [markdown]
 # Each value needs an interval. Resampling with doubles shifts FD, as was seen above, and so do
 # halves. The *jackknife* asks for changes only: leave out one fifth of the pictures after the
-# other, look how much the five values differ, and scale that to the whole set (Efron and
-# Tibshirani 1993, chapter 11). A shift that all five share cancels.
+# other, see how much the five values differ, and scale that to the whole set (Efron and Tibshirani
+# 1993, chapter 11). A shift that all five share cancels.
 
 
 # %% tags=["export"]
@@ -1176,9 +1180,9 @@ claim(
 )
 
 # %% [markdown]
-# The copy share here compares with 4,000 of the 60,000 pictures of the training: a model that did
-# nothing but copy all 60,000 would get about a half and pass. Only a test with the whole training
-# set can tell, and it is not made here.
+# The copy share here compares with 4,000 of the 60,000 pictures that the models were trained on: a
+# model that did nothing but copy all 60,000 would get about a half and pass. Only a test with the
+# whole training set can tell, and it is not made here.
 
 # %%
 claim(
@@ -1194,9 +1198,9 @@ claim(
 # %% [markdown]
 # ## What is made too often
 #
-# A model's average hides what it forgets. Shares against the held-out set: tone in three thirds of
-# the data, low contrast for texture, and the rarest and the most frequent class of ten. Models
-# without classes are free to prefer some.
+# A model's average hides what it forgets. So count shares and compare them with the held-out set's:
+# the darkest and the brightest third of that set by tone, low contrast for texture, and the rarest
+# and the most frequent of the ten classes. Models without classes are free to prefer some.
 
 
 # %% tags=["export"]
@@ -1245,9 +1249,9 @@ claim(
 )
 
 # %% [markdown]
-# Tone is what guidance changes most: it pushes away from what all classes have in common, and the
-# black background is that. FD of the classifier hardly shows it, as the table above said of a
-# darker set. The sliced distance does.
+# Of these shares guidance changes those of tone most. We measured that, and not why. FD of the
+# classifier is a poor witness here: by the table of failures it hardly notices a darker set. The
+# sliced distance does.
 
 # %% [markdown]
 # ## The watermark taken apart
@@ -1644,8 +1648,8 @@ def searched(x: Tensor, keys: Sequence[str]) -> np.ndarray:
 
 # %% [markdown]
 # The threshold is measured anew, with the search. Fewer scores are affordable than before, so that
-# the four highest of them decide. Two crops are looked for: the one of above, which
-# lies on the search's grid, and one of 13 columns and 5 rows, which does not.
+# the four highest of them decide. Two crops are searched for: the one from above, which lies on the
+# search's grid, and one of 13 columns and 5 rows, which does not.
 
 # %%
 N_SEARCHED = N_MARKED // 2
@@ -1682,8 +1686,9 @@ claim(
 )
 
 # %% [markdown]
-# On the grid the search brings the mark back. Off the grid it brings back next to nothing: the
-# places must be right to about a pixel. A finer grid needs many more tries.
+# On the grid the search brings the mark back. Off the grid it brings back next to nothing. The
+# places must be right to less than a pixel: in a trial, a place one row off lost most of the marks.
+# A finer grid needs many more tries.
 
 # %% [markdown]
 # At 256 pixels the course has no model that could paint a photograph anew. Two stand-ins lose the
@@ -1714,7 +1719,8 @@ claim(
 # mark. The GAN changes those frequencies, too.
 
 # %% [markdown]
-# Regeneration is worse: the model paints the picture anew and does not know the pattern.
+# At 28 pixels there is a model for real regeneration: it paints the picture anew and does not know
+# the pattern.
 
 # %%
 claim(
@@ -1730,15 +1736,15 @@ claim(
 # %% [markdown]
 # ## A mark in the starting noise
 #
-# The second kind of mark changes no picture (Wen, Kirchenbauer, Geiping and Goldstein 2023). A
-# sampler starts from noise, so write a pattern into the noise: the picture grows from it. To find
-# the mark, run the sampler backwards. DDIM adds no noise of its own, so each of its steps can be
-# undone nearly, and what comes out is near the noise that the picture came from.
+# The second kind of mark is not put on a finished picture (Wen, Kirchenbauer, Geiping and Goldstein
+# 2023). A sampler starts from noise, so write a pattern into the noise: the picture grows from it.
+# To find the mark, run the sampler backwards. DDIM adds no noise of its own, so each of its steps
+# can nearly be undone, and what comes out is near the noise that the picture came from.
 #
 # The pattern lies in the Fourier transform of the noise. All coefficients of about the same
 # frequency make a *ring*, and a key has one number for each ring. When a picture is turned, a ring
 # stays where it is. Frequencies below 5 decide what the picture shows, and those above 12 are lost
-# first, so the rings 5 to 12 are used.
+# first, so the rings 5 to 12 are used. (That is a choice; no other one was measured.)
 
 
 # %% tags=["export"]
@@ -1799,8 +1805,8 @@ def grown(net: torch.nn.Module, noise: Tensor, labels: Tensor, steps: int = 8) -
 
 
 # %% [markdown]
-# The way back is the same step with the levels in turned order. At level 0 the step would divide by
-# zero, so the picture is taken for one with very little noise. Nobody tells the detector which
+# The way back is the same step with the levels in reverse order. At level 0 the step would divide
+# by zero, so the picture is taken for one with very little noise. Nobody tells the detector which
 # class was asked for, and it says "none".
 
 
@@ -2010,19 +2016,19 @@ claim(
 
 # %% [markdown]
 # The paper's way to mark, whole rings, has a price here that it has not there: 28 pixels have few
-# frequencies, and all pictures get the same rings, which anybody sees. Weak rings nearly keep the
-# quality and are lost sooner. After noise and blur fewer of them are found than of the cosine
-# marks, which cost no more; after a crop and regeneration more are. Whoever reports what a mark
-# survives must report what it costs.
+# frequencies, and all pictures get the same rings, which anybody sees. Weak rings nearly keep FD
+# and recall and are lost sooner; in some pictures they can be seen, too. After noise and blur fewer
+# of them are found than of the cosine marks, which cost no more; after a crop and regeneration more
+# are. Whoever reports what a mark survives must report what it costs.
 
 # %% [markdown]
 # ### What such a mark does not do
 #
 # Four questions to weak rings. Does the detector need the prompt? Does it need the model? Does a
 # key exclude other keys? And can a stranger forge the mark, who has the model and no key? The
-# stranger runs marked pictures backwards and takes the mean: the noise cancels and the key stays,
-# as with the first mark. Then he runs a *real* picture backwards, puts the stolen rings in, and
-# lets it grow again.
+# stranger runs marked pictures backwards and takes the mean: the noise cancels and the key stays.
+# (*Washed out, and forged* below does the same to the first mark.) Then he runs a *real* picture
+# backwards, puts the stolen rings in, and lets it grow again.
 
 # %%
 weak = ringed["weak rings"][:N_ATTACKED]
@@ -2077,21 +2083,22 @@ claim(
 )
 
 # %% [markdown]
-# - *The prompt* is not needed here: with one wrong class for all the mark is found as well.
+# - *The prompt* is not needed here: with one class for all, wrong for nine in ten, the mark is
+#   found as well.
 # - *The model* helps and is not necessary. An untrained one hardly changes the picture on its way,
 #   and the picture itself shows a part of the rings. With whole rings it shows them all.
 # - *A key excludes few others.* It is eight numbers, so that another one is often near.
-# - *Forging* needs the model, some dozens of marked pictures and no key. The forged picture is not
-#   the original any more: only what the model has sampled can carry this mark, and a photograph
-#   that no model touched cannot.
+# - *Forging* needs the model, marked pictures and no key. 240 pictures are used here; in a trial a
+#   dozen did as well. The forged picture is not the original any more: only what the model has
+#   sampled can carry this mark, and a photograph that no model touched cannot.
 #
 # All figures are of one key. How much a key costs depends on its numbers.
 
 # %% [markdown]
 # ## More than one bit
 #
-# The mark can carry a message. The more bits it has, the fewer coefficients are left to each, and
-# the more bits are read wrongly. A *Hamming code* (1950) adds three bits to four.
+# The first mark can carry a message. The more bits it has, the fewer coefficients are left to each,
+# and the more bits are read wrongly. A *Hamming code* (1950) adds three bits to four.
 
 # %% tags=["export"]
 GENERATE = np.array([[1, 1, 0, 1], [1, 0, 1, 1], [1, 0, 0, 0], [0, 1, 1, 1], [0, 1, 0, 0],
@@ -2132,7 +2139,8 @@ def parts(signs: np.ndarray, count: int) -> np.ndarray:
 
 
 # %% [markdown]
-# Each part's signs are turned by one bit. The detector asks each part which way it leans.
+# Each part carries one bit: its signs stay for a 1 and are turned round for a 0. The detector asks
+# each part which way it leans.
 
 
 # %% tags=["export"]
@@ -2211,8 +2219,9 @@ claim(
 # %% [markdown]
 # ## Washed out, and forged
 #
-# All pictures carry the same pattern. Whoever has many can take the mean of what is left when each
-# picture's smooth part is removed: the pictures cancel, the pattern stays.
+# All pictures that the first mark was put on with one key carry the same pattern. Whoever has many
+# can take the mean of what is left when each picture's smooth part is removed: the pictures cancel,
+# the pattern stays.
 
 # %%
 MANY = N_MARKED * 3 // 4
@@ -2253,8 +2262,8 @@ claim(
 
 # %% [markdown]
 # What does one key for many pictures cost? The mark is the same in all of them, so their mean shows
-# it. The line above says which share of the signs became known from so few pictures. Whoever has
-# them weakens the mark in pictures to come and forges it, and needs the key for neither.
+# it. The printed share of the signs became known from so few pictures. Whoever has them weakens the
+# mark in pictures to come and forges it, and needs the key for neither.
 #
 # Instead, give each picture a key of its own, such as a hash of one secret and the picture's
 # number. Then no pattern is common to them, and a mean shows none. The price is paid by the
@@ -2269,8 +2278,8 @@ claim(
 #
 # A *manifest* of the C2PA standard is the other way round: not hidden, but signed. It lies in the
 # file, says who made the picture by what, and holds a hash of the file's bytes, all but its own.
-# Nobody can change one bit unseen. Anybody can remove it. The certificates here are made in this
-# cell, for this cell: nobody trusts them, and the verifier must say so.
+# Nobody can change one bit unseen. Anybody can remove it. The certificates are made in the next
+# cell, for that cell alone: nobody trusts them, and the verifier must say so.
 
 # %% tags=["nbval-ignore-output"]
 if provenance.available():
@@ -2314,7 +2323,7 @@ if states:
     )
 
 # %% [markdown]
-# | | visible label | invisible mark | manifest |
+# | | visible label | invisible mark in the pixels | manifest |
 # |---|---|---|---|
 # | read by | anybody | who has the key | anybody with a verifier |
 # | saved again by a program | stays | stays | gone, unless the program knows C2PA |
@@ -2328,8 +2337,10 @@ if states:
 # The law asks for marks, too. In the European Union the AI Act (Regulation 2024/1689, Article 50,
 # paragraph 2) obliges whoever provides a system that makes synthetic pictures to mark them in a
 # machine-readable format, so that they can be detected as artificial, as far as that is technically
-# feasible. As adopted in 2024 this applies from 2 August 2026 (Article 113). Look up whether that
-# date has been moved. A course cannot tell you what the law asks of *you*.
+# feasible. As adopted in 2024 this applies from 2 August 2026 (Article 113). A change that was
+# adopted in June 2026, the Digital Omnibus on AI, is reported to give systems that were on the
+# market before that day until 2 December 2026. Look up the text in force. A course cannot tell you
+# what the law asks of *you*.
 
 # %% [markdown]
 # ## A gate that does not open by accident
@@ -2385,8 +2396,8 @@ faults = checks.use(my_faults, faults)  # yours from here on, once it passes
 
 # %% [markdown]
 # The gate itself adds to exercise 6.7 (approval is exactly `True`) a *log*. Each attempt appends
-# one line, which holds the hash of the line before: who changes or removes a line in the middle
-# breaks the chain.
+# one line with a hash, which is made of the attempt and of the hash in the line before: whoever
+# changes or removes a line in the middle breaks the chain.
 
 
 # %% tags=["export"]
@@ -2449,7 +2460,7 @@ def append_log(path: Path, entry: Mapping[str, object]) -> str:
 
 
 # %% [markdown]
-# The gate logs each attempt before it decides.
+# The gate logs each attempt before it answers.
 
 
 # %% tags=["export"]
