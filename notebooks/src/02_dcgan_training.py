@@ -28,7 +28,7 @@
 #
 # - work out the shape of every tensor in a convolutional generator and discriminator, and repair a
 #   pair that does not fit;
-# - write the training loop of a GAN from memory, and say why each line is there;
+# - repair a GAN's training step, read its whole training loop, and say why each line is there;
 # - tell a healthy run from a broken one by its curves;
 # - move through latent space without leaving the region that the generator knows;
 # - report how good a generator is with numbers that can be compared and repeated.

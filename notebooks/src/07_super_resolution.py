@@ -2561,4 +2561,4 @@ print(run.report())
 #
 # ## Next
 #
-# Notebook 08 makes pictures on request, and proves that they have what was asked for.
+# Notebook 08 makes pictures on request, and measures how far they have what was asked for.

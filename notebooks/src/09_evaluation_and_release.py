@@ -2817,4 +2817,4 @@ folder.cleanup()
 #
 # ## Next
 #
-# Notebook 12 asks how good two minutes of two cores can be.
+# Notebook 11 trains on a folder of pictures: the course's emoji, or your own.

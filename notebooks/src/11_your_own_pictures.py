@@ -23,8 +23,9 @@
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/11_your_own_pictures.ipynb)
 #
 # So far the pictures were grey, small and chosen for you. This notebook trains on a folder: the
-# thousand emoji that come with the course, or your own pictures if you change one line. It goes all
-# the way, from the first look at the files to a model that somebody else loads with one call.
+# emoji that come with the course, a thousand things in four artists' hands, or your own pictures if
+# you change one line. It goes all the way, from the first look at the files to a model that
+# somebody else loads with one call.
 #
 # A folder is usually small: some hundreds or thousands of pictures. So one danger goes with us from
 # the first cell to the last: a model of a small set may give its training pictures back. You will
