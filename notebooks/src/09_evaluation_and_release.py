@@ -1691,8 +1691,8 @@ claim(
 
 # %% [markdown]
 # On the grid the search brings the mark back. Off the grid it brings back next to nothing. The
-# places must be right to less than a pixel: in a trial, a place one row off lost most of the marks.
-# A finer grid needs many more tries.
+# place must be right: in a trial a shift by one row lost most of the marks, and a size wrong by one
+# pixel few. A finer grid needs many more tries.
 
 # %% [markdown]
 # At 256 pixels the course has no model that could paint a photograph anew. Two stand-ins lose the
@@ -2224,9 +2224,9 @@ claim(
 # %% [markdown]
 # ## Washed out, and forged
 #
-# All pictures that the first mark was put on with one key carry the same pattern. Whoever has many
-# can take the mean of what is left when each picture's smooth part is removed: the pictures cancel,
-# the pattern stays.
+# All pictures that got the first mark with one key carry the same pattern. Whoever has many can
+# take the mean of what is left when each picture's smooth part is removed: the pictures cancel, the
+# pattern stays.
 
 # %%
 MANY = N_MARKED * 3 // 4
