@@ -396,10 +396,10 @@ class GaussianMixture:
     std: float
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` independent points, float32 (n, D)."""
+        """`n` independent points, float32 (n, D), where the centres are; the generator is the CPU's."""
         mode = torch.randint(len(self.centres), (n,), generator=generator)
         noise = torch.randn(n, self.centres.shape[1], generator=generator, dtype=torch.float32)
-        return self.centres[mode] + self.std * noise
+        return self.centres[mode.to(self.centres.device)] + self.std * noise.to(self.centres.device)
 
 
 def ring(modes: int = 8, radius: float = 1.0, std: float = 0.01) -> GaussianMixture:

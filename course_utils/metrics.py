@@ -105,7 +105,7 @@ def _check_pair(a: Tensor, b: Tensor, at_least: int = 2) -> tuple[Tensor, Tensor
         raise ValueError(f"At least {at_least} samples a set are needed, not {len(a)} and {len(b)}.")
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
         raise ValueError("The features hold NaN or infinity: the model that made the pictures diverged.")
-    return a.detach().double().cpu(), b.detach().double().cpu()
+    return a.detach().cpu().double(), b.detach().cpu().double()  # in this order: Apple's chips have no float64
 
 
 def frechet_from_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
@@ -125,6 +125,8 @@ def frechet_from_moments(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: T
         raise ValueError(f"Means (D,) and covariances (D, D) of one D are wanted, not {shapes}.")
     if not all(bool(torch.isfinite(x).all()) for x in (mean_a, cov_a, mean_b, cov_b)):
         raise ValueError("The means or covariances hold NaN or infinity: the model that made the pictures diverged.")
+
+    mean_a, cov_a, mean_b, cov_b = (x.cpu() for x in (mean_a, cov_a, mean_b, cov_b))
 
     def root(cov: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(cov)
@@ -208,7 +210,7 @@ def inception_score(probabilities: Tensor) -> float:
 
     With the course's classifier in Inception's place. `probabilities`: (N, classes), rows sum to 1.
     """
-    p = probabilities.double()
+    p = probabilities.detach().cpu().double()
     if p.ndim != 2 or len(p) == 0 or not torch.allclose(p.sum(dim=1), torch.ones(len(p), dtype=p.dtype), atol=1e-4):
         raise ValueError("The inception score wants probabilities (N, classes) whose rows sum to 1.")
     entropy_of_mean = -torch.xlogy(p.mean(0), p.mean(0)).sum()
@@ -220,7 +222,7 @@ def class_histogram(probabilities: Tensor) -> Tensor:
     """Share (classes,) of samples whose most likely class is each one; sums to 1."""
     if probabilities.ndim != 2 or len(probabilities) == 0 or not bool(torch.isfinite(probabilities).all()):
         raise ValueError("A histogram wants finite probabilities (N, classes) of at least one sample.")
-    counts = probabilities.argmax(dim=1).bincount(minlength=probabilities.shape[1])
+    counts = probabilities.argmax(dim=1).cpu().bincount(minlength=probabilities.shape[1])
     return counts.double() / len(probabilities)
 
 
@@ -244,7 +246,8 @@ def modes_covered(points: Tensor, mixture: data.GaussianMixture, sigmas: float =
     if points.ndim != 2 or len(points) == 0 or points.shape[1] != mixture.centres.shape[1]:
         size = mixture.centres.shape[1]
         raise ValueError(f"Points (N, {size}), at least one, are wanted, not {tuple(points.shape)}.")
-    distance, nearest = torch.cdist(points.double(), mixture.centres.double()).min(dim=1)
+    points, centres = (x.detach().cpu().double() for x in (points, mixture.centres))
+    distance, nearest = torch.cdist(points, centres).min(dim=1)
     good = distance <= sigmas * mixture.std
     return Coverage(nearest[good].unique().numel(), len(mixture.centres), good.double().mean().item())
 
@@ -256,7 +259,7 @@ BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)  # Burt and Adelson 1983, with a = 3/8
 
 def _smooth(x: Tensor) -> Tensor:
     """x (N, C, H, W) filtered by the 5 x 5 binomial kernel, mirrored at the borders."""
-    row = torch.tensor(BINOMIAL, dtype=x.dtype) / 16
+    row = torch.tensor(BINOMIAL, dtype=x.dtype, device=x.device) / 16
     kernel = torch.outer(row, row).expand(x.shape[1], 1, 5, 5)
     return nn.functional.conv2d(nn.functional.pad(x, (2, 2, 2, 2), "reflect"), kernel, groups=x.shape[1])
 
@@ -297,7 +300,7 @@ def wasserstein_1d(a: Tensor, b: Tensor) -> Tensor:
     widths = ends.diff(prepend=ends.new_zeros(1))
     middles = ends - widths / 2
     from_a, from_b = ((middles * len(x)).long().clamp(max=len(x) - 1) for x in (a, b))
-    return (widths.to(a.dtype)[:, None] * (a[from_a] - b[from_b]).abs()).sum(dim=0)
+    return (widths.to(a)[:, None] * (a[from_a] - b[from_b]).abs()).sum(dim=0)
 
 
 def _check_sets(a: Tensor, b: Tensor, side: int) -> tuple[Tensor, Tensor]:

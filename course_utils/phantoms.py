@@ -71,7 +71,7 @@ def head(parameters: Tensor, anatomy: Tensor, lesion: bool | Tensor = True, fine
 
     `lesion`, one truth value or (N,), says which heads have the lesion.
     """
-    x, y = grid(SIZE * fine, PIXEL / fine)
+    x, y = (part.to(parameters.device) for part in grid(SIZE * fine, PIXEL / fine))
     columns = (*anatomy.unbind(1), parameters[:, 5], *place_of(parameters).unbind(1), parameters[:, 0])
     long, tilt, skull, left, right, gap, brain, wide, at_x, at_y, radius = (c[:, None, None] for c in columns)
     turn = tilt * math.pi / 180
@@ -86,7 +86,7 @@ def head(parameters: Tensor, anatomy: Tensor, lesion: bool | Tensor = True, fine
     found = torch.where(inside(u, v, wide - skull, wide * long - skull), brains, found)
     for side, size in ((-1, left), (1, right)):
         found = torch.where(inside(u - side * gap, v, size, 2.6 * size), CSF_HU, found)
-    there = torch.as_tensor(lesion).expand(len(parameters))[:, None, None]
+    there = torch.as_tensor(lesion).to(parameters.device).expand(len(parameters))[:, None, None]
     spot = inside(x - at_x, y - at_y, radius, radius) & there
     found = torch.where(spot, brains + parameters[:, 3][:, None, None], found)
     return F.avg_pool2d(found[:, None], fine)
@@ -121,22 +121,23 @@ def filtered(sinograms: Tensor) -> Tensor:
     ramp = torch.where(k % 2 == 1, -1 / (math.pi * k.clamp(min=1)) ** 2, torch.zeros(n))
     ramp[0] = 0.25
     window = 0.5 + 0.5 * torch.cos(2 * math.pi * torch.fft.rfftfreq(n))
-    spectrum = torch.fft.rfft(ramp).real * window
+    spectrum = (torch.fft.rfft(ramp).real * window).to(sinograms.device)
     return torch.fft.irfft(torch.fft.rfft(sinograms, n) * spectrum, n)[..., :bins]
 
 
 def scan(hu: Tensor, dose: Tensor, rng: torch.Generator | None, angles: int = 72) -> Tensor:
     """Pictures (N, 1, 48, 48) in HU that a scanner makes of heads `hu` with 10**dose photons a ray, dose (N,).
 
-    Line integrals, Poisson counts, logarithm, filtered back-projection. Without `rng` no photon is lost.
+    Line integrals, Poisson counts, logarithm, filtered back-projection. Without `rng`, which is the CPU's, no photon is
+    lost.
     """
-    matrix = projector(hu.shape[-1], angles)
+    matrix = projector(hu.shape[-1], angles).to(hu.device)
     attenuation = (WATER * (1 + hu / 1000)).clamp(min=0).flatten(1)
     integrals = attenuation @ matrix.T  # (N, angles x bins)
     if rng is not None:
-        photons = (10 ** dose.double())[:, None]
-        counts = torch.poisson(photons * torch.exp(-integrals.double()), generator=rng)
-        integrals = (photons.log() - counts.clamp(min=1).log()).float()
+        photons = (10 ** dose.cpu().double())[:, None]
+        counts = torch.poisson(photons * torch.exp(-integrals.cpu().double()), generator=rng)
+        integrals = (photons.log() - counts.clamp(min=1).log()).float().to(hu.device)
     lines = filtered(integrals.view(len(hu), angles, -1)) * (math.pi / angles / PIXEL**2)
     found = lines.flatten(1) @ matrix
     return (1000 * (found / WATER - 1)).view_as(hu)
@@ -159,7 +160,7 @@ def patients(
 ) -> tuple[Tensor, Tensor]:
     """`n` scanned heads (n, 1, 48, 48) in [-1, 1] and their requests (n, 6)."""
     parameters = draw_parameters(n, rng) if parameters is None else parameters
-    anatomy, lesion = draw_anatomy(n, rng), torch.as_tensor(lesion).expand(n)
+    anatomy, lesion = draw_anatomy(n, rng).to(parameters.device), torch.as_tensor(lesion).expand(n)
     found = []
     for part in range(0, n, 500):
         which = slice(part, part + 500)

@@ -32,13 +32,14 @@ SLEEVES = (0.78, 0.95)  # between the two humps of the shirts' histogram
 
 
 def measure(x: Tensor) -> dict[str, Tensor]:
-    """What the adjectives are decided by, of pictures (N, 1, 28, 28) in [-1, 1]; each value is (N,).
+    """What the adjectives are decided by, of pictures (N, 1, 28, 28) in [-1, 1]; each value is (N,), on the CPU.
 
     tone: mean brightness of the garment, in 0..1. contrast: root mean square, inside the garment, of what differs
     from the mean over 5 pixels of its column (so that gaps at sleeves and zips, which run down, do not count).
     stripes: share of that square which a row's mean holds, in 0..1. sleeves: width of the lower third over that of
     the shoulders.
     """
+    x = x.detach().cpu()
     garment = (x > -0.9).float()  # (N, 1, 28, 28)
     tone = ((x + 1) / 2 * garment).sum((1, 2, 3)) / garment.sum((1, 2, 3)).clamp(min=1)
     inside = 1 - F.max_pool2d(1 - garment, 3, stride=1, padding=1)
