@@ -436,20 +436,20 @@ def sample_prompts(
             key: value[i : i + batch_size] if isinstance(value, Tensor) else value
             for key, value in inputs.items()
         }
-        noise = [torch.Generator().manual_seed(seed + i + j) for j in range(len(part))]
+        generators = [torch.Generator().manual_seed(seed + i + j) for j in range(len(part))]
         images.append(
             pipe(
                 part,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 negative_prompt=[negative] * len(part),
-                generator=noise,
+                generator=generators,
                 output_type="pt",
                 **own,
             ).images
         )
-    pictures = torch.cat(images).float().cpu() * 2 - 1
-    return latent.unpadded(pictures) if is_small(pipe) else pictures
+    x = torch.cat(images).float().cpu() * 2 - 1
+    return latent.unpadded(x) if is_small(pipe) else x
 
 
 def image_to_image(
@@ -462,11 +462,11 @@ def image_to_image(
 ) -> Tensor:
     """SDEdit: latents (N, 4, h, w) with the noise of the level at `strength`, then denoised."""
     scheduler.set_timesteps(steps)
-    run = int(steps * strength)  # round down
-    if run == 0:
+    last = int(steps * strength)  # how many steps run, rounded down
+    if last == 0:
         return latents
     # a scheduler of order 2, such as Heun, lists its timesteps twice
-    timesteps = scheduler.timesteps[(steps - run) * scheduler.order :]
+    timesteps = scheduler.timesteps[(steps - last) * scheduler.order :]
     t = timesteps[:1].repeat(len(latents))
     return denoise(scheduler.add_noise(latents, noise, t), timesteps)
 

@@ -1320,6 +1320,12 @@ used = pieces.index("<|endoftext|>") + 1
 
 # %%
 claim(
+    "At each place the weights of all tokens, padding included, sum to 1",
+    attention.sum(1),
+    equal=1,
+    tolerance=1e-4,
+)
+claim(
     "With the processor that keeps the weights the U-Net draws the same latents, to a thousandth",
     (again - by_hand(pipe, shirt, unwanted[:1], 20, 3.0, noise[:1])).abs().max(),
     at_most=1e-3,
@@ -1398,7 +1404,7 @@ brightness = ((by_prompt + 1) / 2).mean((1, 2, 3))
 claim(
     "On the walk from 'a dark dress' to 'a bright dress' every picture is brighter than the last",
     brightness.diff(),
-    at_least=0,
+    at_least=1e-4,  # 0 would do for a walk that stands still
 )
 
 # %% [markdown]
@@ -1512,20 +1518,20 @@ def sample_prompts(
             key: value[i : i + batch_size] if isinstance(value, Tensor) else value
             for key, value in inputs.items()
         }
-        noise = [torch.Generator().manual_seed(seed + i + j) for j in range(len(part))]
+        generators = [torch.Generator().manual_seed(seed + i + j) for j in range(len(part))]
         images.append(
             pipe(
                 part,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 negative_prompt=[negative] * len(part),
-                generator=noise,
+                generator=generators,
                 output_type="pt",
                 **own,
             ).images
         )
-    pictures = torch.cat(images).float().cpu() * 2 - 1
-    return latent.unpadded(pictures) if is_small(pipe) else pictures
+    x = torch.cat(images).float().cpu() * 2 - 1
+    return latent.unpadded(x) if is_small(pipe) else x
 
 
 # %% [markdown]
@@ -1763,14 +1769,14 @@ def away_from(wanted, unwanted, guidance):
 checks.negative(away_from, solution=True)
 
 # %% [markdown]
-# A hundred sandals are sampled three times from the same noise: without a negative prompt, with "a
-# dark sandal" and with "dark".
+# A hundred sandals are sampled three times from the same noise, in ten steps: without a negative
+# prompt, with "a dark sandal" and with "dark".
 
 # %%
 sandals = ["a sandal"] * 100
 NEGATIVES = {"none": "", "a dark sandal": "a dark sandal", "dark": "dark"}
 by_negative = {
-    label: sample_prompts(pipe, sandals, negative=text, seed=SEED)
+    label: sample_prompts(pipe, sandals, negative=text, steps=10, seed=SEED)
     for label, text in NEGATIVES.items()
 }
 
@@ -1860,11 +1866,11 @@ def image_to_image(
 ) -> Tensor:
     """SDEdit: latents (N, 4, h, w) with the noise of the level at `strength`, then denoised."""
     scheduler.set_timesteps(steps)
-    run = int(steps * strength)  # round down
-    if run == 0:
+    last = int(steps * strength)  # how many steps run, rounded down
+    if last == 0:
         return latents
     # a scheduler of order 2, such as Heun, lists its timesteps twice
-    timesteps = scheduler.timesteps[(steps - run) * scheduler.order :]
+    timesteps = scheduler.timesteps[(steps - last) * scheduler.order :]
     t = timesteps[:1].repeat(len(latents))
     return denoise(scheduler.add_noise(latents, noise, t), timesteps)
 
@@ -2085,7 +2091,7 @@ for s in STRENGTHS:
 claim(
     "Every increase of the strength moves the pictures further from the given sneakers",
     [moved[b] - moved[a] for a, b in zip(STRENGTHS, STRENGTHS[1:])],
-    at_least=0,
+    at_least=0.01,
 )
 
 # %%
@@ -2222,9 +2228,9 @@ claim(
     at_most=2,
 )
 claim(
-    "Grey, noise and another garment's half have a seam at least one and a half times that of the "
-    "filled pictures",
-    [seam(halves[c]) / seam(filled) for c in ("grey", "noise", "another garment's half")],
+    "Grey, noise, another garment's half and the class's mean have a seam at least one and a half "
+    "times that of the filled pictures",
+    [seam(halves[label]) / seam(filled) for label in cheats],
     at_least=1.5,
 )
 
@@ -2278,19 +2284,25 @@ def from_outline(prompts, scale=1.0, seed=SEED):
     """Pictures (N, 1, 28, 28) in [-1, 1] under prompts with the outlines of `source`."""
     given = (latent.padded(outlines) + 1) / 2  # (N, 1, 32, 32), a condition lies in [0, 1]
     return sample_prompts(
-        control, prompts, guidance=3.0, seed=seed, image=given, controlnet_conditioning_scale=scale
+        control,
+        prompts,
+        steps=10,
+        guidance=3.0,
+        seed=seed,
+        image=given,
+        controlnet_conditioning_scale=scale,
     )
 
 
 # %% [markdown]
-# Each outline is drawn as dark, as bright and without words. `alone` has the same words and noise
-# without the outline.
+# Each outline is drawn as dark, as bright and without words, in ten steps. `alone` has the same
+# words and noise without the outline.
 
 # %%
 kept = {word: from_outline(prompts) for word, prompts in tones.items()}
 no_words = from_outline([""] * N_FILLED)
 alone = {
-    words: sample_prompts(pipe, prompts, guidance=3.0, seed=SEED)
+    words: sample_prompts(pipe, prompts, steps=10, guidance=3.0, seed=SEED)
     for words, prompts in (tones | {"no words": [""] * N_FILLED}).items()
 }
 
@@ -2525,10 +2537,10 @@ WISHES = [
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def with_style(scale, prompts=WISHES, seed=SEED + 3):
+def with_style(scale, prompts=WISHES, guidance=3.0, seed=SEED + 3):
     """The same prompts and noise, with so much of the style."""
-    pipe.unet.set_adapters(["style"], [scale])
-    return sample_prompts(pipe, prompts, guidance=3.0, seed=seed)
+    pipe.set_adapters("style", scale)
+    return sample_prompts(pipe, prompts, guidance=guidance, seed=seed)
 
 
 in_style = {scale: with_style(scale) for scale in SCALES}
@@ -2570,7 +2582,7 @@ style_view = widgets.explore(draw_style, scale=widgets.slider(0.0, 1.0, 0.5, "st
 # this message back; for a file that should hold both, it would be news.
 
 # %%
-pipe.unet.set_adapters(["style"], [1.0])
+pipe.set_adapters("style", 1.0)
 other = prompt_pipelines(run.device, on_hub=False)["course"]
 NO_TEXT = "No LoRA keys associated to CLIPTextModel"
 
@@ -2606,10 +2618,10 @@ print(
 
 
 # %%
-def mixed(chalk, mosaic, prompts=WISHES):
+def mixed(chalk, mosaic, prompts=WISHES, guidance=3.0, seed=SEED + 3):
     """The same prompts and noise as above, with so much of each style."""
     other.set_adapters(["style", "mosaic"], [chalk, mosaic])
-    return sample_prompts(other, prompts, guidance=3.0, seed=SEED + 3)
+    return sample_prompts(other, prompts, guidance=guidance, seed=seed)
 
 
 # %%
@@ -2638,12 +2650,14 @@ claim(
 # %% [markdown]
 # Do the pictures have the style, or are they only darker? A measure must tell the two apart. KID
 # compares a set of pictures with the test pictures *in the style*, in the classifier's features: 0
-# is no difference.
+# is no difference. The pictures without the style are those that were drawn at guidance 2 above;
+# the same prompts and noise are drawn again with each style.
 
 # %%
 N_STYLE = 150
-wishes_n = captions(test_set.x[:N_STYLE], test_set.y[:N_STYLE], rng(7))
-plain_x = with_style(0.0, wishes_n)
+wishes_n, plain_x = asked[:N_STYLE], sampled["guidance 2"][:N_STYLE]  # drawn before the training
+chalk_x = with_style(1.0, wishes_n, guidance=2.0, seed=SEED)
+mosaic_x = mixed(0, 1, wishes_n, guidance=2.0, seed=SEED)
 
 
 # %%
@@ -2662,7 +2676,7 @@ def kid(x, name):
 # %%
 kids = {
     "without the style": (kid(plain_x, "outline"), kid(plain_x, "mosaic")),
-    "with it": (kid(with_style(1.0, wishes_n), "outline"), kid(mixed(0, 1, wishes_n), "mosaic")),
+    "with it": (kid(chalk_x, "outline"), kid(mosaic_x, "mosaic")),
     "test pictures, merely darkened": tuple(
         kid((test_set.x[:N_STYLE] + 1) * 0.4 - 1, name) for name in ("outline", "mosaic")
     ),
@@ -2709,7 +2723,7 @@ claim(
 
 # %%
 given, given_y = test_set.x[:N_FILLED], test_set.y[:N_FILLED]
-pipe.unet.set_adapters(["style"], [1.0])
+pipe.set_adapters("style", 1.0)
 truth = style(given)
 transferred = {
     f"image to image, {strength}": img2img(pipe, given, names, strength, guidance=3.0, seed=SEED)
@@ -2722,7 +2736,7 @@ transferred = {
 # %%
 chalk_control, condition = controlled(pipe), (latent.padded(outlines) + 1) / 2
 for label, scale in (("ControlNet, no style", 0.0), ("ControlNet", 1.0)):
-    chalk_control.unet.set_adapters(["style"], [scale])
+    chalk_control.set_adapters("style", scale)
     transferred[label] = sample_prompts(
         chalk_control, names, guidance=2.0, seed=SEED, image=condition
     )
@@ -2831,12 +2845,18 @@ checks.merge(merged, solution=True)
 
 # %%
 apart = with_style(1.0)
-pipe.unet.fuse_lora()
+pipe.fuse_lora()
+fused = own_weights(pipe.unet)
 together = sample_prompts(pipe, WISHES, guidance=3.0, seed=SEED + 3)
-pipe.unet.unfuse_lora()
+pipe.unfuse_lora()
 back = with_style(0.0)
 
 # %%
+claim(
+    "Merging changes the U-Net's own weights, those of every layer that has low-rank matrices",
+    {name for name in base if not torch.equal(fused[name], base[name])}
+    == {name.replace(".lora_A.style", "") for name in pipe.unet.state_dict() if "lora_A" in name},
+)
 claim(
     "The style gives the same pictures merged into the weights as beside them, to a thousandth on "
     "a CPU and a hundredth on a graphics card",
@@ -2860,7 +2880,7 @@ claim(
 # A hook on the U-Net counts its function evaluations.
 
 # %%
-pipe.unet.set_adapters(["style"], [0.0])
+pipe.set_adapters("style", 0.0)
 film, calls = [], []
 count = pipe.unet.register_forward_hook(lambda _, given, out: calls.append(len(given[0])))
 
@@ -3068,8 +3088,9 @@ claim(
 # besides: FLUX.1 about 24 GB for the transformer alone.) All are called as you have called the
 # small one, with a few surprises: SDXL Turbo needs `num_inference_steps=1, guidance_scale=0.0`
 # said, LCM its own `LCMScheduler`, and FLUX hears a negative prompt only with `true_cfg_scale`
-# above 1. Some want a licence accepted on the hub and `hf auth login` first. The next cell prints
-# the library's defaults:
+# above 1. Some want a licence accepted on the hub and `hf auth login` first. Newer ones in the
+# library, such as FLUX.2, Qwen-Image and Z-Image, are transformers with flow matching, too. The
+# next cell prints the library's defaults:
 
 # %% tags=["nbval-ignore-output"]
 for kind in (
