@@ -1597,12 +1597,6 @@ for label, other in pipes.items():
 N = 400
 asked = captions(test_set.x[:N], test_set.y[:N], rng(1))
 
-
-def obeyed(x):
-    """The share of pictures that have what their prompt asks for, by kind."""
-    return {kind: marks.nanmean().item() for kind, marks in adherence(x, asked).items()}
-
-
 # %% [markdown]
 # The model samples the four hundred prompts of test pictures at three guidance scales. Beside the
 # samples stand the test pictures themselves, once after a trip through the autoencoder and once as
@@ -1615,7 +1609,12 @@ sampled = {
 }
 sampled["through the VAE"] = latent.reconstruct(pipe.vae, test_set.x[:N])
 sampled["test pictures"] = test_set.x[:N]
-follows = {label: obeyed(x) for label, x in sampled.items()}
+# by kind, for each picture: 1 as asked, 0 otherwise, NaN where the prompt does not say
+marks = {label: adherence(x, asked) for label, x in sampled.items()}
+follows = {
+    label: {kind: of_kind.nanmean().item() for kind, of_kind in found.items()}
+    for label, found in marks.items()
+}
 
 # %% [markdown]
 # A share means nothing without *chance*: most prompts that name a texture say "plain", so that a
@@ -1632,10 +1631,10 @@ chance = {kind: max(map(words.count, words)) / len(words) for kind, words in nam
 
 
 # %%
-def by_word(x, kind):
+def by_word(label, kind):
     """For each word of this kind: the share of pictures that have it when it is asked for."""
-    marks, asked_for = adherence(x, asked)[kind], torch.tensor(wishes[kind])
-    return [marks[asked_for == word].mean().item() for word in range(len(ADJECTIVES[kind]))]
+    of_kind, asked_for = marks[label][kind], torch.tensor(wishes[kind])
+    return [of_kind[asked_for == word].mean().item() for word in range(len(ADJECTIVES[kind]))]
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1650,10 +1649,7 @@ words = [(kind, i, word) for kind in ADJECTIVES for i, word in enumerate(ADJECTI
 plots.table(
     ["of those asked for", *(word for _, _, word in words)],
     [["prompts", *(named[kind].count(i) for kind, i, _ in words)]]
-    + [
-        [label, *(f"{by_word(sampled[label], kind)[i]:.0%}" for kind, i, _ in words)]
-        for label in sampled
-    ],
+    + [[label, *(f"{by_word(label, kind)[i]:.0%}" for kind, i, _ in words)] for label in sampled],
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -1691,7 +1687,7 @@ unplain = torch.tensor([word > 0 for word in wishes["texture"]])
 claim(
     "With guidance 2 stripes or a pattern are drawn in at most four tenths of the pictures that "
     "ask for one of them",
-    adherence(sampled["guidance 2"], asked)["texture"][unplain].mean(),
+    marks["guidance 2"]["texture"][unplain].mean(),
     at_most=0.4,
 )
 
