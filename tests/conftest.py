@@ -6,8 +6,11 @@ nbval's own settings are in notebooks/conftest.py, where pytest finds them when 
 import os
 import shutil
 import socket
+import subprocess
+from types import SimpleNamespace
 
 import pytest
+import warm
 from tiny_course import make_course
 
 from authoring.__main__ import main
@@ -56,6 +59,14 @@ def network():
         if os.environ.get("COURSE_BLOCK_NETWORK") == "1":
             block_network(patch)
         yield
+
+
+@pytest.fixture
+def warm_processes(monkeypatch):
+    """Several processes that train together are forked from one that has imported torch."""
+    from course_utils import processes
+
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=warm.Popen, STDOUT=subprocess.STDOUT))
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from pretend_device import pretend
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,11 +36,11 @@ def test_the_pretend_device_is_as_strict_as_hardware(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["mps", "cuda"])  # mps has no float64; cuda takes other ways through the code
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_no_cell_mixes_devices(source: Path, kind: str) -> None:
+def test_no_cell_mixes_devices(source: Path, kind: str, tmp_path: Path) -> None:
     program = ROOT / "tests" / "run_on_pretend_device.py"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(program), str(source), kind]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8")
+    done = warm.run(command, tmp_path, env=env)
     raised = [line for line in done.stdout.splitlines() if line.startswith("RAISED")]
     left_out = [line for line in done.stdout.splitlines() if line.startswith("LEFT OUT")]
     assert not left_out, "\n".join(left_out)

@@ -1,7 +1,6 @@
 """Each measure against an independent reference, and by what must not change it and what must."""
 
 import math
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 import torch
+import warm
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
@@ -545,7 +545,7 @@ def test_slices_change_no_measure(monkeypatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no resource module")
-def test_many_samples_do_not_fill_the_memory() -> None:
+def test_many_samples_do_not_fill_the_memory(tmp_path) -> None:
     """8,000 samples a side: a whole table of pairs in float64 takes 0.5 GB, and several are needed at once."""
     code = """
 import resource, torch
@@ -555,7 +555,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 metrics.kernel_distance(x, y), metrics.precision_recall(x, y), metrics.density_coverage(x, y)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = warm.run([sys.executable, "-c", code], tmp_path, cwd=ROOT)
     assert float(done.stdout) < 0.4, done.stderr
 
 

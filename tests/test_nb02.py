@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from shortened import shortened
 from torch import nn
 
@@ -172,7 +172,7 @@ def test_with_digits_the_notebook_runs_and_speaks_of_digits(tmp_path) -> None:
     script.write_text(source, "utf-8")
     wanted = {"COURSE_DATA": "embedded", "COURSE_CLAIMS": str(tmp_path / "claims"), "COURSE_BUDGET": "quick"}
     env = {**os.environ, **wanted, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, encoding="utf-8")
+    done = warm.run([sys.executable, str(script)], tmp_path, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     said = re.findall(r"\[picture\] (.*)", done.stdout)
     assert len(said) > 8 and any("digits" in words for words in said)

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from diffusers.utils.logging import get_logger
 from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
@@ -163,7 +163,7 @@ def on_a_hub(hub: HubStandin, home: Path, script: str) -> list[str]:
     """The lines that a new Python prints which takes the stand-in for the hub."""
     environment = hub.environment(home, PYTHONPATH=str(ROOT))
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    done = warm.run(command, home.parent, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
 

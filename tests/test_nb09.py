@@ -7,11 +7,13 @@ import json
 import math
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
+import warm
 from huggingface_hub import ModelCard
 from PIL import Image
 
@@ -305,12 +307,14 @@ def test_a_process_killed_while_it_writes_leaves_a_log_that_reads(tmp_path) -> N
     )
     for delay in (0.05, 0.2):
         before = len(nb09.read_log(log))
-        with subprocess.Popen([sys.executable, "-c", program, str(log)], stdout=subprocess.PIPE) as victim:
-            victim.stdout.readline()
-            try:
+        with (tmp_path / f"said {delay}").open("w+") as said:
+            victim = warm.Popen([sys.executable, "-c", program, str(log)], stdout=said, stderr=subprocess.STDOUT)
+            while victim.poll() is None and not said.read():
+                time.sleep(0.01)
+            with pytest.raises(subprocess.TimeoutExpired):  # else it ended by itself
                 victim.wait(timeout=delay)
-            except subprocess.TimeoutExpired:
-                victim.kill()
+            victim.kill()
+            victim.wait()
         assert len(nb09.read_log(log)) >= before
 
 

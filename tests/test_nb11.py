@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import warm
 from huggingface_hub import ModelCard
 from PIL import Image
 from torch import Tensor, nn
@@ -229,7 +229,7 @@ def test_a_walk_begins_and_ends_at_its_two_noises() -> None:
 # --- several processes ---------------------------------------------------------------------------------------
 
 
-def test_two_processes_killed_and_resumed_equal_one_with_the_whole_batch(tmp_path) -> None:
+def test_two_processes_killed_and_resumed_equal_one_with_the_whole_batch(tmp_path, warm_processes) -> None:
     one, weights = nb11.run_script(tmp_path / "one", 1, 4)
     killed, _ = nb11.run_script(tmp_path / "two", 2, 4, die_after=3)
     rest, others = nb11.run_script(tmp_path / "two", 2, 4)
@@ -265,8 +265,7 @@ def folder(tmp_path_factory):
 
 def test_a_stranger_without_the_course_gets_the_pictures_of_the_network_in_memory(folder, tmp_path) -> None:
     net, place = folder
-    done = subprocess.run([sys.executable, "-c", STRANGER, str(place), str(tmp_path / "made.npy")],
-                          capture_output=True, text=True)  # fmt: skip
+    done = warm.run([sys.executable, "-c", STRANGER, str(place), str(tmp_path / "made.npy")], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     made = torch.from_numpy(np.load(tmp_path / "made.npy")).permute(0, 3, 1, 2)
     scheduler = nb11.DPMSolverMultistepScheduler(**nb11.LEVELS)

@@ -1,10 +1,10 @@
 """Every stored notebook keeps the rules, and all that is made from the texts is in step."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from authoring import rules, seeds
 from authoring.build import check
@@ -31,13 +31,11 @@ def test_texts_notebooks_lessons_and_readme_are_in_step():
     assert check(COURSE) == []
 
 
-def test_lessons_import_silently_the_last_one_first():
+def test_lessons_import_silently_the_last_one_first(tmp_path):
     """In one process: that a lesson needs no other than those it imports is the matter of test_rooms."""
     stems = [COURSE.lesson(name).stem for name in reversed(COURSE.names()) if COURSE.lesson(name).exists()]
     code = "; ".join(f"import course_utils.lessons.{stem}" for stem in stems)
-    imported = subprocess.run(
-        [sys.executable, "-c", code], cwd=COURSE.root, capture_output=True, text=True, timeout=120
-    )
+    imported = warm.run([sys.executable, "-c", code], tmp_path, cwd=COURSE.root)
     assert (imported.returncode, imported.stdout) == (0, ""), imported.stderr
 
 

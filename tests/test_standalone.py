@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import warm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -27,7 +28,7 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess:
     environment |= {"COURSE_DATA": "embedded", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     block = "import socket\ndef refuse(*a, **k): raise OSError('no network here')\nsocket.create_connection = refuse\n"
     (folder / "run.py").write_text(block + code, "utf-8")
-    return subprocess.run([sys.executable, "run.py"], cwd=folder, env=environment, capture_output=True, text=True)
+    return warm.run([sys.executable, str(folder / "run.py")], folder, cwd=folder, env=environment)
 
 
 USES = {
