@@ -126,24 +126,37 @@ if not hasattr(sys, "course_folder"):
 
 
 def carried_files(number: str) -> list[Path]:
-    """The package's code and the assets that notebook `number` opens."""
-    code = [path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts]
+    """The package's code, then the licences and the assets that notebook `number` opens."""
     wanted = OPENED.get(number, ("",))  # all, for a notebook that is not listed
     assets = [path for path in ASSETS.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     licences = [ROOT / "LICENSE", *(ROOT / "LICENSES").glob("*.txt")]
     opened = [path for path in assets if path.relative_to(ASSETS).as_posix().startswith(tuple(wanted))]
-    return sorted([*code, *licences, *opened])
+    return [*code_files(), *sorted([*licences, *opened])]
+
+
+def code_files() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def archive(paths: list[Path], kind: int, begun: bytes = b"") -> bytes:
+    """A zip archive of these files, after those of the archive `begun`; the same files give the same bytes."""
+    buffer = io.BytesIO(begun)
+    with zipfile.ZipFile(buffer, "a" if begun else "w") as made:
+        for path in paths:
+            made.writestr(zipfile.ZipInfo(path.relative_to(ROOT).as_posix()), path.read_bytes(), kind)
+    return buffer.getvalue()
+
+
+@lru_cache
+def packed_code() -> bytes:
+    return archive(code_files(), zipfile.ZIP_LZMA)  # takes seconds, and all notebooks carry it
 
 
 @lru_cache
 def packed(number: str) -> bytes:
-    """A zip archive of them; the same files give the same bytes. The assets are compressed or random already."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for path in carried_files(number):
-            kind = zipfile.ZIP_LZMA if path.suffix == ".py" else zipfile.ZIP_STORED
-            archive.writestr(zipfile.ZipInfo(path.relative_to(ROOT).as_posix()), path.read_bytes(), kind)
-    return buffer.getvalue()
+    """A zip archive of them. The assets are compressed or random already."""
+    others = carried_files(number)[len(code_files()) :]
+    return archive(others, zipfile.ZIP_STORED, packed_code())
 
 
 def standalone(path: Path) -> nbformat.NotebookNode:

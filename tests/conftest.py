@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,15 @@ from authoring.course import Course
 os.environ.setdefault("COURSE_BUDGET", "quick")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.pop("COURSE_TEST_UNTIL", None)  # is for notebooks; tests of nbval set their own
+
+
+# Files with a quarter of a minute of work and more: first, so that several processes end together.
+LONG = ("standalone", "nbval", "nb06", "nb05", "nb11", "nb09", "nb02", "nb04", "nb07", "metrics", "build", "hub")
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))  # the others keep their order
 
 
 def is_loopback(host) -> bool:
@@ -62,11 +72,12 @@ def network():
 
 
 @pytest.fixture
-def warm_processes(monkeypatch):
-    """Several processes that train together are forked from one that has imported torch."""
+def warm_processes(monkeypatch, request):
+    """Several processes that train together are forked from one that has imported torch and a parameter's library."""
     from course_utils import processes
 
-    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=warm.Popen, STDOUT=subprocess.STDOUT))
+    start = partial(warm.Popen, more=getattr(request, "param", ""))
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from functools import lru_cache
 
 import pytest
 
@@ -13,6 +14,7 @@ from course_utils import checks
 COURSE = Course(ROOT)
 
 
+@lru_cache
 def graded(name: str) -> list[tuple[str, str]]:
     """Exercise and check of every graded cell of the version for a class, as source."""
     cells = [cell for cell in student_version(read_source(COURSE, name), name).cells if cell.cell_type == "code"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import warm
 from hub_standin import FAULTS, HubStandin
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,16 +69,24 @@ class Worker:
     def __init__(self, hub: HubStandin, home: Path, log: Path, **environment: str) -> None:
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         self.log = log.open("w+", encoding="utf-8", errors="replace")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            env=hub.environment(home, PYTHONPATH=path, PYTHONIOENCODING="utf-8", **environment),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, encoding="utf-8",
-        )  # fmt: skip
+        command, own = [sys.executable, "-c", WORKER], hub.environment(home, PYTHONPATH=path, **environment)
+        if warm.CAN_FORK:
+            pipes = [log.with_suffix(suffix) for suffix in (".in", ".out")]
+            for pipe in pipes:
+                os.mkfifo(pipe)
+            self.process = warm.Popen(command, env=own, stdin=str(pipes[0]), stdout=str(pipes[1]), stderr=self.log)
+            self.stdin, self.stdout = pipes[0].open("w", encoding="utf-8"), pipes[1].open(encoding="utf-8")
+        else:
+            self.process = subprocess.Popen(
+                command, env=own | {"PYTHONIOENCODING": "utf-8"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=self.log, encoding="utf-8",
+            )  # fmt: skip
+            self.stdin, self.stdout = self.process.stdin, self.process.stdout
 
     def run(self, code: str) -> Said:
         self.log.read()
-        print(json.dumps(code), file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
+        print(json.dumps(code), file=self.stdin, flush=True)
+        answer = self.stdout.readline()
         stderr = self.log.read()
         assert answer, f"the worker has ended: {stderr}"
         printed, error = json.loads(answer)
@@ -89,9 +98,9 @@ class Worker:
         return self.run(start + call(repo_id, kind))
 
     def close(self) -> None:
-        self.process.stdin.close()
+        self.stdin.close()
         self.process.wait(timeout=30)
-        self.process.stdout.close()
+        self.stdout.close()
         self.log.close()
 
 

@@ -431,13 +431,19 @@ def test_the_cdf_and_the_exact_flow_agree_with_scipy():
     assert close(lesson.exact_flow(LINE, x, first, last)[:, 0], solved.y[:, -1], 1e-7)
 
 
+@pytest.fixture(scope="module")
+def fine():
+    """Noise, and where a solver of second order comes from there in 2,000 steps."""
+    x = normal(50, 2)
+    return x, lesson.sample(PLANE.denoise, x, lesson.even_levels(2000), lesson.HEUN)
+
+
 @pytest.mark.parametrize(
     ("step", "order"),
     [(lesson.Solver(lesson.euler_step), 1), (lesson.DDIM, 1), (lesson.HEUN, 2), (lesson.DPMPP_2M, 2)],
 )
-def test_orders_on_the_plane_against_a_fine_reference(step, order):
-    x = normal(50, 2)
-    reference = lesson.sample(PLANE.denoise, x, lesson.even_levels(2000), lesson.HEUN)
+def test_orders_on_the_plane_against_a_fine_reference(step, order, fine):
+    x, reference = fine
     errors = []
     for n in (128, 256):
         errors.append((lesson.sample(PLANE.denoise, x, lesson.even_levels(n), step) - reference).abs().mean().item())

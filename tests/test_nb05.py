@@ -343,7 +343,7 @@ def test_repaint_keeps_the_known_and_fills_the_rest(schedule: nb04.Schedule) -> 
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_and_a_killed_run_resumes(tmp_path: Path) -> None:
+def test_two_processes_equal_one_and_a_killed_run_resumes(tmp_path: Path, warm_processes) -> None:
     pytest.importorskip("accelerate")
     (_, one), (_, two) = nb05.run_script(tmp_path / "one", 1, 4), nb05.run_script(tmp_path / "two", 2, 4)
     losses, nothing = nb05.run_script(tmp_path / "again", 2, 4, die_after=3)
@@ -417,13 +417,13 @@ def test_what_no_processes_can_do_is_refused(tmp_path: Path, processes, steps, d
     assert not list(tmp_path.iterdir())
 
 
-def test_processes_that_cannot_share_a_batch_say_so(tmp_path: Path) -> None:
+def test_processes_that_cannot_share_a_batch_say_so(tmp_path: Path, warm_processes) -> None:
     pytest.importorskip("accelerate")
     with pytest.raises(RuntimeError, match="3 processes cannot share 16 pictures evenly"):
         nb05.run_script(tmp_path / "three", 3, 1)
 
 
-def test_no_file_of_the_weights_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_of_the_weights_stays_open(tmp_path: Path, warm_processes) -> None:
     """Windows deletes no file that is mapped into memory."""
     mapped = Path("/proc/self/maps")
     if not mapped.is_file():

@@ -228,7 +228,10 @@ def test_a_walk_begins_and_ends_at_its_two_noises() -> None:
 
 # --- several processes ---------------------------------------------------------------------------------------
 
+HEAVY = "diffusers.pipelines.stable_diffusion"  # imported once for all processes of this module
 
+
+@pytest.mark.parametrize("warm_processes", [HEAVY], indirect=True)
 def test_two_processes_killed_and_resumed_equal_one_with_the_whole_batch(tmp_path, warm_processes) -> None:
     one, weights = nb11.run_script(tmp_path / "one", 1, 4)
     killed, _ = nb11.run_script(tmp_path / "two", 2, 4, die_after=3)
@@ -265,7 +268,7 @@ def folder(tmp_path_factory):
 
 def test_a_stranger_without_the_course_gets_the_pictures_of_the_network_in_memory(folder, tmp_path) -> None:
     net, place = folder
-    done = warm.run([sys.executable, "-c", STRANGER, str(place), str(tmp_path / "made.npy")], tmp_path)
+    done = warm.run([sys.executable, "-c", STRANGER, str(place), str(tmp_path / "made.npy")], tmp_path, more=HEAVY)
     assert done.returncode == 0, done.stderr[-2000:]
     made = torch.from_numpy(np.load(tmp_path / "made.npy")).permute(0, 3, 1, 2)
     scheduler = nb11.DPMSolverMultistepScheduler(**nb11.LEVELS)

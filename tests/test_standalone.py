@@ -17,8 +17,13 @@ from authoring import standalone  # noqa: E402
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
-def setup_cell(path: Path) -> str:
-    nb = standalone.standalone(path)
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def carried(request) -> tuple[Path, nbformat.NotebookNode]:
+    """A notebook and what carries the course in its place."""
+    return request.param, standalone.standalone(request.param)
+
+
+def setup_cell(nb: nbformat.NotebookNode) -> str:
     return next(cell.source for cell in nb.cells if "setup" in cell.metadata.get("tags", []))
 
 
@@ -64,9 +69,9 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_carried_package_is_imported_from_an_empty_folder_and_has_what_is_opened(path, tmp_path) -> None:
-    code = setup_cell(path)
+def test_the_carried_package_is_imported_from_an_empty_folder_and_has_what_is_opened(carried, tmp_path) -> None:
+    path, nb = carried
+    code = setup_cell(nb)
     twice = f"{code}\nfirst = sys.course_folder\n{code}\nassert sys.course_folder == first\n"
     uses = "\n".join([USES[path.name[:2]], "import course_utils", "print(course_utils.__file__)"])
     done = run(twice + uses, tmp_path)
@@ -77,15 +82,15 @@ def test_the_carried_package_is_imported_from_an_empty_folder_and_has_what_is_op
 
 
 def test_a_damaged_copy_is_said_in_a_sentence(tmp_path) -> None:
-    code = setup_cell(NOTEBOOKS[0])
+    code = setup_cell(standalone.standalone(NOTEBOOKS[0]))
     line = re.search(r'CARRIED = """\n(\S+)', code)[1]
     done = run(code.replace(line, "é" + line[1:], 1), tmp_path)
     assert done.stderr.strip().splitlines()[-1] == "ImportError: This copy of the notebook is damaged: get it again."
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_standalone_notebook_differs_in_its_set_up_only(path, tmp_path) -> None:
-    before, after = nbformat.read(path, as_version=4), standalone.standalone(path)
+def test_a_standalone_notebook_differs_in_its_set_up_only(carried) -> None:
+    path, after = carried
+    before = nbformat.read(path, as_version=4)
     nbformat.validate(after)
     changed = [cell for cell, other in zip(after.cells, before.cells) if cell.source != other.source]
     assert [cell.metadata["tags"] for cell in changed] == [["setup"]]

@@ -1,8 +1,8 @@
 """New processes without the seconds that torch takes to import: forked from one that has imported it already.
 
 Each has a `__main__`, an environment, a folder and a search path of its own, and ends as a Python ends. Nothing of the
-course is imported before, and no library of the hub, since these read their settings when they are imported. A system
-that cannot fork starts new Pythons.
+course is imported before, and no library of the hub unless a test asks for it, since these read their settings when
+they are imported. A system that cannot fork starts new Pythons.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
 
 # Run by a Python without PYTHONPATH; each line that it reads is a request, and a forked process leaves the loop.
 SERVER = """
-import atexit, gc, json, os, sys, threading, traceback, types
-import IPython, matplotlib.pyplot, scipy.stats, torch, torch._dynamo, torchvision.transforms.functional
+import atexit, gc, json, os, random, sys, threading, traceback, types
+import IPython, matplotlib.pyplot, numpy, scipy.stats, torch, torch._dynamo, torchvision.transforms.functional
+if len(sys.argv) > 1:
+    __import__(sys.argv[1])
 
 def asked():
     gc.freeze()
@@ -45,6 +48,8 @@ for number, place in enumerate(wanted["streams"]):
 sys.stdin = open(0, encoding="utf-8")
 for stream in (sys.stdout, sys.stderr):
     stream.reconfigure(encoding="utf-8")
+random.seed()  # else all would begin alike
+numpy.random.seed()
 path, code, sys.argv[:] = wanted["path"], wanted["code"], wanted["argv"]
 own = path.split(os.pathsep) if path else []
 sys.path[:] = [wanted["first"], *own, *sys.path[1:]]
@@ -71,42 +76,65 @@ os._exit(failed or 0)  # taking torch apart would be seconds
 CAN_FORK = hasattr(os, "fork") and sys.platform != "darwin"  # there, libraries of the system do not bear it
 
 
-@lru_cache
-def _server() -> subprocess.Popen:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}  # read by imports
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
-    server = subprocess.Popen([sys.executable, "-c", SERVER], env=environment, **pipes)
-    atexit.register(server.communicate)  # its input ends, and so does it
-    return server
+class _Server:
+    """Forks processes when asked; the one with `more` is itself forked from the one without, and then imports it."""
+
+    def __init__(self, more: str = "") -> None:
+        command = [sys.executable, "-c", SERVER, *filter(None, [more])]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}  # read by imports
+        if more:
+            self.folder = tempfile.TemporaryDirectory()  # of two named pipes
+            pipes = [Path(self.folder.name) / name for name in ("asked", "said")]
+            for pipe in pipes:
+                os.mkfifo(pipe)
+            process = _Forked(command, env=environment, stdin=str(pipes[0]), stdout=str(pipes[1]), stderr=os.devnull)
+            self.asked, self.said = pipes[0].open("w", encoding="utf-8"), pipes[1].open(encoding="utf-8")
+        else:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+            process = subprocess.Popen(command, env=environment, **pipes)
+            self.asked, self.said = process.stdin, process.stdout
+        atexit.register(self.close, process)
+
+    def close(self, process) -> None:
+        self.asked.close()  # its input ends, and so does it
+        process.wait(60)
+        self.said.close()
+
+    def ask(self, **request):
+        print(json.dumps(request), file=self.asked, flush=True)
+        return json.loads(self.said.readline())
 
 
-def _ask(**request):
-    server = _server()
-    print(json.dumps(request), file=server.stdin, flush=True)
-    return json.loads(server.stdout.readline())
+_server = lru_cache(_Server)
 
 
 class _Forked:
-    """As subprocess.Popen for a Python with a script or -c, whose words go into files."""
+    """As subprocess.Popen for a Python with a script or -c, whose words go into files.
 
-    def __init__(self, command: list[str], *, env=None, cwd=None, stdin=None, stdout=None, stderr=None) -> None:
+    Named pipes stand for PIPE: the names are given as stdin and stdout. `more` names what is imported before, too.
+    """
+
+    def __init__(
+        self, command: list[str], *, env=None, cwd=None, stdin=None, stdout=None, stderr=None, more=""
+    ) -> None:
         assert command[0] == sys.executable
         script, *rest = command[1:]
         code, argv = (rest[0], ["-c", *rest[1:]]) if script == "-c" else (Path(script).read_text("utf-8"), command[1:])
         environment = dict(os.environ if env is None else env)
-        out = stdout.name
-        streams = [stdin or os.devnull, out, out if stderr == subprocess.STDOUT else stderr.name]
+        out = getattr(stdout, "name", stdout)
+        err = out if stderr == subprocess.STDOUT else getattr(stderr, "name", stderr)
         self.returncode = None
-        self.pid = _ask(
+        self.server = _server(more)
+        self.pid = self.server.ask(
             code=code, argv=argv, first="" if script == "-c" else str(Path(script).resolve().parent),
             path=environment.get("PYTHONPATH", ""), environment=environment, folder=str(cwd or os.getcwd()),
-            streams=streams,
+            streams=[stdin or os.devnull, out, err],
         )  # fmt: skip
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = _ask(end=self.pid)
+            self.returncode = self.server.ask(end=self.pid)
         return self.returncode
 
     def wait(self, timeout: float = float("inf")) -> int:
@@ -122,14 +150,18 @@ class _Forked:
             os.kill(self.pid, signal.SIGKILL)
 
 
-Popen = _Forked if CAN_FORK else subprocess.Popen
+def _new(command: list[str], *, more="", **options) -> subprocess.Popen:
+    return subprocess.Popen(command, **options)
 
 
-def run(command: list[str], folder: Path, *, env=None, cwd=None) -> subprocess.CompletedProcess:
+Popen = _Forked if CAN_FORK else _new
+
+
+def run(command: list[str], folder: Path, *, env=None, cwd=None, more="") -> subprocess.CompletedProcess:
     """As subprocess.run with what is printed as text; it goes through two files in `folder`."""
     files = [folder / "warm.out", folder / "warm.err"]
     with files[0].open("w") as out, files[1].open("w") as err:
-        returncode = Popen(command, env=env, cwd=cwd, stdout=out, stderr=err).wait()
+        returncode = Popen(command, env=env, cwd=cwd, stdout=out, stderr=err, more=more).wait()
     said = [file.read_text("utf-8") for file in files]
     for file in files:
         file.unlink()
