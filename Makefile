@@ -8,6 +8,8 @@ BUILD  := $(PY) -m authoring
 SHARED := -n auto --dist loadfile --no-loadscope-reorder
 UNIT   := tests --ignore=tests/browser --ignore=tests/test_devices.py
 NBVAL  := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(SHARED)
+# The unit tests that read full data sets; the others are the same with the embedded data.
+READERS := $(addprefix tests/,test_data.py test_metrics.py test_nb02.py test_nb05.py test_nb06.py test_nb07.py)
 STATIC := tests/test_docs.py tests/test_house.py tests/test_notebooks.py tests/test_rooms.py
 # The lock moves these two by hand, and together: a new PyTorch is gigabytes for everyone.
 TORCH  := torch==2.14.1 torchvision==0.29.1
@@ -53,7 +55,7 @@ devices: setup ## every notebook on a pretend accelerator, with short trainings
 	$(PY) -m pytest -n auto tests/test_devices.py
 
 full: setup ## with the full data sets: the unit tests and the notebooks that read them, what changed last first
-	$(PY) -m pytest $(SHARED) $(UNIT)
+	$(PY) -m pytest $(SHARED) $(READERS)
 	$(PY) -m pytest $(NBVAL) --changed-first \
 		$(patsubst notebooks/src/%.py,notebooks/%.ipynb,$(shell grep -l 'data\.images' notebooks/src/*.py))
 

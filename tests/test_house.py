@@ -83,6 +83,14 @@ def test_the_lock_is_a_plain_constraint_file() -> None:
     assert "://" not in text("requirements.lock")
 
 
+def test_make_full_runs_every_unit_test_that_reads_a_full_data_set() -> None:
+    (named,) = re.findall(r"^READERS\s*:= \$\(addprefix tests/,(.*)\)$", text("Makefile"), re.M)
+    reads = re.compile(r"data\.(images|DATASETS)\b|nb05\.run_script|notebooks/src/0\d_[^t]|\"src\" / \"0\d_[^t]")
+    found = {path.name for path in (ROOT / "tests").glob("test_*.py") if reads.search(path.read_text("utf-8"))}
+    apart = {"test_standalone.py", "test_house.py"}  # the first says that its data are the embedded ones
+    assert found - apart == set(named.split())
+
+
 def test_make_lock_keeps_the_torch_of_the_lock() -> None:
     (kept,) = re.findall(r"^TORCH\s*:= (.*)$", text("Makefile"), re.M)
     assert kept.split() == [str(lock()[name]) for name in ("torch", "torchvision")]
