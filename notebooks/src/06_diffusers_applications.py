@@ -13,7 +13,7 @@
 #     summary: >-
 #       The library of the field, with the hub and without it. Pipelines taken apart, Stable
 #       Diffusion by hand, prompts, changed and repaired pictures, outlines, styles
-#     minutes_cpu: 6
+#     minutes_cpu: 5
 #     minutes_gpu: null
 # ---
 
@@ -42,7 +42,7 @@
 # - teach a model a style with one weight in fifty, save it, and mix it with another;
 # - save a picture so that anyone can draw it again and tell that it was drawn.
 #
-# **Time** about 6 minutes on a 2-core laptop CPU; other work beside it can double that.
+# **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that.
 #
 # **Before you start** you need notebook 05: its network, its guidance and its sampling in ten
 # steps.
