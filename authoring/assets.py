@@ -6,6 +6,7 @@ an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one cor
 `controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking`, `esrgan` (about half an
 hour on one core), `upscaler` (eight minutes) and `imagenet` (see authoring/super_resolution.py for what they need),
 `samples` (minutes), `medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes each),
+`medical_ablation` (25 minutes),
 `emoji` and `emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour), `manifest`. All by default.
 """
 
@@ -318,6 +319,12 @@ SOURCES = {
         "MIT",
         "authoring.assets medical_use: lesions found after training on real and synthetic phantoms, three draws a row",
     ),
+    "medical_ablation.json": (
+        "this course",
+        "MIT",
+        "authoring.assets medical_ablation: notebook 08's GAN with and without projection and regressor, 500 steps of 32, "
+        "three seeds each",
+    ),
 } | {
     f"photographs/{name}.jpg": (
         f"photograph by {author}, from "
@@ -516,6 +523,7 @@ PARTS = {
     "medical_diffusion": made_by("medical", "make_diffusion"),
     "medical_control": made_by("medical", "make_control"),
     "medical_use": made_by("medical", "make_use"),
+    "medical_ablation": made_by("medical", "make_ablation"),
     "imagenet": made_by("super_resolution", "make_imagenet"),
     "samples": made_by("evaluation", "make_samples"),
     "emoji": made_by("emoji", "make_emoji"),

@@ -1,11 +1,13 @@
 """How notebook 08's assets were made (`python -m authoring.assets medical_gan|medical_diffusion|medical_control|
-medical_use`): networks trained for longer than the notebook does, one trained too long on few people, and a table.
+medical_use|medical_ablation`): networks trained for longer than the notebook does, one trained too long on few
+people, and tables.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import time
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +135,7 @@ def usefulness() -> list[dict]:
     settings = [(f"synthetic, {name}", 0, [(pictures, wanted)]) for name, pictures in made.items()]
     for n in (*REAL_SIZES, len(x)):
         settings.append(("real", n, []))
-    settings += [("real + GAN", n, [(made["GAN"], wanted)]) for n in REAL_SIZES]
+    settings += [(f"real + {name}", n, [(pictures, wanted)]) for name, pictures in made.items() for n in REAL_SIZES]
     rows = []
     for name, n, others in settings:
         shares = []
@@ -147,8 +149,64 @@ def usefulness() -> list[dict]:
 
 
 def make_use() -> None:
-    """The stored table of notebook 08: about two minutes of one core. Needs the networks above."""
+    """A stored table of notebook 08: about two minutes of one core. Needs the networks above."""
     torch.set_num_threads(1)
-    rows = [row | {"date": datetime.date.today().isoformat()} for row in usefulness()]
-    lines = ",\n".join(map(json.dumps, rows))
-    write(data.ASSETS / "medical_use.json", f"[\n{lines}\n]\n".encode())
+    write_rows("medical_use.json", usefulness())
+
+
+def write_rows(file_name: str, rows: list[dict]) -> None:
+    """Rows of a stored table with today's date, one a line."""
+    lines = ",\n".join(json.dumps(row | {"date": datetime.date.today().isoformat()}) for row in rows)
+    write(data.ASSETS / file_name, f"[\n{lines}\n]\n".encode())
+
+
+# --- what projection and regressor buy ------------------------------------------------------------------------
+
+ABLATION_STEPS, ABLATION_PEOPLE = 500, 500
+
+
+class WithoutProjection(nb08.ClinicalDiscriminator):
+    """The discriminator whose score does not see the request."""
+
+    def forward(self, x: Tensor, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.trunk(x)  # (N, 128)
+        return self.score(h)[:, 0], self.numbers(h)
+
+
+def ablated(projection: bool, regressor: bool, seed: int) -> dict[str, float]:
+    """Errors of a GAN trained with or without each part, and the slopes of found against asked."""
+    run = runtime.start(seed=seed)
+    generator = nb08.ClinicalGenerator().to(run.device)
+    discriminator = (nb08.ClinicalDiscriminator if projection else WithoutProjection)().to(run.device)
+    ema = nb08.train_clinical(
+        generator,
+        discriminator,
+        *phantoms.cohort("train"),
+        num_steps=ABLATION_STEPS,
+        auxiliary=5.0 if regressor else 0.0,
+        ema_decay=0.99,
+        autocast=run.autocast,
+    ).eval()
+    rng = torch.Generator().manual_seed(31 + seed)
+    wanted = phantoms.draw_parameters(ABLATION_PEOPLE, rng)
+    found = nb08.measure(nb08.sample_gan(ema, wanted, rng))
+    row = nb08.errors(found, wanted)
+    for name, asked, read in (("radius", 0, 2), ("contrast", 3, 3)):
+        pair = torch.cov(torch.stack([wanted[:, asked], found[:, read]]))
+        row[f"slope of {name}"] = (pair[0, 1] / pair[0, 0]).item()
+    return {key: round(value, 4) for key, value in row.items()}
+
+
+def make_ablation() -> None:
+    """Twelve short trainings, the same steps and people for all four kinds: about 25 minutes of one core."""
+    torch.set_num_threads(1)
+    phantoms.cohort("train")
+    rows = []
+    for seed in SEEDS:
+        for projection in (True, False):
+            for regressor in (True, False):
+                start = time.process_time()
+                row = {"projection": projection, "regressor": regressor, "seed": seed, "steps": ABLATION_STEPS}
+                rows.append(row | ablated(projection, regressor, seed))
+                print(rows[-1], f"{time.process_time() - start:.0f} s", flush=True)
+    write_rows("medical_ablation.json", sorted(rows, key=lambda row: (-row["projection"], -row["regressor"])))
