@@ -6,7 +6,7 @@ an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one cor
 `controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking`, `esrgan` (about half an
 hour on one core), `upscaler` (eight minutes) and `imagenet` (see authoring/super_resolution.py for what they need),
 `samples` (minutes), `medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes each),
-`medical_ablation` (25 minutes),
+`medical_ablation` (15 minutes), `brains` (see authoring/medical.py for what it needs), `medical_brain` (four minutes),
 `emoji` and `emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour), `manifest`. All by default.
 """
 
@@ -322,8 +322,19 @@ SOURCES = {
     "medical_ablation.json": (
         "this course",
         "MIT",
-        "authoring.assets medical_ablation: notebook 08's GAN with and without projection and regressor, 500 steps of 32, "
-        "three seeds each",
+        "authoring.assets medical_ablation: notebook 08's GAN with and without projection and regressor, 600 steps of "
+        "16, three seeds each",
+    ),
+    "brains.safetensors.xz": (
+        "MNI152 (ICBM 2009a, Louis Collins, McConnell Brain Imaging Centre) from nilearn; Colin27 (the same) and INIA19 "
+        "(Rohlfing et al. 2012) from Debian's package mricron-data",
+        "see LICENSES/brains.txt",
+        "authoring.assets brains: averaged to voxels of 3 mm (the macaque's 1.3 mm), 64 x 64 x 64, 8 bits",
+    ),
+    "medical_brain.safetensors": (
+        "this course",
+        "MIT",
+        "authoring.assets medical_brain: notebook 08's U-Net of MNI152's slices, 1,600 steps of 8, averaged, float16",
     ),
 } | {
     f"photographs/{name}.jpg": (
@@ -524,6 +535,8 @@ PARTS = {
     "medical_control": made_by("medical", "make_control"),
     "medical_use": made_by("medical", "make_use"),
     "medical_ablation": made_by("medical", "make_ablation"),
+    "brains": made_by("medical", "make_brains"),
+    "medical_brain": made_by("medical", "make_brain"),
     "imagenet": made_by("super_resolution", "make_imagenet"),
     "samples": made_by("evaluation", "make_samples"),
     "emoji": made_by("emoji", "make_emoji"),

@@ -66,10 +66,13 @@ def grid(size: int = SIZE, pixel: float = PIXEL) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def head(parameters: Tensor, anatomy: Tensor, lesion: bool | Tensor = True, fine: int = 3) -> Tensor:
+def head(
+    parameters: Tensor, anatomy: Tensor, lesion: bool | Tensor = True, fine: int = 3, thickness: float = 0.0
+) -> Tensor:
     """Heads (N, 1, 48, 48) in HU before any scanner: each pixel is the mean of fine x fine points.
 
-    `lesion`, one truth value or (N,), says which heads have the lesion.
+    `lesion`, one truth value or (N,), says which heads have the lesion. It is a ball, cut through its middle by a slice
+    `thickness` mm thick, over which the picture is a mean (partial volume); all else goes straight through the slice.
     """
     x, y = (part.to(parameters.device) for part in grid(SIZE * fine, PIXEL / fine))
     columns = (*anatomy.unbind(1), parameters[:, 5], *place_of(parameters).unbind(1), parameters[:, 0])
@@ -88,7 +91,12 @@ def head(parameters: Tensor, anatomy: Tensor, lesion: bool | Tensor = True, fine
         found = torch.where(inside(u - side * gap, v, size, 2.6 * size), CSF_HU, found)
     there = torch.as_tensor(lesion).to(parameters.device).expand(len(parameters))[:, None, None]
     spot = inside(x - at_x, y - at_y, radius, radius) & there
-    found = torch.where(spot, brains + parameters[:, 3][:, None, None], found)
+    if thickness:  # the share of the slice that lies in the ball
+        height = 2 * (radius**2 - (x - at_x) ** 2 - (y - at_y) ** 2).clamp(min=0).sqrt()
+        spot = spot * (height / thickness).clamp(max=1)
+        found = found + spot * (brains + parameters[:, 3][:, None, None] - found)
+    else:
+        found = torch.where(spot, brains + parameters[:, 3][:, None, None], found)
     return F.avg_pool2d(found[:, None], fine)
 
 

@@ -240,6 +240,19 @@ def regenerate(
     return Regenerated(_tensor(levels), largest == 0, largest, report + ".")
 
 
+def with_mark(picture: Tensor | Image.Image, key: str = KEY) -> Tensor:
+    """The picture, float32 (C, H, W) in [-1, 1], with the invisible mark alone, for files that `save` does not write.
+
+    Args:
+        picture: as `save` takes it, 16 x 16 or more.
+        key: of the watermark.
+
+    Raises:
+        PictureError: it is no picture, too small, or too busy to carry the mark.
+    """
+    return _tensor(_watermarked(_levels(picture), key))
+
+
 def mark_strength(picture: Tensor | Image.Image, key: str = KEY) -> float:
     """The z score of the watermark: about standard normal without it, 5 or more with it (figures above).
 

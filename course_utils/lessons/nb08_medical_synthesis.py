@@ -15,9 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils import data, phantoms, training
+from course_utils import brains, data, phantoms, runtime, training
 from course_utils.lessons.nb03_mode_collapse_and_wgan import relativistic_loss, zero_centred_penalty
-from course_utils.lessons.nb04_diffusion_math import DPMPP_2M, Level, Schedule, sample, x0_from
+from course_utils.lessons.nb04_diffusion_math import (
+    DPMPP_2M,
+    Level,
+    Schedule,
+    add_noise,
+    sample,
+    x0_from,
+)
 from course_utils.lessons.nb05_ddpm_from_scratch import (
     Preconditioned,
     UNet,
@@ -27,6 +34,7 @@ from course_utils.lessons.nb05_ddpm_from_scratch import (
     timestep_of,
     timestep_weights,
 )
+from course_utils.pictures import with_mark
 
 
 def window(values: Tensor, slope: float, intercept: float, centre: float, width: float) -> Tensor:
@@ -514,6 +522,90 @@ def denoising_marks(
     return marks
 
 
+def waves(places: Tensor) -> Tensor:
+    """Places (N, 3, H, W) in mm as planes (N, 21, H, W): in units of 100 mm, and their sines and
+    cosines with wavelengths of 200, 100 and 50 mm.
+    """
+    near = places / 100
+    turns = [near * math.pi * 2**octave for octave in range(3)]
+    return torch.cat([near, *(wave for turn in turns for wave in (turn.sin(), turn.cos()))], dim=1)
+
+
+class BrainUNet(nn.Module):
+    """Notebook 05's U-Net with the place of each pixel (N, 3, 64, 64), in mm, laid beside it."""
+
+    def __init__(self, widths: tuple[int, int] = (16, 32)) -> None:
+        super().__init__()
+        self.unet = UNet(widths, size=brains.SIDE, extra=21)
+
+    def forward(self, x: Tensor, t: Tensor, places: Tensor) -> Tensor:
+        return self.unet(torch.cat([x, waves(places)], dim=1), t)
+
+
+def make_brain_net() -> nn.Module:
+    """The network of brain slices: called as net(x, t, places), it puts out v."""
+    return Preconditioned(BrainUNet(), SCHEDULE, -0.45, 0.69)
+
+
+def train_brain(
+    net: nn.Module,
+    *,
+    num_steps: int,
+    batch_size: int = 16,
+    lr: float = 2e-3,
+    autocast: Callable = contextlib.nullcontext,
+    watch: Callable[[int, float, nn.Module], None] | None = None,
+) -> training.EMA:
+    """Train in place on slices of MNI152 outside the slabs held out; returns the average."""
+    device, weights = next(net.parameters()).device, timestep_weights(SCHEDULE)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0)
+    lr_scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, num_steps)
+    ema, rng = training.EMA(net, 0.995), runtime.rng(6)
+    for step in training.progress(num_steps):
+        requests = brains.draw_requests(batch_size, rng)
+        x0 = (2 * brains.slices("mni152", requests) - 1).to(device)  # (N, 1, 64, 64)
+        t = sample_timesteps(weights, batch_size).to(device)
+        with autocast():
+            places = brains.places(requests).to(device)
+            loss = diffusion_loss(net, x0, places, t, torch.randn_like(x0), SCHEDULE)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        lr_scheduler.step()
+        ema.update_parameters(net)
+        if watch:
+            watch(step + 1, loss.item(), ema)
+    return ema
+
+
+@torch.no_grad()
+def sample_brain(
+    net: nn.Module,
+    requests: Tensor,
+    rng: torch.Generator,
+    num_steps: int = 10,
+    x: Tensor | None = None,
+    share: float = 1.0,
+) -> Tensor:
+    """A slice (N, 1, 64, 64) in [-1, 1], on the CPU, for each request (N, 2). With pictures `x`, the
+    first `share` of the timesteps is added to them as noise, and the sampler starts from there.
+    """
+    device = next(net.parameters()).device
+    levels = SCHEDULE.levels(num_steps)
+    if x is not None:
+        levels = levels[round((1 - share) * num_steps) :]
+    places = brains.places(requests).to(device)
+
+    def denoise(x: Tensor, level: Level) -> Tensor:
+        t = torch.full((len(x),), timestep_of(SCHEDULE, level), device=device)
+        return x0_from("v", net(x, t, places), x, level).clamp(-1, 1)
+
+    start = torch.randn(len(requests), 1, brains.SIDE, brains.SIDE, generator=rng)
+    if x is not None:
+        start = add_noise(x, start, levels[0])
+    return sample(denoise, start.to(device), levels, DPMPP_2M).cpu().float()
+
+
 LETTERS = {"S": "111 100 111 001 111", "Y": "101 101 010 010 010", "N": "101 111 111 111 101"}
 
 
@@ -526,9 +618,12 @@ def burned(hu: Tensor) -> Tensor:
     return found
 
 
-def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = None):
+def to_dicom(
+    x: Tensor, asked: Tensor, number: int = 1, series: str | None = None, hidden: bool = False
+):
     """A picture x (1, 48, 48) in [-1, 1] and its request (6,) as a pydicom data set: a CT image
     that says that it is synthetic. Values are HU + 1024, clipped as the network's window clips.
+    With `hidden` the pixels carry notebook 06's invisible mark.
     """
     meta = pydicom.dataset.FileMetaDataset()
     meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
@@ -565,6 +660,8 @@ def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = Non
     known = {name: round(value, 2) for name, value in named.items() if not math.isnan(value)}
     block.add_new(0x01, "LT", json.dumps(known))
     hu = burned(phantoms.to_hu(x[0].detach().cpu()))
+    if hidden:
+        hu = phantoms.to_hu(with_mark(phantoms.to_picture(hu)[None])[0])
     file.PixelData = (hu + 1024).round().numpy().astype("<u2").tobytes()
     return file
 

@@ -88,11 +88,18 @@ from torch.nn import functional as F
 # schedule and the sampler (notebook 04), the U-Net and its loss (notebook 05).
 
 # %% tags=["export"]
-from course_utils import data, phantoms, plots, runtime, training, widgets
+from course_utils import brains, data, phantoms, plots, runtime, training, widgets
 from course_utils.checks import nb08 as checks
 from course_utils.claims import claim, stored
 from course_utils.lessons.nb03_mode_collapse_and_wgan import relativistic_loss, zero_centred_penalty
-from course_utils.lessons.nb04_diffusion_math import DPMPP_2M, Level, Schedule, sample, x0_from
+from course_utils.lessons.nb04_diffusion_math import (
+    DPMPP_2M,
+    Level,
+    Schedule,
+    add_noise,
+    sample,
+    x0_from,
+)
 from course_utils.lessons.nb05_ddpm_from_scratch import (
     Preconditioned,
     UNet,
@@ -102,6 +109,7 @@ from course_utils.lessons.nb05_ddpm_from_scratch import (
     timestep_of,
     timestep_weights,
 )
+from course_utils.pictures import THRESHOLD, mark_strength, with_mark
 
 plots.use_style()
 
@@ -1720,7 +1728,146 @@ claim(
 # Lesions of the rare group lie further off than the others with both networks, and eighty people a
 # group do not show whether that is more than chance. (The small heads asked for have 58 to 62 mm,
 # all others more than 62.)
+
+# %% [markdown]
+# ## A real brain
 #
+# All so far was a head of ellipses. Real anatomy follows, as three brains. *MNI152* is the average
+# of 152 people (Fonov et al. 2009), and nilearn ships it. *Colin27* is one person, scanned 27 times
+# (Holmes et al. 1998), laid into the same coordinates. The third one is the average of nineteen
+# macaques (Rohlfing et al. 2012). The course ships all three with voxels of 3 mm; the macaque's are
+# 1.3 mm. Pixels outside the brain were removed by those who made them.
+#
+# A request is an orientation (axial, coronal or sagittal) and a position in mm.
+
+# %%
+asked_slices = torch.tensor(
+    [[0, 0.0], [0, 33.0], [1, -60.0], [1, -21.0], [1, 12.0], [2, 3.0], [2, 39.0]]
+)
+three_brains = {
+    name: 2 * brains.slices(name, asked_slices) - 1 for name in ("mni152", "colin27", "macaque")
+}  # each (7, 1, 64, 64)
+
+# %% tags=["figure"]
+# @title Three brains
+plots.film_strip(
+    list(three_brains.values()),
+    ["MNI152", "Colin27", "macaque"],
+    (
+        "Seven slices of three brains: two axial, three coronal and two sagittal ones. The average "
+        "is smooth and symmetrical; the one person has sharp, uneven folds; the macaque's brain "
+        "has few folds and another shape."
+    ),
+    "Two axial, three coronal, two sagittal slices: an average is smoother than a person",
+)
+
+# %% [markdown]
+# A network learns the MNI152 brain. Some of it is kept back: 9 mm of every 36 mm, in each
+# orientation. That is less than it seems. An axial slice that was kept back has been seen from the
+# side and from behind, line by line: exercise 8.4's leak, and with one brain it cannot be mended.
+#
+# The network is notebook 05's U-Net again. The request is laid beside the picture as the *place* of
+# each pixel in the head: x, y and z in mm. Where the slice lies and how it is turned is both in
+# there. Sines and cosines of three wavelengths make small differences of place large enough.
+
+
+# %% tags=["export"]
+def waves(places: Tensor) -> Tensor:
+    """Places (N, 3, H, W) in mm as planes (N, 21, H, W): in units of 100 mm, and their sines and
+    cosines with wavelengths of 200, 100 and 50 mm.
+    """
+    near = places / 100
+    turns = [near * math.pi * 2**octave for octave in range(3)]
+    return torch.cat([near, *(wave for turn in turns for wave in (turn.sin(), turn.cos()))], dim=1)
+
+
+# %% tags=["export"]
+class BrainUNet(nn.Module):
+    """Notebook 05's U-Net with the place of each pixel (N, 3, 64, 64), in mm, laid beside it."""
+
+    def __init__(self, widths: tuple[int, int] = (16, 32)) -> None:
+        super().__init__()
+        self.unet = UNet(widths, size=brains.SIDE, extra=21)
+
+    def forward(self, x: Tensor, t: Tensor, places: Tensor) -> Tensor:
+        return self.unet(torch.cat([x, waves(places)], dim=1), t)
+
+
+def make_brain_net() -> nn.Module:
+    """The network of brain slices: called as net(x, t, places), it puts out v."""
+    return Preconditioned(BrainUNet(), SCHEDULE, -0.45, 0.69)
+
+
+# %% [markdown]
+# The loop is the one above, with slices that are cut anew for every step.
+
+
+# %% tags=["export"]
+def train_brain(
+    net: nn.Module,
+    *,
+    num_steps: int,
+    batch_size: int = 16,
+    lr: float = 2e-3,
+    autocast: Callable = contextlib.nullcontext,
+    watch: Callable[[int, float, nn.Module], None] | None = None,
+) -> training.EMA:
+    """Train in place on slices of MNI152 outside the slabs held out; returns the average."""
+    device, weights = next(net.parameters()).device, timestep_weights(SCHEDULE)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.0)
+    lr_scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, num_steps)
+    ema, rng = training.EMA(net, 0.995), runtime.rng(6)
+    for step in training.progress(num_steps):
+        requests = brains.draw_requests(batch_size, rng)
+        x0 = (2 * brains.slices("mni152", requests) - 1).to(device)  # (N, 1, 64, 64)
+        t = sample_timesteps(weights, batch_size).to(device)
+        with autocast():
+            places = brains.places(requests).to(device)
+            loss = diffusion_loss(net, x0, places, t, torch.randn_like(x0), SCHEDULE)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        lr_scheduler.step()
+        ema.update_parameters(net)
+        if watch:
+            watch(step + 1, loss.item(), ema)
+    return ema
+
+
+# %% [markdown]
+# Sampling starts from noise, or from a picture that is noised up to some level.
+
+
+# %% tags=["export"]
+@torch.no_grad()
+def sample_brain(
+    net: nn.Module,
+    requests: Tensor,
+    rng: torch.Generator,
+    num_steps: int = 10,
+    x: Tensor | None = None,
+    share: float = 1.0,
+) -> Tensor:
+    """A slice (N, 1, 64, 64) in [-1, 1], on the CPU, for each request (N, 2). With pictures `x`, the
+    first `share` of the timesteps is added to them as noise, and the sampler starts from there.
+    """
+    device = next(net.parameters()).device
+    levels = SCHEDULE.levels(num_steps)
+    if x is not None:
+        levels = levels[round((1 - share) * num_steps) :]
+    places = brains.places(requests).to(device)
+
+    def denoise(x: Tensor, level: Level) -> Tensor:
+        t = torch.full((len(x),), timestep_of(SCHEDULE, level), device=device)
+        return x0_from("v", net(x, t, places), x, level).clamp(-1, 1)
+
+    start = torch.randn(len(requests), 1, brains.SIDE, brains.SIDE, generator=rng)
+    if x is not None:
+        start = add_noise(x, start, levels[0])
+    return sample(denoise, start.to(device), levels, DPMPP_2M).cpu().float()
+
+
+# %% [markdown]
 # ## Files
 #
 # Hospitals keep pictures as DICOM. What a file says about itself matters as much as its pixels: a
@@ -1745,13 +1892,17 @@ def burned(hu: Tensor) -> Tensor:
 # *Synthetic Data* (0008,001C), by words in the name, the patient's ID, the series and the
 # derivation, and by the letters. (*Image Type* begins with DERIVED. In PS3.3, C.7.6.1.1.2, that
 # means computed from other images: the nearer one of two values, and it does not say synthetic.)
-# The request goes along in a private block.
+# The request goes along in a private block. With `hidden=True` notebook 06's invisible mark is laid
+# into the pixels as well, after the letters.
 
 
 # %% tags=["export", "long"]
-def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = None):
+def to_dicom(
+    x: Tensor, asked: Tensor, number: int = 1, series: str | None = None, hidden: bool = False
+):
     """A picture x (1, 48, 48) in [-1, 1] and its request (6,) as a pydicom data set: a CT image
     that says that it is synthetic. Values are HU + 1024, clipped as the network's window clips.
+    With `hidden` the pixels carry notebook 06's invisible mark.
     """
     meta = pydicom.dataset.FileMetaDataset()
     meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
@@ -1788,6 +1939,8 @@ def to_dicom(x: Tensor, asked: Tensor, number: int = 1, series: str | None = Non
     known = {name: round(value, 2) for name, value in named.items() if not math.isnan(value)}
     block.add_new(0x01, "LT", json.dumps(known))
     hu = burned(phantoms.to_hu(x[0].detach().cpu()))
+    if hidden:
+        hu = phantoms.to_hu(with_mark(phantoms.to_picture(hu)[None])[0])
     file.PixelData = (hu + 1024).round().numpy().astype("<u2").tobytes()
     return file
 
