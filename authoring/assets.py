@@ -6,7 +6,7 @@ an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one cor
 `controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking`, `esrgan` (about half an
 hour on one core), `upscaler` (eight minutes) and `imagenet` (see authoring/super_resolution.py for what they need),
 `samples` (minutes), `medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes each),
-`medical_ablation` (15 minutes), `brains` (see authoring/medical.py for what it needs), `medical_brain` (four minutes),
+`medical_ablation` (10 minutes), `brains` (see authoring/medical.py for what it needs), `medical_brain` (four minutes),
 `emoji` and `emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour), `manifest`. All by default.
 """
 
@@ -322,7 +322,7 @@ SOURCES = {
     "medical_ablation.json": (
         "this course",
         "MIT",
-        "authoring.assets medical_ablation: notebook 08's GAN with and without projection and regressor, 600 steps of "
+        "authoring.assets medical_ablation: notebook 08's GAN with and without projection and regressor, 400 steps of "
         "16, three seeds each",
     ),
     "brains.safetensors.xz": (

@@ -228,7 +228,7 @@ def make_brain() -> None:
 
 # --- what projection and regressor buy ------------------------------------------------------------------------
 
-ABLATION_STEPS, ABLATION_BATCH, ABLATION_PEOPLE = 600, 16, 500
+ABLATION_STEPS, ABLATION_BATCH, ABLATION_PEOPLE = 400, 16, 300
 
 
 class WithoutProjection(nb08.ClinicalDiscriminator):
@@ -265,7 +265,7 @@ def ablated(projection: bool, regressor: bool, seed: int) -> dict[str, float]:
 
 
 def make_ablation() -> None:
-    """Twelve short trainings, the same steps and people for all four kinds: about a quarter of an hour of one core."""
+    """Twelve short trainings, the same steps and people for all four kinds: about ten minutes of one core."""
     torch.set_num_threads(1)
     phantoms.cohort("train")
     rows = []
@@ -282,4 +282,4 @@ def make_ablation() -> None:
                 }
                 rows.append(row | ablated(projection, regressor, seed))
                 print(rows[-1], f"{time.process_time() - start:.0f} s", flush=True)
-    write_rows("medical_ablation.json", sorted(rows, key=lambda row: (-row["projection"], -row["regressor"])))
+                write_rows("medical_ablation.json", sorted(rows, key=lambda row: (-row["projection"], -row["regressor"])))
