@@ -326,8 +326,8 @@ SOURCES = {
         "16, three seeds each",
     ),
     "brains.safetensors.xz": (
-        "MNI152 (ICBM 2009a, Louis Collins, McConnell Brain Imaging Centre) from nilearn; Colin27 (the same) and INIA19 "
-        "(Rohlfing et al. 2012) from Debian's package mricron-data",
+        "MNI152 (ICBM 2009a, Louis Collins, McConnell Brain Imaging Centre) from nilearn; Colin27 (the same) and "
+        "INIA19 (Rohlfing et al. 2012) from Debian's package mricron-data",
         "see LICENSES/brains.txt",
         "authoring.assets brains: averaged to voxels of 3 mm (the macaque's 1.3 mm), 64 x 64 x 64, 8 bits",
     ),

@@ -282,4 +282,6 @@ def make_ablation() -> None:
                 }
                 rows.append(row | ablated(projection, regressor, seed))
                 print(rows[-1], f"{time.process_time() - start:.0f} s", flush=True)
-                write_rows("medical_ablation.json", sorted(rows, key=lambda row: (-row["projection"], -row["regressor"])))
+                write_rows(
+                    "medical_ablation.json", sorted(rows, key=lambda row: (-row["projection"], -row["regressor"]))
+                )

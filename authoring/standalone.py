@@ -60,7 +60,10 @@ OPENED = {
         "medical_gan.safetensors",
         "medical_diffusion.safetensors",
         "medical_control.safetensors",
+        "medical_brain.safetensors",
         "medical_use.json",
+        "medical_ablation.json",
+        "brains.safetensors.xz",
     ),
     "09": (
         *FASHION,

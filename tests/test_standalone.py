@@ -54,9 +54,9 @@ USES = {
     "photographs.looking_net(), realesrgan.weights(), data.images('fashion_mnist', 'test')\n"
     "[data.weights('esrgan_small_' + n) for n in ('l1', 'gan')], data.weights('clothes_upscaler')\n"
     "assert (data.ASSETS / 'super_resolution.json').stat().st_size",
-    "08": "from course_utils import data, phantoms; phantoms.projector()\n"
-    "[data.weights('medical_' + n) for n in ('gan', 'diffusion', 'control')]\n"
-    "assert (data.ASSETS / 'medical_use.json').stat().st_size",
+    "08": "from course_utils import brains, data, phantoms; phantoms.projector(), brains.volume('mni152')\n"
+    "[data.weights('medical_' + n) for n in ('gan', 'diffusion', 'control', 'brain')]\n"
+    "assert all((data.ASSETS / f'medical_{n}.json').stat().st_size for n in ('use', 'ablation'))",
     "09": "from course_utils import data, imagenet, photographs; photographs.photographs('test'); imagenet.network()\n"
     "data.samples('fashion_mnist_samples')\n"
     "[data.weights('fashion_mnist_' + n) for n in ('ddpm', 'dcgan', 'wgan_gp')]",

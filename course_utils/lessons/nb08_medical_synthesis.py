@@ -330,11 +330,12 @@ def sample_diffusion(
 
 
 def shipped(name: str) -> nn.Module:
-    """The course's own network "gan", "diffusion" or "control", in eval mode, on the CPU."""
+    """The course's network "gan", "diffusion", "control" or "brain", in eval mode, on the CPU."""
     makers = {
         "gan": ClinicalGenerator,
         "diffusion": make_denoiser_net,
         "control": lambda: make_denoiser_net((16, 32)),
+        "brain": lambda: make_brain_net(),
     }
     net = makers[name]()
     net.load_state_dict(data.weights(f"medical_{name}"))
@@ -583,12 +584,12 @@ def sample_brain(
     net: nn.Module,
     requests: Tensor,
     rng: torch.Generator,
-    num_steps: int = 10,
+    num_steps: int = 8,
     x: Tensor | None = None,
     share: float = 1.0,
 ) -> Tensor:
-    """A slice (N, 1, 64, 64) in [-1, 1], on the CPU, for each request (N, 2). With pictures `x`, the
-    first `share` of the timesteps is added to them as noise, and the sampler starts from there.
+    """A slice (N, 1, 64, 64) in [-1, 1], on the CPU, for each request (N, 2). With pictures `x`,
+    these get the noise of the first `share` of the timesteps, and the sampler starts from there.
     """
     device = next(net.parameters()).device
     levels = SCHEDULE.levels(num_steps)

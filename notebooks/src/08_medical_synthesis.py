@@ -756,11 +756,12 @@ def sample_diffusion(
 
 # %% tags=["export"]
 def shipped(name: str) -> nn.Module:
-    """The course's own network "gan", "diffusion" or "control", in eval mode, on the CPU."""
+    """The course's network "gan", "diffusion", "control" or "brain", in eval mode, on the CPU."""
     makers = {
         "gan": ClinicalGenerator,
         "diffusion": make_denoiser_net,
         "control": lambda: make_denoiser_net((16, 32)),
+        "brain": lambda: make_brain_net(),
     }
     net = makers[name]()
     net.load_state_dict(data.weights(f"medical_{name}"))
@@ -1114,6 +1115,89 @@ claim(
 # the contrast. In radius that is hardly less than for somebody who does not listen at all; only the
 # slope tells them apart. Whether a longer training mends it was not measured.
 #
+# ### Ask eight times, keep the best
+#
+# A judge can do more than judge. Each request goes to the GAN eight times, with other noise, and
+# the picture whose reading is nearest to the request is kept. The request itself is varied a
+# little, by up to a fifth in radius and contrast.
+
+
+# %%
+def best_of(requests, k, rng):
+    """For each request (N, 6) the best of k pictures, as the judge reads them, and its reading."""
+    wanted_k = requests.repeat_interleave(k, dim=0)
+    varied = wanted_k.clone()
+    varied[:, [0, 3]] *= 0.8 + 0.4 * torch.rand(len(varied), 2, generator=rng)
+    made = sample_gan(gan, varied, rng)
+    read = measure(made)
+    away = (read[:, :2] - phantoms.place_of(wanted_k)).norm(dim=1) / 20
+    off = (read[:, 2:] / wanted_k[:, [0, 3]] - 1).square().sum(dim=1) + away**2
+    best = off.view(-1, k).argmin(dim=1) + k * torch.arange(len(requests))
+    return made[best], read[best]
+
+
+# %% [markdown]
+# Who chooses by a judge may not be judged by him: he would count his own mistakes as hits. So a
+# second judge reads radius and contrast in another way. The contrast is the mean of the inner disk,
+# the radius comes from the sum of all that is brighter than the brain.
+
+
+# %%
+def by_sums(x, requests):
+    """Radius (mm) and contrast (HU), (N, 2), from sums of pixels around the place asked for."""
+    hu, (across, up) = phantoms.to_hu(x.double())[:, 0], phantoms.grid()
+    at = phantoms.place_of(requests)[:, :, None, None]
+    away = ((across - at[:, 0]) ** 2 + (up - at[:, 1]) ** 2).sqrt()
+    radius = requests[:, 0, None, None]
+    skull = (hu > 150).double()
+    brain = 1 - F.max_pool2d(1 - (enclosed(skull) * (1 - skull))[:, None], 3, 1, 1)[:, 0]
+    ring = brain * (away > radius + 8) * (away < radius + 20)
+    level = torch.stack([h[b > 0].median() if b.any() else h.median() for h, b in zip(hu, ring)])
+    above = hu - level[:, None, None]
+
+    def total(weight):
+        return (weight * brain * above).sum(dim=(1, 2)), (weight * brain).sum(dim=(1, 2))
+
+    inner, n = total((away < 0.6 * radius).double())
+    contrast = inner / n.clamp(min=1)
+    whole, inside = total((away < radius + 6).double())
+    area = whole / contrast * phantoms.PIXEL**2 * (away < radius + 6).sum(dim=(1, 2)) / inside
+    return torch.stack([(area / math.pi).clamp(min=0).sqrt(), contrast], dim=1).float()
+
+
+# %%
+N_BEST = 60
+rng = runtime.rng(10)
+some = wanted[:N_BEST]
+(once, once_read), (chosen, chosen_read) = (best_of(some, k, rng) for k in (1, 8))
+
+# %% tags=["nbval-ignore-output"]
+second_judge, first_judge = {}, {}
+for name, x, read_by_first in (
+    ("real", pictures["real"][:N_BEST], found["real"][:N_BEST]),
+    ("GAN, once", once, once_read),
+    ("GAN, best of 8", chosen, chosen_read),
+):
+    off = (by_sums(x, some) / some[:, [0, 3]] - 1).abs().clamp(max=1).mean(dim=0).tolist()
+    second_judge[name], first_judge[name] = off, errors(read_by_first, some)
+    print(
+        f"{name:15} radius {first_judge[name]['radius']:.1%}, contrast "
+        f"{first_judge[name]['contrast']:.1%}; by the second judge {off[0]:.1%} and {off[1]:.1%}"
+    )
+
+# %%
+claim(
+    "The best of 8 pictures has at most 0.8 of the error of contrast that one has, by a judge who "
+    "did not choose",
+    second_judge["GAN, best of 8"][1] / second_judge["GAN, once"][1],
+    at_most=0.8,
+)
+
+# %% [markdown]
+# Choosing brings the radius to within about 10 in 100. The contrast stays a little above it: weak
+# lesions of 20 HU are the hard ones, where 10 in 100 are 2 HU. Eight pictures cost eight times the
+# time, and the judge's on top.
+#
 # ### Beyond the range
 #
 # No picture of training had a radius above 16 mm or a contrast above 80 HU. The networks take such
@@ -1198,6 +1282,40 @@ claim(
 # %% [markdown]
 # Between the ends the request is followed in part; beyond them the lesions stay more like those
 # that were seen, and no picture says that it is wrong.
+#
+# ### Thick slices
+#
+# All slices so far were infinitely thin. A real one is a mean over some millimetres (*partial
+# volume*). A lesion is a ball here, cut through its middle; the thicker the slice, the more of the
+# brain above and below the ball is in each pixel. The networks never saw a thick slice and cannot
+# be asked for one. So the question is what thickness does to the judge.
+
+# %%
+THICK = (0.0, 5.0, 16.0, 32.0)  # mm
+rng = runtime.rng(11)
+sliced = wanted[:80].clone()
+sliced[:, 0], bodies = 10.0, phantoms.draw_anatomy(len(sliced), rng)  # balls of 20 mm across
+by_thickness = {}
+for thickness in THICK:
+    hu = phantoms.head(sliced, bodies, thickness=thickness)
+    read_here = measure(phantoms.to_picture(phantoms.scan(hu, sliced[:, 4], rng)))
+    by_thickness[thickness] = (read_here[:, 3] / sliced[:, 3]).median().item()
+
+# %% tags=["nbval-ignore-output"]
+for thickness, share in by_thickness.items():
+    print(f"slices of {thickness:2.0f} mm: {share:.0%} of the contrast is read, in the median")
+
+# %%
+claim(
+    "Slices of 5 mm leave a ball 20 mm across at least 0.85 of its contrast",
+    by_thickness[5.0],
+    at_least=0.85,
+)
+claim("Slices of 32 mm leave it at most 0.75 of its contrast", by_thickness[32.0], at_most=0.75)
+
+# %% [markdown]
+# So a request for a contrast means little without the thickness, and DICOM has an attribute for it.
+# Ventricles and skull go straight through the slice here, which no real ones do.
 #
 # ## What is refused
 #
@@ -1844,12 +1962,12 @@ def sample_brain(
     net: nn.Module,
     requests: Tensor,
     rng: torch.Generator,
-    num_steps: int = 10,
+    num_steps: int = 8,
     x: Tensor | None = None,
     share: float = 1.0,
 ) -> Tensor:
-    """A slice (N, 1, 64, 64) in [-1, 1], on the CPU, for each request (N, 2). With pictures `x`, the
-    first `share` of the timesteps is added to them as noise, and the sampler starts from there.
+    """A slice (N, 1, 64, 64) in [-1, 1], on the CPU, for each request (N, 2). With pictures `x`,
+    these get the noise of the first `share` of the timesteps, and the sampler starts from there.
     """
     device = next(net.parameters()).device
     levels = SCHEDULE.levels(num_steps)
@@ -1866,6 +1984,290 @@ def sample_brain(
         start = add_noise(x, start, levels[0])
     return sample(denoise, start.to(device), levels, DPMPP_2M).cpu().float()
 
+
+# %% [markdown]
+# Training takes some minutes, so the weights are shipped. Two pictures are sampled for each of the
+# seven requests.
+
+# %%
+brain_net = shipped("brain").to(run.device)
+rng = runtime.rng(7)
+first_draw, second_draw = (sample_brain(brain_net, asked_slices, rng) for _ in range(2))
+
+# %% [markdown]
+# Below them stands what is nearest among all slices that were trained on, one every millimetre.
+
+
+# %%
+def nearest_trained(x):
+    """The slice of MNI152 (N, 1, 64, 64) outside the slabs held out that is nearest to each x."""
+    positions = [torch.arange(low, high + 1) for _, low, high in brains.ORIENTATIONS.values()]
+    every = torch.cat(
+        [torch.stack([torch.full_like(p, o), p], dim=1) for o, p in enumerate(positions)]
+    )
+    trained = 2 * brains.slices("mni152", every[~brains.held_out(every)]) - 1
+    return trained[torch.cdist(x.flatten(1), trained.flatten(1)).argmin(dim=1)]
+
+
+# %% tags=["figure", "nbval-ignore-output"]
+# @title A brain by request
+plots.film_strip(
+    [first_draw, second_draw, nearest_trained(first_draw), three_brains["mni152"]],
+    ["sampled", "again", "nearest", "real"],
+    (
+        "The same seven requests four times: two samples of the network, the nearest slice of its "
+        "training, and the real slice of MNI152. Outlines and the middle line agree in all four. "
+        "Inside, the samples are blotchy and have none of the folds of the real slices."
+    ),
+    "The outline is the one asked for; inside there are blotches where folds should be",
+)
+
+# %% [markdown]
+# ### Does it obey, on a brain?
+#
+# The network had a few minutes of one core, and it shows: the outline is right, the inside is not.
+# Would a measurement notice? Nothing classical reads a position from a brain. So a small *reader*
+# is trained, on **real slices only**: those of MNI152 outside the slabs held out. It never sees a
+# generated picture. Slices are moved, stretched, brightened, blurred and made noisy for it, so that
+# it cannot go by one pixel. This MNI152 is symmetrical, so that left and right cannot be told
+# apart: of a sagittal slice, the distance from the middle is asked.
+
+
+# %%
+def position_of(requests):
+    """The position (N,) in mm; of sagittal slices the distance from the middle."""
+    return torch.where(requests[:, 0] == 2, requests[:, 1].abs(), requests[:, 1])
+
+
+def disturbed(x, rng):
+    """Slices (N, 1, 64, 64) moved, stretched, brightened, and some of them blurred or noisy."""
+    n = len(x)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, :, :2] = torch.eye(2) * (0.9 + 0.2 * torch.rand(n, 2, 1, generator=rng))
+    theta[:, :, 2] = 0.2 * torch.rand(n, 2, generator=rng) - 0.1
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    x = F.grid_sample((x + 1) / 2, grid, align_corners=False)
+    x = x ** (0.7 + 0.6 * torch.rand(n, 1, 1, 1, generator=rng))
+    x = torch.where(torch.rand(n, 1, 1, 1, generator=rng) < 0.5, F.avg_pool2d(x, 3, 1, 1), x)
+    return (
+        2 * x
+        - 1
+        + 0.1 * torch.rand(n, 1, 1, 1, generator=rng) * torch.randn(x.shape, generator=rng)
+    )
+
+
+# %% [markdown]
+# The reader says which orientation a slice has, and for each orientation where it would lie.
+
+# %%
+READER_STEPS, READER_BATCH = 400, 32
+torch.manual_seed(run.seed)
+reader = nn.Sequential(
+    nn.PixelUnshuffle(2),  # 64 -> 32
+    nn.Conv2d(4, 16, 3, 2, 1),  # 32 -> 16
+    nn.ReLU(),
+    nn.Conv2d(16, 32, 3, 2, 1),  # 16 -> 8
+    nn.ReLU(),
+    nn.Conv2d(32, 64, 3, 2, 1),  # 8 -> 4
+    nn.ReLU(),
+    nn.Flatten(),
+    nn.Linear(1024, 64),
+    nn.ReLU(),
+    nn.Linear(64, 6),  # three orientations, three positions in units of 50 mm
+).to(run.device)
+
+# %% tags=["nbval-ignore-output"]
+rng = runtime.rng(8)
+optimiser = torch.optim.AdamW(reader.parameters(), lr=3e-3)
+lr_scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, READER_STEPS)
+for _ in training.progress(READER_STEPS):
+    requests = brains.draw_requests(READER_BATCH, rng)
+    x = disturbed(2 * brains.slices("mni152", requests) - 1, rng).to(run.device)
+    orientation = requests[:, 0].long().to(run.device)
+    position = position_of(requests).to(run.device)
+    out = reader(x)
+    at = out[:, 3:].gather(1, orientation[:, None])[:, 0]
+    loss = F.cross_entropy(out[:, :3], orientation) + F.smooth_l1_loss(at, position / 50)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    lr_scheduler.step()
+print(f"the reader after {READER_STEPS} steps: loss {loss.item():.3f}")
+
+# %% [markdown]
+# A second judge knows no network at all. White matter is what is brighter than a threshold. The
+# threshold is set once, on real slices, so that as much is white there as in the map of white
+# matter that comes with MNI152.
+
+# %%
+N_SLICES = 60
+rng = runtime.rng(9)
+seen, kept_back = (brains.draw_requests(N_SLICES, rng, unseen=u) for u in (False, True))
+real_seen = 2 * brains.slices("mni152", seen) - 1
+WHITE = real_seen.flatten().quantile(1 - brains.slices("white", seen).mean().item()).item()
+
+
+# %%
+@torch.no_grad()
+def read(x):
+    """Orientation (N,) and position (N,) in mm that the reader finds in slices x."""
+    out = reader(x.to(run.device)).cpu()
+    orientation = out[:, :3].argmax(dim=1)
+    return orientation, 50 * out[:, 3:].gather(1, orientation[:, None])[:, 0]
+
+
+def told(x, requests):
+    """The share of right orientations, the mean error of position (mm), and of white matter."""
+    orientation, position = read(x)
+    wanted = brains.slices("white", requests).mean(dim=(1, 2, 3))
+    white = (x > WHITE).float().mean(dim=(1, 2, 3))
+    return {
+        "orientation": (orientation == requests[:, 0]).float().mean().item(),
+        "position": (position - position_of(requests)).abs().mean().item(),
+        "white": ((white - wanted).abs().mean() / wanted.mean()).item(),
+    }
+
+
+# %% [markdown]
+# The table has the judges' own errors first: on slices of MNI152 that the reader was trained on, on
+# the slabs that were kept back, and on *another person*, Colin27. Only the last one is a fair
+# measure of the reader. Two rows must fail: pictures of other requests, and noise.
+
+# %%
+sampled_seen, sampled_kept = (sample_brain(brain_net, asked, rng) for asked in (seen, kept_back))
+sets = {
+    "real, seen": (real_seen, seen),
+    "real, kept back": (2 * brains.slices("mni152", kept_back) - 1, kept_back),
+    "real, Colin27": (2 * brains.slices("colin27", seen) - 1, seen),
+    "sampled, seen": (sampled_seen, seen),
+    "sampled, kept back": (sampled_kept, kept_back),
+    "sampled, other requests": (sampled_seen.roll(1, dims=0), seen),
+    "noise": (torch.randn(real_seen.shape, generator=rng).clamp(-1, 1), seen),
+}
+brain_obeyed = {name: told(x, asked) for name, (x, asked) in sets.items()}
+
+# %% tags=["nbval-ignore-output"]
+plots.table(
+    ["slices", "orientation right", "position (mm)", "white matter off by"],
+    [
+        [name, f"{e['orientation']:.0%}", f"{e['position']:.1f}", f"{e['white']:.0%}"]
+        for name, e in brain_obeyed.items()
+    ],
+)
+
+# %%
+claim(
+    "The reader finds the orientation of at least 9 in 10 slices of another person, Colin27",
+    brain_obeyed["real, Colin27"]["orientation"],
+    at_least=0.9,
+)
+claim(
+    "Of sampled slices at least 9 in 10 have the orientation that was asked for",
+    [brain_obeyed[name]["orientation"] for name in ("sampled, seen", "sampled, kept back")],
+    at_least=0.9,
+)
+
+# %%
+claim(
+    "Sampled slices are read at most 12 mm from the position that was asked for, in the mean",
+    [brain_obeyed[name]["position"] for name in ("sampled, seen", "sampled, kept back")],
+    at_most=12,
+)
+claim(
+    "Slices of other requests are read at least 25 mm from it",
+    brain_obeyed["sampled, other requests"]["position"],
+    at_least=25,
+)
+
+# %% [markdown]
+# So the network obeys orientation and position, by a reader that knows real slices only. And the
+# pictures are bad. Both are true: the reader goes by the outline, and nobody asked it about folds.
+# *A judge measures what it measures.* A third measurement compares with the brain itself: how far
+# is a sampled slice from the real one of the same request, how far are two samples from each other,
+# and how far is another person?
+
+
+# %%
+def apart(a, b):
+    """The root of the mean squared difference of brightness, of which the range is 2."""
+    return (a - b).square().mean().sqrt().item()
+
+
+real_kept, colin_kept = (2 * brains.slices(name, kept_back) - 1 for name in ("mni152", "colin27"))
+distances = {
+    "a sample and the real slice": apart(sampled_kept, real_kept),
+    "two samples": apart(sampled_kept, sample_brain(brain_net, kept_back, rng)),
+    "a sample and the nearest slice of training": apart(
+        sampled_kept, nearest_trained(sampled_kept)
+    ),
+    "Colin27 and MNI152": apart(colin_kept, real_kept),
+    "requests mixed up": apart(sampled_kept.roll(1, dims=0), real_kept),
+}
+
+# %% tags=["nbval-ignore-output"]
+for pair, value in distances.items():
+    print(f"{pair:45} {value:.2f}")
+
+# %%
+claim(
+    "Two samples of one request differ at most 1.2 times as much as one person and the average",
+    distances["two samples"] / distances["Colin27 and MNI152"],
+    at_most=1.2,
+)
+
+# %% [markdown]
+# Two samples of one request differ about as much as two *brains* do. Is that the variety of people?
+# No: the network has seen one brain, and what differs is its error, the blotches. A number for
+# variety counts faults as variety.
+#
+# ### What it has never seen
+#
+# A macaque's slice gets noise up to the middle of the schedule and beyond, and the network takes it
+# away again, with a human request. What comes back?
+
+# %%
+SHARE = 0.6  # of the timesteps
+macaque = 2 * brains.slices("macaque", kept_back) - 1
+back = sample_brain(brain_net, kept_back, rng, x=macaque, share=SHARE)
+blurred = F.avg_pool2d(macaque, 5, 1, 2)  # what denoising alone could do
+
+
+# %%
+def nearer_to(x, one, other):
+    """The share of slices x that are nearer to `one` than to `other`."""
+    to_one, to_other = ((x - y).square().mean(dim=(1, 2, 3)) for y in (one, other))
+    return (to_one < to_other).float().mean().item()
+
+
+# %% tags=["figure", "nbval-ignore-output"]
+# @title A macaque comes back
+plots.film_strip(
+    [macaque[:7], back[:7], real_kept[:7]],
+    ["macaque", "came back", "MNI152"],
+    (
+        "Seven slices of a macaque's brain; below, what came back from the network; below, the "
+        "slices of MNI152 at the same requests. What came back has the human outline."
+    ),
+    "Noised and denoised, a macaque's brain comes back with the outline of a human one",
+)
+
+# %%
+claim(
+    "Of a macaque's slices, at least 7 in 10 come back nearer to MNI152 than to the macaque",
+    nearer_to(back, real_kept, macaque),
+    at_least=0.7,
+)
+claim("Blurred only, at most 1 in 10 are", nearer_to(blurred, real_kept, macaque), at_most=0.1)
+
+# %% [markdown]
+# The network makes of everything what it knows. A tumour that no training slice had would go the
+# same way: such a network must not "clean" a patient's picture.
+#
+# What can a model of **one** brain prove? That a request for place and orientation is obeyed, and
+# how far. It cannot show variety, fairness, or anything about patients; a membership attack on it
+# has nobody to find but one. And it cannot be tested on slices kept back, since they were seen from
+# the side, nor on one half, since this brain's halves are equal. MNI152 is an average of people who
+# agreed to it. A network that learnt *your* brain like this would be a copy of your brain.
 
 # %% [markdown]
 # ## Files
@@ -1986,6 +2388,101 @@ claim(
 
 # %% [markdown]
 # The course's tests let another program, dcmtk's `dcmdump`, read such a file where it is installed.
+#
+# ### A mark that nobody sees
+#
+# Attributes are lost when somebody exports a picture, and letters can be cropped. Notebook 06's
+# invisible mark sits in the pixels. It is made for 256 grey levels; here it is laid into the
+# network's window, in which a level is about one HU, and the file keeps whole HU. Does it survive?
+#
+# Forty pictures are written to DICOM with the mark and without, and read by pydicom. Then they go
+# through what a workstation does to them: a window, 256 levels, another size.
+
+
+# %%
+def through_dicom(x, requests, hidden):
+    """HU (N, 48, 48) of pictures that were written to DICOM and read from it."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path, read_here = Path(folder) / "synthetic.dcm", []
+        for picture, row in zip(x, requests):
+            to_dicom(picture, row, hidden=hidden).save_as(path, enforce_file_format=True)
+            read_here.append(from_dicom(pydicom.dcmread(path)))
+    return torch.stack(read_here)
+
+
+def shown_as(hu, centre, width):
+    """A window of HU in 256 grey levels, as a picture in [-1, 1]."""
+    return 2 * (255 * window(hu, 1, 0, centre, width)).round() / 255 - 1
+
+
+def resized(x, side):
+    """Pictures (N, 48, 48) at another size."""
+    return F.interpolate(x[:, None], (side, side), mode="bilinear", antialias=True)[:, 0]
+
+
+# %%
+N_HIDDEN = 40
+some = wanted[:N_HIDDEN]
+x = pictures["GAN, shipped"][:N_HIDDEN]
+marked_hu, plain_hu = (through_dicom(x, some, hidden) for hidden in (True, False))
+ways = {
+    "as in the file": lambda hu: phantoms.to_picture(hu),
+    "window 40 and 240, 8 bits": lambda hu: shown_as(hu, 40, 240),
+    "brain window 40 and 80, 8 bits": lambda hu: shown_as(hu, 40, 80),
+    "bone window 400 and 1800, 8 bits": lambda hu: shown_as(hu, 400, 1800),
+    "half the size": lambda hu: resized(shown_as(hu, 40, 240), 24),
+    "half the size and back": lambda hu: resized(resized(shown_as(hu, 40, 240), 24), 48),
+}
+
+# %% tags=["nbval-ignore-output"]
+strengths = {
+    way: [
+        np.array([mark_strength(picture[None].clamp(-1, 1)) for picture in change(hu)])
+        for hu in (marked_hu, plain_hu)
+    ]
+    for way, change in ways.items()
+}
+plots.table(
+    ["way", "z, marked (median)", "found", "z, not marked", "false alarms"],
+    [
+        [
+            way,
+            f"{np.median(marked):.1f}",
+            f"{(marked >= THRESHOLD).mean():.0%}",
+            f"{np.median(plain):.1f}",
+            f"{(plain >= THRESHOLD).mean():.0%}",
+        ]
+        for way, (marked, plain) in strengths.items()
+    ],
+)
+price = (marked_hu - plain_hu).square().mean().sqrt().item()
+print(f"price: the mark changes pixels by {price:.1f} HU, root mean square")
+
+# %%
+claim(
+    "Read back from DICOM, the hidden mark is found in all of forty pictures",
+    (strengths["as in the file"][0] >= THRESHOLD).mean(),
+    equal=1,
+)
+claim(
+    "No picture without the mark is taken for a marked one, whatever was done to it",
+    max((plain >= THRESHOLD).mean() for _, plain in strengths.values()),
+    equal=0,
+)
+
+# %%
+claim(
+    "Halving the size hides the mark: at most 1 in 10 is found",
+    [(strengths[way][0] >= THRESHOLD).mean() for way in list(ways)[-2:]],
+    at_most=0.1,
+)
+
+# %% [markdown]
+# Rounding to HU does it no harm, and the brain window hardly any, for it spreads few HU over many
+# levels. The bone window has seven HU in a level and rounds much of the mark away. Another size
+# hides it. And order matters: letters that are burned in *after* the mark take part of it away,
+# which is why `to_dicom` lays it in last. Its key is public here, so the mark is a notice and no
+# proof; and a few HU of noise are a price that a file for diagnosis could not pay.
 #
 # **De-identification** is the way back: a real header, and all that names a person must go. DICOM
 # PS3.15, annex E, lists hundreds of attributes, and a list of what to remove is never complete:
@@ -2149,7 +2646,7 @@ print(f"membership: control {control_auc:.2f}, published {published_auc:.2f}, GA
 print(run.report())
 
 # %% [markdown]
-# Not measured here: what projection and regressor buy one by one, real brains, thick slices.
+# Not measured here: networks that are asked for thick slices, or trained on many real people.
 #
 # ## What went wrong, and what helped
 #
@@ -2163,6 +2660,9 @@ print(run.report())
 #   in which the lesion's edge is at 0 mended both.
 # - *45 degrees.* With rays along the diagonal, pixels line up with the detector's bins, and scans
 #   had a hatching. The angles are moved by half a step.
+# - *Left or right?* The reader of brain slices was off by 20 mm and more at first. This MNI152 is
+#   symmetrical, so that a sagittal slice does not tell on which side of the middle it lies. Asked
+#   for the distance from the middle, the reader does what is in its table.
 # - *Least squares alone* loses a weak lesion; the matched filter alone is off by a pixel and knows
 #   radii to a millimetre. Both together do what is in the table's first row.
 #
@@ -2180,6 +2680,13 @@ print(run.report())
 #   (ROC) Curve*.
 # - Carlini, Chien, Nasr et al. 2022, *Membership Inference Attacks From First Principles*.
 # - Matsumoto, Miura, Yanai 2023, *Membership Inference Attacks against Diffusion Models*.
+# - Cox, Kilian, Leighton, Shamoon 1997, *Secure Spread Spectrum Watermarking for Multimedia*.
+# - Fonov, Evans, McKinstry et al. 2009, *Unbiased nonlinear average age-appropriate brain templates
+#   from birth to adulthood*.
+# - Holmes, Hoge, Collins et al. 1998, *Enhancement of MR Images Using Registration for Signal
+#   Averaging*: Colin27.
+# - Rohlfing, Kroenke, Sullivan et al. 2012, *The INIA19 Template and NeuroMaps Atlas for Primate
+#   Brain Image Parcellation and Spatial Normalization*.
 # - DICOM PS3.3 (C.7.6.1, C.8.2.1) and PS3.15, annex E.
 #
 # ## Next
