@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from course_utils import phantoms
+from course_utils import brains, data, phantoms, pictures
 from course_utils.lessons import nb08_medical_synthesis as nb08
 
 
@@ -89,6 +90,69 @@ def test_pictures_come_back_as_hu_within_the_window() -> None:
     hu = torch.linspace(-300, 400, 71).view(1, 1, 1, 71)
     low, high = 40 - 120, 40 + 120
     assert torch.allclose(phantoms.to_hu(phantoms.to_picture(hu)), hu.clamp(low, high), atol=1e-3)
+
+
+def test_a_slice_as_thick_as_a_ball_holds_two_thirds_of_it_in_the_middle_and_less_at_the_edge() -> None:
+    asked, anatomy = torch.tensor([[12.0, 30, 0, 60, 6, 70]]), phantoms.draw_anatomy(1, rng(21))
+    plain = phantoms.head(asked, anatomy, lesion=False)
+    x, y = phantoms.grid()
+    for thickness in (0.0, 8.0, 24.0, 48.0):
+        gap = (phantoms.head(asked, anatomy, thickness=thickness) - plain)[0, 0]
+        total = gap.sum().item() * phantoms.PIXEL**2
+        if thickness >= 24:  # the whole ball is in the slice: its volume over the slice's thickness
+            assert total == pytest.approx(60 * 4 / 3 * math.pi * 12**3 / thickness, rel=0.05)
+        middle = gap[(x - 30) ** 2 + y**2 < 9].max().item()
+        assert middle == pytest.approx(60 * min(1, 24 / max(thickness, 1e-9)), rel=0.1)
+
+
+# --- brains -------------------------------------------------------------------------------------------------
+
+
+def test_slices_of_a_brain_lie_where_their_places_say() -> None:
+    requests = torch.tensor([[0, 13.2], [1, -40.7], [2, 22.9]])
+    brain, places = brains.volume("mni152"), brains.places(requests)
+    at = torch.stack([(places[:, a] - brains.CENTRE[a]) / brains.STEP + 31.5 for a in range(3)], dim=1)
+    grid = (2 * at / 63 - 1).flip(1).permute(0, 2, 3, 1).reshape(1, -1, 1, 1, 3)  # z, y, x: last axis first
+    sampled = torch.nn.functional.grid_sample(brain[None, None], grid, align_corners=True)
+    assert torch.allclose(sampled.view(3, 1, 64, 64), brains.slices("mni152", requests), atol=1e-4)
+
+
+def test_requests_keep_to_the_slabs_and_ranges() -> None:
+    seen, kept = (brains.draw_requests(300, rng(22), unseen=unseen) for unseen in (False, True))
+    assert not brains.held_out(seen).any() and brains.held_out(kept).all()
+    for requests in (seen, kept):
+        orientation = requests[:, 0].long()
+        assert (requests[:, 1] >= brains.LOW[orientation]).all() and (requests[:, 1] <= brains.HIGH[orientation]).all()
+        assert set(orientation.tolist()) == {0, 1, 2}
+
+
+def test_this_average_is_symmetrical_and_no_person_is() -> None:
+    halves = {name: brains.volume(name) - brains.volume(name).flip(0) for name in ("mni152", "colin27")}
+    assert halves["mni152"].abs().max() < 0.01 < halves["colin27"].abs().mean()
+    with pytest.raises(ValueError, match="no brain 'ch2'"):
+        brains.volume("ch2")
+
+
+def test_grey_and_white_matter_are_shares_of_what_is_brain() -> None:
+    grey, white = brains.volume("grey"), brains.volume("white")
+    assert (grey + white).max() < 1.1 and ((grey + white) > 0.5)[brains.volume("mni152") < 0.02].float().mean() < 0.01
+
+
+def test_the_network_of_slices_gives_the_outline_that_is_asked_for() -> None:
+    requests = brains.draw_requests(12, rng(23))
+    x = nb08.sample_brain(nb08.shipped("brain"), requests, rng(24))
+    real = 2 * brains.slices("mni152", requests) - 1
+    overlap = ((x > -0.3) & (real > -0.3)).sum() / ((x > -0.3) | (real > -0.3)).sum()
+    mixed_up = ((x > -0.3) & (real.roll(1, 0) > -0.3)).sum() / ((x > -0.3) | (real.roll(1, 0) > -0.3)).sum()
+    assert overlap > 0.8 > mixed_up + 0.1
+
+
+def test_planes_of_waves_tell_neighbouring_places_apart() -> None:
+    places = brains.places(torch.tensor([[0, 0.0], [0, 3.0], [0, 30.0]]))
+    planes = nb08.waves(places)
+    assert planes.shape == (3, 21, 64, 64) and planes.abs().max() < 1.3
+    near, far = ((planes[0] - planes[k]).square().mean().sqrt() for k in (1, 2))
+    assert 0.02 < near < far
 
 
 # --- requests -----------------------------------------------------------------------------------------------
@@ -205,6 +269,22 @@ def test_a_file_says_that_it_is_synthetic_and_gives_the_picture_back(file) -> No
     assert '"radius": 14.0' in kept and "dose" not in kept
 
 
+def test_the_hidden_mark_comes_back_out_of_a_file_and_letters_on_top_of_it_do_harm(tmp_path) -> None:
+    asked = phantoms.draw_parameters(12, rng(25))
+    x, path = nb08.sample_gan(nb08.shipped("gan"), asked, rng(26)), tmp_path / "marked.dcm"
+
+    def strength(picture: Tensor, row: Tensor, hidden: bool) -> float:
+        nb08.to_dicom(picture, row, hidden=hidden).save_as(path, enforce_file_format=True)
+        return pictures.mark_strength(phantoms.to_picture(nb08.from_dicom(pydicom.dcmread(path)))[None])
+
+    marked, plain, before = (
+        np.array([strength(make(picture), row, hidden) for picture, row in zip(x, asked)])
+        for make, hidden in ((lambda p: p, True), (lambda p: p, False), (pictures.with_mark, False))
+    )
+    assert marked.min() >= pictures.THRESHOLD > plain.max()
+    assert np.median(before) < np.median(marked)
+
+
 @pytest.mark.skipif(shutil.which("dcmdump") is None, reason="dcmtk is not installed")
 def test_dcmtk_reads_the_file(file) -> None:
     done = subprocess.run(["dcmdump", str(file[0])], capture_output=True, text=True)
@@ -234,3 +314,15 @@ def test_nothing_that_names_somebody_is_left_and_a_series_stays_one(file) -> Non
     assert "AccessionNumber" in first and not first.AccessionNumber  # empty, and there
     assert first.SyntheticData == "YES"
     assert first.PatientIdentityRemoved == "YES" and file.PatientName == "Doe^Jane"
+
+
+# --- stored tables ------------------------------------------------------------------------------------------
+
+
+def test_the_tables_have_a_row_for_everything_that_is_compared() -> None:
+    use = json.loads((data.ASSETS / "medical_use.json").read_text("utf-8"))
+    for name in ("real", "real + GAN", "real + diffusion"):
+        assert {10, 40, 160} <= {row["real"] for row in use if row["name"] == name}
+    rows = json.loads((data.ASSETS / "medical_ablation.json").read_text("utf-8"))
+    kinds = {(row["projection"], row["regressor"]): row["seed"] for row in rows}
+    assert len(kinds) == 4 and len(rows) % 4 == 0 and len({row["steps"] for row in rows}) == 1

@@ -541,3 +541,10 @@ def test_places_that_cannot_be_written(tmp_path) -> None:
         said = refused(pictures.save, any_picture((1, 4, 4)), path, {}, kind="toy")
         assert said.startswith(f"{path.name} cannot be written (")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+def test_the_mark_alone_is_the_one_that_a_file_gets(tmp_path) -> None:
+    picture = any_picture((1, 32, 32))
+    saved = pictures.save(picture, tmp_path / "a.png", {}, kind="medical", visible=False)
+    assert torch.equal(pictures.with_mark(picture), pictures.load(saved)[0])
+    assert pictures.is_marked(pictures.with_mark(picture, "mine"), "mine")
