@@ -323,7 +323,7 @@ SOURCES = {
         "this course",
         "MIT",
         "authoring.assets medical_ablation: notebook 08's GAN with and without projection and regressor, 400 steps of "
-        "16, three seeds each",
+        "16, two seeds each, one with neither",
     ),
     "brains.safetensors.xz": (
         "MNI152 (ICBM 2009a, Louis Collins, McConnell Brain Imaging Centre) from nilearn; Colin27 (the same) and "

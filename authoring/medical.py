@@ -265,7 +265,10 @@ def ablated(projection: bool, regressor: bool, seed: int) -> dict[str, float]:
 
 
 def make_ablation() -> None:
-    """Twelve short trainings, the same steps and people for all four kinds: about ten minutes of one core."""
+    """Short trainings, the same steps and people for all four kinds: twelve take about fifteen minutes of one core.
+
+    What is there is stored after each. The table that ships was stopped after seven: two seeds, and one with neither.
+    """
     torch.set_num_threads(1)
     phantoms.cohort("train")
     rows = []

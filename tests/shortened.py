@@ -51,7 +51,7 @@ CUTS = {
         ("PEOPLE, SLICES, REPEATS = 60, 6, 20", "PEOPLE, SLICES, REPEATS = 8, 3, 2"),
         ("N_BEYOND = 80", "N_BEYOND = 20"),
         ("N_GROUP = 80", "N_GROUP = 6"),
-        ("N_BEST = 60", "N_BEST = 6"),
+        ("N_BEST = 50", "N_BEST = 6"),
         ("N_SLICES = 60", "N_SLICES = 6"),
         ("N_HIDDEN = 40", "N_HIDDEN = 4"),
         ("READER_STEPS, READER_BATCH = 400, 32", "READER_STEPS, READER_BATCH = 4, 4"),
