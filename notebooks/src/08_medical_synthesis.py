@@ -1974,7 +1974,7 @@ plots.film_strip(
         "is smooth and symmetrical; the one person has sharp, uneven folds; the macaque's brain "
         "has few folds and another shape."
     ),
-    "Two axial, three coronal, two sagittal slices: an average is smoother than a person",
+    "An average of many brains is smoother than one person",
 )
 
 # %% [markdown]
@@ -2117,7 +2117,7 @@ plots.film_strip(
         "training, and the real slice of MNI152. Outlines and the middle line agree in all four. "
         "Inside, the samples are blotchy and have none of the folds of the real slices."
     ),
-    "The outline is the one asked for; inside there are blotches where folds should be",
+    "The outline obeys; inside are blotches, not folds",
 )
 
 # %% [markdown]
@@ -2346,7 +2346,7 @@ plots.film_strip(
         "Seven slices of a macaque's brain; below, what came back from the network; below, the "
         "slices of MNI152 at the same requests. What came back has the human outline."
     ),
-    "Noised and denoised, a macaque's brain comes back with the outline of a human one",
+    "A macaque's brain comes back with a human outline",
 )
 
 # %%
