@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import course_utils
 from course_utils import (
+    brains,
     claims,
     data,
     imagenet,
@@ -161,6 +162,9 @@ def scanned(to: To) -> list[Tensor]:
 
 # The functions that a row calls, and the row: of `to` alone, or of `to` and a folder.
 ROWS: dict[str, Callable[..., Any]] = {
+    "brains.slices": lambda to: brains.slices("mni152", to(brains.draw_requests(3, rng()))),
+    "brains.places": lambda to: brains.places(to(brains.draw_requests(3, rng()))),
+    "brains.held_out": lambda to: brains.held_out(to(brains.draw_requests(9, rng()))),
     "claims.claim": lambda to: claims.claim("nothing is above one", to(torch.tensor([0.5, 1.0])), at_most=1),
     "claims.stored": lambda to: claims.stored("so it is", to(torch.ones(2)), at_most=1, date="2026-11-30", seeds=1,
                                               spread=None),
@@ -210,6 +214,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "photographs.LookingNet.forward": looked_at,
     "photographs.same": lambda to: photographs.same(to(noise(1, 1, 5, 6)), 3, 2),
     "pictures.save pictures.model_hash pictures.regenerate": saved_and_made_again,
+    "pictures.with_mark": lambda to: pictures.with_mark(to(clothes()[0])),
     "pictures.mark_strength": lambda to: pictures.mark_strength(to(clothes()[0])),
     "pictures.is_marked": lambda to: pictures.is_marked(to(clothes()[0])),
     "plots.to_unit_interval": lambda to: plots.to_unit_interval(to(clothes())),

@@ -321,7 +321,7 @@ def test_nothing_that_names_somebody_is_left_and_a_series_stays_one(file) -> Non
 
 def test_the_tables_have_a_row_for_everything_that_is_compared() -> None:
     use = json.loads((data.ASSETS / "medical_use.json").read_text("utf-8"))
-    for name in ("real", "real + GAN"):
+    for name in ("real", "real + GAN", "real + diffusion"):
         assert {10, 40, 160} <= {row["real"] for row in use if row["name"] == name}
     rows = json.loads((data.ASSETS / "medical_ablation.json").read_text("utf-8"))
     kinds = {(row["projection"], row["regressor"]): row["seed"] for row in rows}
