@@ -14,7 +14,7 @@
 #       Pictures of a head by request, and a measurement of how far it is obeyed. A conditional GAN
 #       and a diffusion model on a phantom in which everything is known; a network of brain slices;
 #       usefulness, privacy, DICOM
-#     minutes_cpu: 4
+#     minutes_cpu: 3
 #     minutes_gpu: null
 # ---
 
@@ -42,7 +42,7 @@
 # - test use, privacy and fairness, and say what a model of one brain can show;
 # - write pictures as DICOM that say what they are, in the header and in the pixels.
 #
-# **Time** about 4 minutes on a 2-core laptop CPU; other work beside it can double that.
+# **Time** about 3 minutes on a 2-core laptop CPU; other work beside it can double that.
 #
 # **Before you start** you need notebook 03 (relativistic loss, R1 and R2) and notebook 05 (the
 # U-Net). The code of both is imported.
