@@ -1287,13 +1287,14 @@ claim(
 )
 claim(
     "By a judge who did not choose, radius and contrast of the best of 8 pictures are off by at "
-    "most 14 in 100 in the mean",
+    "most 20 in 100 in the mean",
     second_judge["GAN, best of 8"],
-    at_most=0.14,
+    at_most=0.2,
 )
 
 # %% [markdown]
-# Choosing brings radius and contrast to about 10 in 100 of what was asked for, by either judge. It
+# Choosing brings radius and contrast nearer to what was asked for. By the judge who did not choose,
+# the worse of the two is off by 10 in 100 on this page's seed, and by 16 and 12 on two others. It
 # costs eight pictures for one, and eight readings. The network itself has learnt nothing by it:
 # somebody who samples once gets what the table above says.
 #
