@@ -27,7 +27,7 @@
 # pictures on request: a lesion of this size, at this place, with this contrast. Many papers show
 # such pictures. Few show that the pictures *have* what was asked for, that they help anybody, and
 # that no patient can be recognised in them. This notebook asks all three, on a head of ellipses in
-# which everything is known, and looks at real brains at the end.
+# which everything is known, and then looks at real brains.
 #
 # **Not for clinical use.** No patient is in it: the brains are published averages, and one of them
 # is of a single volunteer. Nothing here may be used for a patient.
@@ -181,9 +181,10 @@ plots.film_strip(
 # %% [markdown]
 # ## Windows
 #
-# A CT has thousands of values, and a screen shows 256. So one looks through a *window*: a centre
-# and a width in HU, and all that lies below is black, all above white. A brain window has about
-# centre 40 and width 80. Files hold whole numbers, which a slope and an intercept turn into HU.
+# A CT has thousands of values, and a usual screen shows 256. So one looks through a *window*: a
+# centre and a width in HU, and all that lies below is black, all above white. A brain window has
+# about centre 40 and width 80. Files hold whole numbers, which a slope and an intercept turn into
+# HU.
 
 # %% [markdown]
 # **Exercise 8.1** · find the bug · difficulty 2/5 · 8 minutes
@@ -1119,12 +1120,13 @@ claim(
 #
 # ### What do projection and regressor buy?
 #
-# Two parts tell the generator of the request: the *projection* in the score, and the *regressor*.
-# So four GANs were trained outside this notebook: with both parts, with one, with the other, and
-# with neither. All had the same people, as many steps and the same batch size. Training was much
-# shorter than that of the shipped GAN, so that all four are worse, and most lesions are lost: only
-# the place can be compared, and not radius or contrast. Without both parts no loss knows the
-# request, and that row is what chance gives. Two seeds were run, and one with neither.
+# Two parts of the losses teach the generator to heed the request: the *projection* in the score,
+# and the *regressor*. So four GANs were trained outside this notebook: with both parts, with one,
+# with the other, and with neither. All had the same people, as many steps and the same batch size.
+# Training was much shorter than that of the shipped GAN, so that all four are worse, and most
+# lesions are lost: only the place can be compared, and not radius or contrast. Without both parts
+# no loss knows the request, and that row is what chance gives. Two seeds were run, and one with
+# neither.
 
 # %%
 ablation = json.loads((data.ASSETS / "medical_ablation.json").read_text("utf-8"))
@@ -1161,8 +1163,8 @@ plots.table(
 )
 
 # %% [markdown]
-# The regressor buys nearly all of it. With it a good part of the lesions is where it was asked for
-# after so few steps; with the projection alone the places are those of chance.
+# After so few steps the regressor buys nearly all of it. With it about four lesions in ten are
+# where they were asked for; with the projection alone the places are hardly better than chance.
 
 
 # %%
@@ -1203,8 +1205,8 @@ stored(
 
 # %% [markdown]
 # What the projection buys beside the regressor cannot be told from noise: both rows are nearly the
-# same, seeds are few, and 300 pictures alone make a share of lost lesions uncertain by three in a
-# hundred. It may need more steps than it had here, as may radius and contrast, of which this
+# same, seeds are few, and 300 pictures alone give a share of lost lesions a standard error of three
+# in a hundred. It may need more steps than it had here, as may radius and contrast, of which this
 # table says nothing.
 
 # %% [markdown]
@@ -1232,7 +1234,9 @@ def best_of(requests, k, rng):
 # %% [markdown]
 # Who chooses by a judge may not be judged by him: he would count his own mistakes as hits. So a
 # second judge reads radius and contrast in another way. The contrast is the mean of the inner disk,
-# the radius comes from the sum of all that is brighter than the brain.
+# the radius comes from the sum of all that is brighter than the brain. He has a weakness of his
+# own: he looks where the request says, in a disk whose size follows from the radius asked for. So
+# his radius leans towards the request, and his contrast hardly.
 
 
 # %%
@@ -1293,10 +1297,12 @@ claim(
 )
 
 # %% [markdown]
-# Choosing brings radius and contrast nearer to what was asked for. By the judge who did not choose,
-# the worse of the two is off by 10 in 100 on this page's seed, and by 16 and 12 on two others. It
-# costs eight pictures for one, and eight readings. The network itself has learnt nothing by it:
-# somebody who samples once gets what the table above says.
+# By the judge who did not choose, choosing about halves the error of contrast. With the radius the
+# judges differ: the one who chose finds a large gain, the other hardly any. Part of the first one's
+# gain are his own mistakes, counted as hits, and the second one leans. So for the radius nothing is
+# shown. By the second judge the worse of the two errors is 10 in 100 on this page's seed, and 16
+# and 12 on two others. Choosing costs eight pictures for one, and eight readings. The network has
+# learnt nothing: somebody who samples once gets what the table above says.
 #
 # ### Beyond the range
 #
@@ -1385,10 +1391,12 @@ claim(
 #
 # ### Thick slices
 #
-# All slices so far were infinitely thin. A real one is a mean over some millimetres (*partial
-# volume*). A lesion is a ball here, cut through its middle; the thicker the slice, the more of the
-# brain above and below the ball is in each pixel. The networks never saw a thick slice and cannot
-# be asked for one. So the question is what thickness does to the judge.
+# All slices so far were infinitely thin. A real one is a mean over some millimetres. Where the
+# lesion fills only a part of them, the pixel is a mixture of lesion and brain (*partial volume*).
+# The lesion is a ball here, cut through its middle: a thicker slice mixes its rim first, and all of
+# it once the slice is thicker than the ball. The networks never saw a thick slice and cannot be
+# asked for one. So the question is how much contrast the judge still reads. (Slices of a head are
+# usually 1 to 5 mm thick; 16 and 32 mm are there because this lesion is large.)
 
 # %%
 THICK = (0.0, 5.0, 16.0, 32.0)  # mm
@@ -1418,14 +1426,17 @@ claim(
 )
 
 # %% [markdown]
-# So a request for a contrast means little without the thickness, and DICOM has an attribute for it.
-# Ventricles and skull go straight through the slice here, which no real ones do.
+# A slice of 5 mm takes nothing that can be seen from a lesion of 20 mm, and one of 32 mm takes
+# nearly half. What counts is thickness against size: a slice of 5 mm does the same to a lesion of 3
+# mm. So a request for the contrast of a *small* lesion means little without the thickness, for
+# which DICOM has an attribute. Ventricles and skull go straight through the slice here, which no
+# real ones do.
 #
 # ## What is refused
 #
-# So a request has to be checked before a network sees it. A value out of range, a lesion that would
-# lie in the skull, a NaN where somebody divided by zero, centimetres for millimetres: each is one
-# sentence. What is *left out* is missing, and that is allowed.
+# The networks refuse nothing. So a request has to be checked before a network sees it. A value out
+# of range, a lesion that would lie in the skull, a NaN where somebody divided by zero, centimetres
+# for millimetres: each is one sentence. What is *left out* is missing, and that is allowed.
 
 
 # %% tags=["export", "long"]
@@ -1637,8 +1648,8 @@ origin = {"date": use[0]["date"], "seeds": 3, "spread": max(map(spread, use))}
 
 # %% [markdown]
 # With ten real pictures the GAN's pictures help, in all three draws. Alone they do better than the
-# ten. The diffusion model's help, too; that their row is a little higher is within the GAN's
-# interval.
+# ten, and ten real pictures beside them add nothing that can be seen. The diffusion model's help,
+# too. There its mean is a little higher than the GAN's, by less than the GAN's interval.
 
 # %% tags=["exact"]
 stored(
@@ -1967,13 +1978,21 @@ claim(
 # %% [markdown]
 # ## A real brain
 #
-# All so far was a head of ellipses. Real anatomy follows, as three brains. *MNI152* is the average
-# of 152 people (Fonov et al. 2009), and nilearn ships it. *Colin27* is one person, scanned 27 times
-# (Holmes et al. 1998), laid into the same coordinates. The third one is the average of nineteen
-# macaques (Rohlfing et al. 2012). The course ships all three with voxels of 3 mm; the macaque's are
-# $1.3$ mm. Pixels outside the brain were removed by those who made them.
+# All so far was a head of ellipses. Real anatomy follows, as three brains. They are not CT but
+# magnetic resonance (MR) pictures, weighted by T1: white matter is brighter than grey matter, fluid
+# is dark, and brightness has no unit such as HU. *MNI152* is the average of 152 people (Fonov et
+# al. 2009), in the symmetrical version that nilearn ships. *Colin27* is one person, scanned 27
+# times (Holmes et al. 1998), laid into nearly the same coordinates. The third one is the average of
+# nineteen macaques (Rohlfing et al. 2012). The course ships all three in voxels (pixels of a
+# volume): of 3 mm for the human brains and of $1.3$ mm for the macaque's. Skull and skin were
+# removed by those who publish the brains.
 #
-# A request is an orientation (axial, coronal or sagittal) and a position in mm.
+# A request is an orientation and a position in mm. *Axial* slices are horizontal in somebody who
+# stands, *coronal* ones are parallel to the forehead, *sagittal* ones to the plane between left and
+# right. Positions grow upwards, forwards and to the right; 0 lies near the *anterior commissure*, a
+# bridge of fibres deep in the brain. They are shown from above, from behind and from the person's
+# right, as brain mapping does: the picture's right is the person's right in the first two.
+# Radiologists look from the feet and from the front, and have left and right the other way round.
 
 # %%
 asked_slices = torch.tensor(
@@ -2143,10 +2162,11 @@ plots.film_strip(
 # ### Does it obey, on a brain?
 #
 # The network had a few minutes of one core, and it shows: the outline is right, the inside is not.
-# Would a measurement notice? Nothing classical reads a position from a brain. So a small *reader*
-# is trained, on **real slices only**: those of MNI152 outside the slabs held out. It never sees a
-# generated picture. Slices are moved, stretched, brightened, blurred and made noisy for it, so that
-# it cannot go by one pixel. This MNI152 is symmetrical, so that left and right cannot be told
+# Would a measurement notice? The classical way to read a position is registration: the slice is
+# slid along an atlas until it fits. That is a subject of its own. Here a small *reader* is trained,
+# on **real slices only**: those of MNI152 outside the slabs held out. It never sees a generated
+# picture. Slices are moved, stretched, brightened or darkened, blurred and made noisy for it, so
+# that it cannot go by one pixel. This MNI152 is symmetrical, so that left and right cannot be told
 # apart: of a sagittal slice, the distance from the middle is asked.
 
 
@@ -2214,7 +2234,7 @@ print(f"the reader after {READER_STEPS} steps: loss {loss.item():.3f}")
 # %% [markdown]
 # A second judge knows no network at all. White matter is what is brighter than a threshold. The
 # threshold is set once, on real slices, so that as much is white there as in the map of white
-# matter that comes with MNI152.
+# matter that comes with MNI152. That map is the measure for all rows, Colin27's too.
 
 # %%
 N_SLICES = 60
@@ -2248,7 +2268,8 @@ def told(x, requests):
 # %% [markdown]
 # The table has the judges' own errors first: on slices of MNI152 that the reader was trained on, on
 # the slabs that were kept back, and on *another person*, Colin27. Only the last one is a fair
-# measure of the reader. Two rows must fail: pictures of other requests, and noise.
+# measure of the reader, and a harsh one: Colin27's coordinates agree with MNI152's to some mm only.
+# Two rows must fail: pictures of other requests, and noise.
 
 # %%
 sampled_seen, sampled_kept = (sample_brain(brain_net, asked, rng) for asked in (seen, kept_back))
@@ -2297,11 +2318,13 @@ claim(
 )
 
 # %% [markdown]
-# So the network obeys orientation and position, by a reader that knows real slices only, and hardly
-# less exactly than the reader reads a real stranger. And the pictures are bad. Both are true: the
-# reader goes by the outline, and nobody asked it about folds. *A judge measures what it measures.*
-# A third measurement compares with the brain itself: how far is a sampled slice from the real one
-# of the same request, how far are two samples from each other, and how far is another person?
+# So the network obeys orientation and position, by a reader that knows real slices only. Its slices
+# are read hardly less exactly than a real stranger's, and less exactly than real slices of MNI152,
+# which it learnt. And the pictures are bad. Both are true: the outline may be enough for the
+# reader, and nobody asked it about folds. The judge of white matter sees more: its error is about
+# twice that on real slices. A third measurement compares with the brain itself: how far is a
+# sampled slice from the real one of the same request, how far are two samples from each other, and
+# how far is another person?
 
 
 # %%
@@ -2333,9 +2356,9 @@ claim(
 )
 
 # %% [markdown]
-# Two samples of one request differ about as much as two *brains* do. Is that the variety of people?
-# No: the network has seen one brain, and what differs is its error, the blotches. A number for
-# variety counts faults as variety.
+# Two samples of one request differ nearly as much as one person differs from the average. Is that
+# the variety of people? No: the network has seen one brain, and what differs is its error, the
+# blotches. A number for variety counts faults as variety.
 #
 # ### What it has never seen
 #
@@ -2381,21 +2404,22 @@ claim(
 )
 
 # %% [markdown]
-# The network makes of everything what it knows. A tumour that no training slice had would go the
-# same way: such a network must not "clean" a patient's picture.
+# The network turns what it has never seen into what it knows. A tumour, which no training slice
+# had, may go the same way. That was not measured, and until it is, such a network must not "clean"
+# a patient's picture.
 #
 # What can a model of **one** brain prove? That a request for place and orientation is obeyed, and
-# how far. It cannot show variety, fairness, or anything about patients; a membership attack on it
-# has nobody to find but one. And it cannot be tested on slices kept back, since they were seen from
-# the side, nor on one half, since this brain's halves are equal. A network that learnt *your* brain
-# like this, and for longer, would be a copy of your brain.
+# how far. It cannot show variety, fairness, or anything about patients; a membership attack has no
+# single person to find, since that brain is an average. And it cannot be tested on slices kept
+# back, since they were seen from the side, nor on one half, since this brain's halves are equal. A
+# network that learnt *your* brain like this, and for longer, would be a copy of your brain.
 
 # %% [markdown]
 # ## Files
 #
 # Hospitals keep pictures as DICOM. What a file says about itself matters as much as its pixels: a
-# synthetic picture that is taken for a patient's is dangerous. One mark does not
-# depend on the header: letters, burned into a corner that no head reaches.
+# synthetic picture that is taken for a patient's is dangerous. One mark that needs no header is
+# letters, burned into a corner that no head reaches.
 
 # %% tags=["export"]
 LETTERS = {"S": "111 100 111 001 111", "Y": "101 101 010 010 010", "N": "101 111 111 111 101"}
@@ -2415,8 +2439,10 @@ def burned(hu: Tensor) -> Tensor:
 # *Synthetic Data* (0008,001C), by words in the name, the patient's ID, the series and the
 # derivation, and by the letters. (*Image Type* begins with DERIVED. In PS3.3, C.7.6.1.1.2, that
 # means computed from other images: the nearer one of two values, and it does not say synthetic.)
-# The request goes along in a private block. With `hidden=True` notebook 06's invisible mark is laid
-# into the pixels as well, after the letters.
+# The request goes along in a private block. *Image Orientation (Patient)* says that rows run
+# towards the patient's left and columns towards the back: the picture's right is the patient's
+# left. With `hidden=True` notebook 06's invisible mark is laid into the pixels as well, after the
+# letters.
 
 
 # %% tags=["export", "long"]
@@ -2599,11 +2625,14 @@ claim(
 )
 
 # %% [markdown]
-# Rounding to HU does it no harm, and the brain window hardly any, for it spreads few HU over many
-# levels. The bone window has seven HU in a level and rounds much of the mark away. Another size
-# hides it. And order matters: letters that are burned in *after* the mark take part of it away,
-# which is why `to_dicom` lays it in last. Its key is public here, so the mark is a notice and no
-# proof; and a few HU of noise are a price that a file for diagnosis could not pay.
+# The mark survives rounding to HU and the brain window, which spreads few HU over many levels. The
+# bone window has seven HU in a level and rounds much of the mark away. Another size hides it. Order
+# matters, too: letters that are burned in *after* the mark take part of it away, which is why
+# `to_dicom` lays it in last. Without a mark $z$ should be near 0, and in the file it is not: the
+# same letters are in every picture, and their pixels happen to agree with the key. So the threshold
+# of 4 is nearer to a false alarm than it looks. The key is public here: the mark is a notice and no
+# proof. And its price is as large as a scan's own noise often is, while grey and white matter
+# differ by ten HU or less in CT: a file for diagnosis should not pay it.
 #
 # **De-identification** is the way back: a real header, and all that names a person must go. DICOM
 # PS3.15, annex E, lists hundreds of attributes, and a list of what to remove is never complete:
