@@ -803,8 +803,8 @@ plots.film_strip(
 )
 
 # %% [markdown]
-# With the quick budget the GAN of this notebook has had 200 steps. It has learnt a head, and hardly
-# any lesion: the table of the next section says so, too. What follows is about the shipped
+# With the quick budget the GAN of this notebook has had 200 steps. It has learnt a head, and few
+# lesions: in the table of the next section most are lost. What follows is about the shipped
 # networks.
 
 # %% [markdown]
@@ -1125,8 +1125,8 @@ claim(
 # with the other, and with neither. All had the same people, as many steps and the same batch size.
 # Training was much shorter than that of the shipped GAN, so that all four are worse, and most
 # lesions are lost: only the place can be compared, and not radius or contrast. Without both parts
-# no loss knows the request, and that row is what chance gives. Two seeds were run, and one with
-# neither.
+# no loss knows the request, and that row is what chance gives. Two seeds were run, and with neither
+# part only one.
 
 # %%
 ablation = json.loads((data.ASSETS / "medical_ablation.json").read_text("utf-8"))
@@ -1598,9 +1598,10 @@ claim("With people dealt, a coin is predicted as a coin", np.mean(honest), betwe
 #
 # The question is not whether a network trained on synthetic pictures works at all. It is whether
 # somebody with $n$ real pictures does better with synthetic ones beside them. A small network
-# learns to say in which cell of 24 x 24 the lesion's centre is; *found* means within 8 mm, on
-# 1,000 test people. Each row is three trainings of equal length, with other people each time,
-# where there are enough.
+# learns to say in which cell of 24 x 24 the lesion's centre is; *found* means within 8 mm, on 1,000
+# test people. Each row is three trainings of equal length, with other people each time, where there
+# are enough. Each kind of synthetic pictures has 400, the same in all three trainings; beside real
+# ones they are half of every batch.
 #
 # One thing makes the question unfair, and it is said here: the generator learnt from 4,000 people,
 # whom the real rows do not have. So the table shows what somebody *receives* who is given a
@@ -1990,8 +1991,8 @@ claim(
 # A request is an orientation and a position in mm. *Axial* slices are horizontal in somebody who
 # stands, *coronal* ones are parallel to the forehead, *sagittal* ones to the plane between left and
 # right. Positions grow upwards, forwards and to the right; 0 lies near the *anterior commissure*, a
-# bridge of fibres deep in the brain. They are shown from above, from behind and from the person's
-# right, as brain mapping does: the picture's right is the person's right in the first two.
+# bridge of fibres deep in the brain. The slices are shown from above, from behind and from the
+# person's right, as brain mapping does: the picture's right is the person's right in the first two.
 # Radiologists look from the feet and from the front, and have left and right the other way round.
 
 # %%
