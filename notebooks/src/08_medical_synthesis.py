@@ -1297,12 +1297,13 @@ claim(
 )
 
 # %% [markdown]
-# By the judge who did not choose, choosing about halves the error of contrast. With the radius the
-# judges differ: the one who chose finds a large gain, the other hardly any. Part of the first one's
-# gain are his own mistakes, counted as hits, and the second one leans. So for the radius nothing is
-# shown. By the second judge the worse of the two errors is 10 in 100 on this page's seed, and 16
-# and 12 on two others. Choosing costs eight pictures for one, and eight readings. The network has
-# learnt nothing: somebody who samples once gets what the table above says.
+# By the judge who did not choose, choosing takes a third to more than half off the error of
+# contrast on three seeds. The larger of his two errors is 10 in 100 on this page's seed, and 16 and
+# 12 on two others. With the radius the judges differ on this page: the one who chose finds a large
+# gain, the other hardly any. Part of the first one's gain are his own mistakes, counted as hits,
+# and the second one leans. So for the radius nothing is shown. Choosing costs eight pictures for
+# one, and eight readings. The network has learnt nothing: somebody who samples once gets what the
+# table above says.
 #
 # ### Beyond the range
 #
