@@ -649,7 +649,7 @@ def to_dicom(
     file.DerivationDescription = "Made by a generative network from a phantom; shows no patient"
     file.BurnedInAnnotation = "NO"  # nothing that names a patient
     file.Rows, file.Columns = x.shape[-2:]
-    file.PixelSpacing, file.SliceThickness = [phantoms.PIXEL] * 2, phantoms.PIXEL
+    file.PixelSpacing, file.SliceThickness = [phantoms.PIXEL] * 2, None  # a plane has no thickness
     file.ImageOrientationPatient, file.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-94, -94, 0]
     file.PositionReferenceIndicator, file.KVP, file.AcquisitionNumber = "", None, None
     file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
