@@ -32,7 +32,7 @@ from course_utils.files import write
 from course_utils.photographs import PHOTOGRAPHS
 
 LORA_STEPS = 600
-DCGAN_STEPS, WGAN_GP_STEPS, DDPM_STEPS, DDPM_PIPELINE_STEPS = 2850, 2150, 9000, 5000
+DCGAN_STEPS, WGAN_GP_STEPS, DDPM_STEPS, DDPM_PIPELINE_STEPS = 2850, 2150, 12_000, 5000
 SIZES = {
     "fashion_mnist": {"train": 20_000, "test": 4_000},
     "mnist": {"train": 8_000, "test": 2_000},
@@ -190,8 +190,8 @@ SOURCES = {
     "fashion_mnist_ddpm.safetensors": (
         "this course",
         "MIT",
-        f"authoring.assets ddpm: notebook 12's network and recipe, {DDPM_STEPS:,} steps of "
-        "64 on the full training set, float16",
+        f"authoring.assets ddpm: notebook 05's network and recipe with notebook 12's optimiser, {DDPM_STEPS:,} steps "
+        "of 64 on the full training set, float16",
     ),
     "fashion_mnist_ddpm_fd.json": (
         "this course",
@@ -409,7 +409,7 @@ def make_gans() -> None:
 
 
 def make_ddpm() -> None:
-    """Notebook 12's network and recipe, with DDPM_STEPS steps."""
+    """Notebook 05's network and recipe with notebook 12's optimiser, DDPM_STEPS steps."""
     from course_utils.lessons import nb04_diffusion_math as nb04
     from course_utils.lessons import nb05_ddpm_from_scratch as nb05
     from course_utils.lessons import nb12_two_minutes as nb12
@@ -417,8 +417,8 @@ def make_ddpm() -> None:
 
     train, run = data.images("fashion_mnist", "train"), start(seed=0)
     schedule = nb04.Schedule.named("cosine", nb05.T)
-    unet = nb05.UNet(classes=nb12.N_CLASSES, extra=1)
-    net = nb12.HeadStart(unet, nb12.MixtureDenoiser(train.x, train.y), schedule)
+    mean, std = train.x.mean(), train.x.std()
+    net = nb05.Preconditioned(nb05.UNet(classes=10), schedule, mean.item(), std.item())
     net = net.to(run.device, memory_format=torch.channels_last)
     losses: list[float] = []
 
@@ -442,7 +442,7 @@ def make_ddpm() -> None:
         make_optimisers=nb12.make_optimisers,
         watch=watch,
     )
-    store("fashion_mnist_ddpm.safetensors", ema.module)
+    store("fashion_mnist_ddpm.safetensors", ema.module, pixel_mean=mean, pixel_std=std)
 
 
 def make_ddpm_pipeline() -> None:

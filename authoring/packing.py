@@ -19,10 +19,10 @@ def compressed(tensors: dict[str, Tensor]) -> bytes:
     return lzma.compress(content, filters=FILTERS, format=lzma.FORMAT_XZ)
 
 
-def store(file_name: str, net: nn.Module) -> None:
-    """Write a network's weights in float16."""
+def store(file_name: str, net: nn.Module, **more: Tensor) -> None:
+    """Write a network's weights in float16, and more tensors as they are."""
     weights = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
     write(
         data.ASSETS / file_name,
-        safetensors.torch.save({key: value.contiguous() for key, value in weights.items()}),
+        safetensors.torch.save({key: value.contiguous() for key, value in (weights | more).items()}),
     )

@@ -20,8 +20,8 @@ from diffusers.utils.logging import get_logger
 from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
 
 from course_utils import latent, training
+from course_utils.lessons import nb05_ddpm_from_scratch as nb05
 from course_utils.lessons import nb06_diffusers_applications as nb06
-from course_utils.lessons import nb12_two_minutes as nb12
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,10 +45,10 @@ def pipe():
 
 def test_the_network_in_the_library_is_that_of_notebook_05(unet) -> None:
     x, y, t = torch.randn(3, 1, 28, 28, generator=seeded()), torch.tensor([0, 4, 9]), torch.tensor([5, 500, 999])
-    net = nb12.pretrained()
+    net = nb05.pretrained()
     with torch.no_grad():
         torch.testing.assert_close(unet(x, t, y).sample, net(x, t, y), atol=1e-4, rtol=0)
-        no_class = net(x, t.fill_(500), torch.full((3,), nb12.NULL))
+        no_class = net(x, t.fill_(500), torch.full((3,), net.unet.null))
         torch.testing.assert_close(unet(x, 500).sample, no_class, atol=1e-4, rtol=0)
         assert torch.equal(unet(x, 500, y, return_dict=False)[0], unet(x, torch.tensor(500.2), y).sample)
 

@@ -18,8 +18,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from course_utils import data, imagenet, metrics, pictures, provenance
+from course_utils.lessons import nb05_ddpm_from_scratch as nb05
 from course_utils.lessons import nb09_evaluation_and_release as nb09
-from course_utils.lessons import nb12_two_minutes as nb12
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -155,7 +155,7 @@ def test_turned_rings_stay_and_shifted_ones_do_not() -> None:
 
 
 def test_noise_comes_back_from_a_sample_and_with_it_the_mark() -> None:
-    net, noise, key = nb12.pretrained(), white(8), nb09.ring_key("a")
+    net, noise, key = nb05.pretrained(), white(8), nb09.ring_key("a")
     labels = torch.arange(8)
     plain, marked = (nb09.grown(net, nb09.with_rings(noise, key, share), labels) for share in (0.0, 1.0))
     assert plain.shape == (8, 1, 28, 28) and torch.equal((plain * 255).round() / 255, plain)

@@ -24,7 +24,6 @@ from course_utils import data, metrics, runtime, training
 from course_utils.files import write
 from course_utils.lessons import nb04_diffusion_math as nb04
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05
-from course_utils.lessons import nb12_two_minutes as nb12
 
 DATASET, DRAWS = "fashion_mnist", 3
 MEASURES = ("fd", "kid", "precision", "recall")
@@ -104,7 +103,7 @@ def fill(
 
 
 def measure_all(runs: list[tuple[str, int, float]]) -> None:
-    net = nb12.pretrained().to(runtime.start(0).device)
+    net = nb05.pretrained().to(runtime.start(0).device)
 
     def measured(run: dict[str, object]) -> dict[str, object]:
         sampler, steps, guidance = run.values()
@@ -120,13 +119,13 @@ def training_step(net: torch.nn.Module, n: int = 32) -> None:
     x, t, label = (
         torch.randn(n, 1, 28, 28),
         torch.randint(nb05.T, (n,)),
-        torch.randint(nb12.NULL, (n,)),
+        torch.randint(10, (n,)),
     )
     nb05.diffusion_loss(net, x, label, t, torch.randn_like(x), SCHEDULE).backward()
 
 
 def cost() -> None:
-    net = nb12.pretrained()
+    net = nb05.pretrained()
     print("pictures at once, seconds for ten guided steps:")
     for n in (1, 4, 16, 64, 256):
         took = runtime.seconds(
@@ -142,7 +141,7 @@ def cost() -> None:
         print(f"{steps:>6}{took:>9.2f}", flush=True)
     print("\nwidths, weights, seconds for a training step of 32:")
     for widths in ((16, 32), (32, 64), (64, 128), (128, 256)):
-        unet = nb05.UNet(widths, classes=nb12.N_CLASSES).to(memory_format=torch.channels_last)
+        unet = nb05.UNet(widths, classes=10).to(memory_format=torch.channels_last)
         took = runtime.seconds(partial(training_step, unet), repeats=3)
         print(f"{widths!s:>12}{training.parameters(unet):>12,}{took:>9.3f}", flush=True)
 

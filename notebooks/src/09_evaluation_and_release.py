@@ -102,7 +102,6 @@ from course_utils.lessons import nb02_dcgan_training as nb02
 from course_utils.lessons import nb04_diffusion_math as nb04
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05
 from course_utils.lessons import nb07_super_resolution as nb07
-from course_utils.lessons import nb12_two_minutes as nb12
 
 plots.use_style()
 warnings.filterwarnings("ignore", message=".*samples: below 2048")
@@ -974,7 +973,7 @@ def wilson(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 # %% tags=["nbval-ignore-output"]
 start = time.perf_counter()
-ddpm, schedule = nb12.pretrained().to(run.device), nb04.Schedule.named("cosine", nb05.T)
+ddpm, schedule = nb05.pretrained().to(run.device), nb04.Schedule.named("cosine", nb05.T)
 in_turn = nb05.labels_in_turn(ddpm, 1000)
 made = {
     f"DDPM, guidance {g:g}": nb05.sample_images(
@@ -2049,7 +2048,8 @@ forged_rings = grown(ddpm, with_rings(seeming, stolen, 0.5), kinds)
 moved = 255 * (forged_rings - victims).abs().mean().item()
 
 # %% tags=["nbval-ignore-output"]
-unlearned = nb12.empty_model().to(run.device).eval()
+unlearned = nb05.Preconditioned(nb05.UNet(classes=10), schedule, ddpm.mean, ddpm.std)
+unlearned = unlearned.to(run.device).eval()
 asked = {
     "as intended": noise_behind(ddpm, weak),
     "with the class of trousers for all": noise_behind(ddpm, weak, label=1),
@@ -2735,7 +2735,7 @@ outcome = checklist(
         ),
         "another seed gives others": lambda: not torch.equal(sampled(1, eight), sampled(2, eight)),
         "weights in use are the stored ones": lambda: pictures.model_hash(ddpm.cpu())
-        == pictures.model_hash(nb12.pretrained()),
+        == pictures.model_hash(nb05.pretrained()),
         "all data and weights have their hashes": assets_intact,
         "versions are known": lambda: all(version(name) for name in NEEDED),
         "the card's FD is found again": lambda: abs(

@@ -39,7 +39,7 @@
 # **Time** about 4 minutes on a 2-core laptop CPU.
 #
 # **Before you start** you need notebook 04 (noise levels and solvers) and the first half of
-# notebook 06 (the library's schedulers). The model is the longer trained one of notebook 12.
+# notebook 06 (the library's schedulers). The model is the longer trained one of notebook 05.
 #
 # Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected
 # Cell* before you go on in the middle: each cell needs what the ones above it have made.
