@@ -187,7 +187,7 @@ plots.film_strip(
     title="One network must clean the first row and dream up the last",
     alt=(
         "Ten clothes at seven noise levels: clear at t = 0, grainy at 50 and 100, hard to see at "
-        "300, pure noise from 500 on."
+        "300, to the eye pure noise from 500 on."
     ),
 )
 
@@ -1025,7 +1025,7 @@ LOOKS = 6
 held_x0, held_y = test_set.x[:200].to(run.device), test_set.y[:200].to(run.device)
 held_t = torch.arange(200, device=run.device) * T // 200
 held_noise = torch.randn(200, 1, 28, 28, device=run.device)
-none = torch.zeros(10, dtype=torch.long)  # ten times "no class"
+none = torch.zeros(10, dtype=torch.long)  # in a network without classes 0 is "no class"
 
 
 # %%
@@ -2076,7 +2076,7 @@ plots.film_strip(
     alt=(
         "Four rows of ten pictures. First the end of the paper's recipe: rough garments of any "
         "class. Then the better recipe: noise at step 1, garments at a third of the way, "
-        "and at the end one clear garment of each class."
+        "and at the end a garment of its class in nearly every column."
     ),
 )
 
@@ -2404,7 +2404,7 @@ axis.set(
     xticklabels=CALLS,
 )
 axis.axhline(unsure, color=plots.BLACK, linestyle=":", label="Euler, 200 steps")
-axis.set_yticks((0.03, 0.1, 0.3), ("0.03", "0.1", "0.3"))
+axis.set_yticks((0.01, 0.03, 0.1, 0.3), ("0.01", "0.03", "0.1", "0.3"))
 axis.minorticks_off()
 axis.legend(fontsize=8)
 plots.show(

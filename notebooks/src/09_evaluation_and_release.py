@@ -680,7 +680,7 @@ for axis, group in zip(axes, (("real pictures",), ("DCGAN", "WGAN-GP"))):
 axes[1].legend(loc="upper left")
 axes[0].axhline(everything, color=plots.BLACK, linewidth=1, label="16,000 pictures")
 axes[0].legend()
-plots.heading(figure, "The distance falls along a line as the pictures become more")
+plots.heading(figure, "The distance falls nearly along a line as the pictures become more")
 plots.show(
     figure,
     (
@@ -1587,7 +1587,7 @@ roc.set_yticks((0, 0.25, 0.5, 0.75, 1))
 roc.axvline(1e-3, color=plots.BLACK, linewidth=0.5)
 roc.set_xlabel("false positives")
 roc.set_ylabel("true positives")
-roc.legend(fontsize=7, loc=(0.02, 0.24))
+roc.legend(fontsize=7, loc="upper left")
 roc.set_title("28 pixels are few")
 plots.show(
     figure,
