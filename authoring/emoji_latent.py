@@ -1,0 +1,244 @@
+"""How the emoji's latent pipeline was made: `python -m authoring.assets emoji_vae|emoji_latent|emoji_judges`.
+
+One network for two tasks: emoji by name, group and hand, and a given emoji in another hand. Each part goes on where a
+killed run was; the folder of the checkpoints is COURSE_CHECKPOINTS, else build/.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from authoring import latent
+from course_utils import data, emoji, emoji_hands, imagenet
+from course_utils.files import write
+from course_utils.latent import psnr, token_ids
+
+VAE_STEPS, UNET_STEPS = 4_000, 12_000
+VAE_BATCH, UNET_BATCH, VARIANTS = 32, 64, 16
+VAE_WIDTHS, UNET_WIDTHS, KL_WEIGHT = (16, 32, 48), (64, 64), 1e-4
+NO_PROMPT, NO_NAME, NO_WORD = 0.1, 0.15, 0.03
+LENGTH = 14  # tokens of a prompt
+DECAY = {"hand": 1e-3, "group": 1e-2}  # of the judges' weights
+SHIFT = 2  # pixels, at most, by which training pictures are moved
+
+
+def optimisers(net: nn.Module, lr: float = 2e-3, muon_lr: float = 0.02) -> list[torch.optim.Optimizer]:
+    """Notebook 12's Muon for the matrices inside, AdamW for the first and last layers, embeddings, norms, biases."""
+    from course_utils.lessons.nb12_two_minutes import make_optimisers
+
+    ends = ("conv_in", "conv_out", "quant_conv", "post_quant_conv", "time_embedding", "time_emb_proj", "embeddings")
+    return make_optimisers(net, lr, muon_lr, ends)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------
+
+
+def by_thing(pictures: emoji.Emoji) -> Tensor:
+    """(things, 4, 3, 32, 32)."""
+    return pictures.x.view(-1, len(emoji_hands.HANDS), *pictures.x.shape[1:])
+
+
+def may_mirror(pictures: emoji.Emoji) -> Tensor:
+    """(things,), true where a mirrored picture means the same."""
+    allowed = torch.tensor([group in emoji.MIRRORS for group in pictures.groups])
+    return allowed[pictures.group[:: len(emoji_hands.HANDS)]]
+
+
+def varied(x: Tensor, mirror: Tensor, rng: torch.Generator, colours: Tensor) -> Tensor:
+    """Things (N, 4, 3, H, W) on white, each moved, mirrored where `mirror` (N,) allows it, in all hands alike.
+
+    Where `colours` (N,) is true, red, green and blue change places.
+    """
+    n, side = len(x), x.shape[-1]
+    x = torch.where((mirror & (torch.rand(n, generator=rng) < 0.5)).view(n, 1, 1, 1, 1), x.flip(-1), x)
+    order = torch.rand(n, 3, generator=rng).argsort(1)
+    order = torch.where(colours[:, None], order, torch.arange(3))
+    x = x.gather(2, order.view(n, 1, 3, 1, 1).expand_as(x))
+    wide = F.pad(x.flatten(1, 2), (SHIFT,) * 4, value=1.0).unflatten(1, x.shape[1:3])
+    down, right = torch.randint(2 * SHIFT + 1, (2, n), generator=rng).tolist()
+    return torch.stack([part[..., i : i + side, j : j + side] for part, i, j in zip(wide, down, right)])
+
+
+# --- the autoencoder ----------------------------------------------------------------------------------------
+
+
+def train_vae(
+    x: Tensor, mirror: Tensor, test: Tensor, steps: int, folder: Path, vae: AutoencoderKL | None = None,
+    make: Callable[[nn.Module], list[torch.optim.Optimizer]] = optimisers, name: str = "emoji_vae",
+) -> AutoencoderKL:  # fmt: skip
+    """L1 and a little KL divergence, on things (N, 4, 3, 32, 32); half of them in changed colours."""
+
+    def loss_of(vae: nn.Module, rng: torch.Generator) -> Tensor:
+        rows = latent.some(x, rng, VAE_BATCH)
+        chosen = varied(x[rows], mirror[rows], rng, torch.rand(VAE_BATCH, generator=rng) < 0.5)
+        chosen = chosen[torch.arange(VAE_BATCH), torch.randint(x.shape[1], (VAE_BATCH,), generator=rng)]
+        latents = vae.encode(chosen).latent_dist
+        decoded = vae.decode(latents.sample(rng)).sample
+        divergence = latents.kl().mean() / latents.mean[0].numel()
+        return (decoded.float() - chosen).abs().mean() + KL_WEIGHT * divergence
+
+    def watch(vae: nn.Module) -> str:
+        return f"held out {psnr(emoji_hands.decode(vae, emoji_hands.encode(vae, test)), test):.2f} dB"
+
+    vae = vae or latent.build_vae(VAE_WIDTHS, channels=3)
+    return latent.fit(name, vae, loss_of, steps, folder, make(vae), watch)
+
+
+@torch.no_grad()
+def standardise(vae: AutoencoderKL, x: Tensor) -> None:
+    """Change the two 1 x 1 convolutions about the latents so that those of x have mean 0 and spread 1 by channel.
+
+    Pictures that go through the autoencoder stay the same; a scaling factor is then not needed.
+    """
+    latents = emoji_hands.encode(vae, x)
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    n, into, out = len(mean), vae.quant_conv, vae.post_quant_conv
+    into.bias[:n] = (into.bias[:n] - mean) / std
+    into.weight[:n] /= std.view(n, 1, 1, 1)
+    into.bias[n:] -= 2 * std.log()
+    out.bias += out.weight[:, :, 0, 0] @ mean
+    out.weight *= std.view(1, n, 1, 1)
+    vae.register_to_config(scaling_factor=1.0)
+
+
+def checkpoints() -> Path:
+    return Path(os.environ.get("COURSE_CHECKPOINTS", "build"))
+
+
+# --- the network that removes noise -------------------------------------------------------------------------
+
+
+def table(vae: AutoencoderKL, x: Tensor, mirror: Tensor) -> Tensor:
+    """Latents (VARIANTS, things, 4, 4, 8, 8): first the pictures themselves, the second half in changed colours."""
+    rng, rows = torch.Generator().manual_seed(0), []
+    for i in range(VARIANTS):
+        changed = varied(x, mirror, rng, torch.full((len(x),), i >= VARIANTS // 2)) if i else x
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = emoji_hands.encode(vae, changed.flatten(0, 1))
+        rows.append(latents.float().unflatten(0, x.shape[:2]))
+    return torch.stack(rows)
+
+
+def all_ids(tokenizer: CLIPTokenizer, pictures: emoji.Emoji) -> dict[str, Tensor]:
+    """Token ids of what can be asked for: "full" (things, 4, L), "group" (things, 4, L), "hand" (4, L), "none" (L,)."""
+    hands = emoji_hands.HANDS
+    rows = [(pictures.names[i], pictures.groups[pictures.group[i]]) for i in range(0, len(pictures), len(hands))]
+    prompt = emoji_hands.prompt
+
+    def ids(prompts: list[str]) -> Tensor:
+        return token_ids(tokenizer, prompts).unflatten(0, (-1, len(hands)))
+
+    return {
+        "full": ids([prompt(name, group, hand) for name, group in rows for hand in hands]),
+        "group": ids([prompt("", group, hand) for _, group in rows for hand in hands]),
+        "hand": ids([prompt("", "", hand) for hand in hands])[0],
+        "none": token_ids(tokenizer, [""])[0],
+    }
+
+
+def examples(
+    latents: Tensor, seen: Tensor, ids: dict[str, Tensor], n: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """n training examples: what is to come out and what is given (n, 4, 8, 8), and token ids (n, L).
+
+    In the first half a picture is given, mostly with nothing but a hand; in the second half none is (zeros). `seen`
+    (things, 4) says which cells there are.
+    """
+    half, variants = n // 2, len(latents)
+    wanted = seen.nonzero()[torch.randint(int(seen.sum()), (n,), generator=rng)]
+    thing, hand = wanted.T
+    others = seen[thing].float().scatter(1, hand[:, None], 0.0)
+    of = others.multinomial(1, generator=rng)[:, 0]
+    variant = torch.randint(variants, (n,), generator=rng)
+    variant[half:] %= variants // 2  # names say colours
+    target, given = latents[variant, thing, hand], latents[variant, thing, of]
+    given[half:] = 0
+    u = torch.rand(n, generator=rng)
+    named = u >= torch.where(torch.arange(n) < half, 0.7, NO_PROMPT + NO_NAME)
+    named &= variant < variants // 2
+    asked = torch.where((torch.arange(n) < half)[:, None], ids["hand"][hand], ids["group"][thing, hand])
+    asked = torch.where(named[:, None], ids["full"][thing, hand], asked)
+    return target, given, torch.where((u < NO_PROMPT)[:, None], ids["none"], asked)
+
+
+def train_unet(
+    vae: AutoencoderKL, pictures: emoji.Emoji, steps: int, folder: Path, unet: UNet2DConditionModel | None = None,
+    make: Callable[[nn.Module], list[torch.optim.Optimizer]] = optimisers, name: str = "emoji_unet",
+    latents: Tensor | None = None,
+) -> StableDiffusionInstructPix2PixPipeline:  # fmt: skip
+    """The U-Net and its text encoder together, on all training pictures but the cells that are left out."""
+    x, mirror = by_thing(pictures), may_mirror(pictures)
+    latents = table(vae, x, mirror) if latents is None else latents
+    words = emoji_hands.vocabulary(pictures.names, pictures.groups)
+    scheduler, tokenizer = latent.build_scheduler(), latent.build_tokenizer(words, LENGTH)
+    ids, seen = all_ids(tokenizer, pictures), ~emoji_hands.left_out(len(x))
+    channels, levels = latents.shape[3], scheduler.config.num_train_timesteps
+    unet = unet or latent.build_unet(UNET_WIDTHS, channels=channels, extra=channels)
+    net = nn.ModuleDict({"unet": unet, "text": latent.build_text_encoder(tokenizer)})
+
+    def loss_of(net: nn.Module, rng: torch.Generator) -> Tensor:
+        target, given, asked = examples(latents, seen, ids, UNET_BATCH, rng)
+        noise = torch.randn(target.shape, generator=rng)
+        t = torch.randint(levels, (len(target),), generator=rng)
+        lost = (torch.rand(asked.shape, generator=rng) < NO_WORD) & (asked > tokenizer.unk_token_id)
+        states = net["text"](asked.masked_fill(lost, tokenizer.unk_token_id))[0]
+        v = net["unet"](torch.cat([scheduler.add_noise(target, noise, t), given], 1), t, states).sample
+        return F.mse_loss(v.float(), scheduler.get_velocity(target, noise, t))
+
+    net = latent.fit(name, net, loss_of, steps, folder, make(net))
+    latent.never_seen(net["text"], tokenizer, len(words))
+    return assemble(vae, net["text"], tokenizer, net["unet"])
+
+
+def assemble(
+    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+) -> StableDiffusionInstructPix2PixPipeline:  # fmt: skip
+    """The parts as the library's pipeline for a given picture and a prompt, quiet and in eval mode."""
+    pipeline = StableDiffusionInstructPix2PixPipeline(
+        vae.eval(), text_encoder.eval(), tokenizer, unet.eval(), latent.build_scheduler(), None, None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+# --- the judges ---------------------------------------------------------------------------------------------
+
+
+def linear(features: Tensor, y: Tensor, classes: int, decay: float) -> tuple[Tensor, Tensor]:
+    """Weights (classes, D) and bias (classes,) of a logistic regression on features (N, D) with labels y (N,)."""
+    mean, std = features.mean(0), features.std(0).clamp(min=1e-3)
+    x = (features - mean) / std
+    weight, bias = torch.zeros(classes, x.shape[1], requires_grad=True), torch.zeros(classes, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = F.cross_entropy(x @ weight.T + bias, y) + decay * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    weight = weight.detach() / std
+    return weight, bias.detach() - weight @ mean
+
+
+def make_judges(side: int = emoji_hands.SIDE) -> None:
+    """Two linear classifiers of hand and group, on all training emoji, for what is drawn."""
+    train, test = emoji.emoji("train"), emoji.emoji("test")
+    x, x_test = imagenet.image_features(train.x, side), imagenet.image_features(test.x, side)
+    found = {"hand": linear(x, train.hand, len(train.hands), DECAY["hand"]),
+             "group": linear(x, train.group, len(train.groups), DECAY["group"])}  # fmt: skip
+    weights = {"weight": torch.cat([w for w, _ in found.values()]), "bias": torch.cat([b for _, b in found.values()])}
+    write(data.ASSETS / "emoji_judges.safetensors", safetensors.torch.save({k: w.half() for k, w in weights.items()}))
+    for kind, seen in emoji_hands.judged(x_test).items():
+        print(f"{kind}: right for {(seen == getattr(test, kind)).float().mean():.3f} of {len(test)} held-out emoji")
