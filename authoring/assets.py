@@ -7,7 +7,9 @@ an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one cor
 hour on one core), `upscaler` (eight minutes) and `imagenet` (see authoring/super_resolution.py for what they need),
 `samples` (minutes), `medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes each),
 `medical_ablation` (10 minutes), `brains` (see authoring/medical.py for what it needs), `medical_brain` (four minutes),
-`emoji` and `emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour), `manifest`. All by default.
+`emoji` and `emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour), `emoji_judges` (minutes) and
+`emoji_latent` (see authoring/emoji_latent.py; about an hour, and it goes on where a killed run was), `manifest`. All by
+default.
 """
 
 from __future__ import annotations
@@ -541,6 +543,8 @@ PARTS = {
     "samples": made_by("evaluation", "make_samples"),
     "emoji": made_by("emoji", "make_emoji"),
     "emoji_ddpm": made_by("emoji", "make_emoji_ddpm"),
+    "emoji_judges": made_by("emoji_latent", "make_judges"),
+    "emoji_latent": made_by("emoji_latent", "make"),
     "manifest": make_manifest,
 }
 

@@ -1,4 +1,4 @@
-"""How the emoji's latent pipeline was made: `python -m authoring.assets emoji_vae|emoji_latent|emoji_judges`.
+"""How the emoji's latent pipeline was made: `python -m authoring.assets emoji_judges|emoji_latent`.
 
 One network for two tasks: emoji by name, group and hand, and a given emoji in another hand. Each part goes on where a
 killed run was; the folder of the checkpoints is COURSE_CHECKPOINTS, else build/.
@@ -26,7 +26,7 @@ VAE_STEPS, UNET_STEPS = 4_000, 12_000
 VAE_BATCH, UNET_BATCH, VARIANTS = 32, 64, 16
 VAE_WIDTHS, UNET_WIDTHS, KL_WEIGHT = (16, 32, 48), (64, 64), 1e-4
 NO_PROMPT, NO_NAME, NO_WORD = 0.1, 0.15, 0.03
-LENGTH = 14  # tokens of a prompt
+TEXT_WIDTH, LENGTH = 48, 14  # width; tokens of a prompt
 DECAY = {"hand": 1e-3, "group": 1e-2}  # of the judges' weights
 SHIFT = 2  # pixels, at most, by which training pictures are moved
 
@@ -87,9 +87,9 @@ def train_vae(
         return (decoded.float() - chosen).abs().mean() + KL_WEIGHT * divergence
 
     def watch(vae: nn.Module) -> str:
-        return f"held out {psnr(emoji_hands.decode(vae, emoji_hands.encode(vae, test)), test):.2f} dB"
+        return f"held out {psnr(emoji_hands.through(vae, test), test):.2f} dB"
 
-    vae = vae or latent.build_vae(VAE_WIDTHS, channels=3)
+    vae = vae or latent.build_vae(VAE_WIDTHS, channels=3, attention=False)
     return latent.fit(name, vae, loss_of, steps, folder, make(vae), watch)
 
 
@@ -182,8 +182,8 @@ def train_unet(
     scheduler, tokenizer = latent.build_scheduler(), latent.build_tokenizer(words, LENGTH)
     ids, seen = all_ids(tokenizer, pictures), ~emoji_hands.left_out(len(x))
     channels, levels = latents.shape[3], scheduler.config.num_train_timesteps
-    unet = unet or latent.build_unet(UNET_WIDTHS, channels=channels, extra=channels)
-    net = nn.ModuleDict({"unet": unet, "text": latent.build_text_encoder(tokenizer)})
+    unet = unet or latent.build_unet(UNET_WIDTHS, TEXT_WIDTH, channels, extra=channels)
+    net = nn.ModuleDict({"unet": unet, "text": latent.build_text_encoder(tokenizer, unet.config.cross_attention_dim)})
 
     def loss_of(net: nn.Module, rng: torch.Generator) -> Tensor:
         target, given, asked = examples(latents, seen, ids, UNET_BATCH, rng)
@@ -242,3 +242,66 @@ def make_judges(side: int = emoji_hands.SIDE) -> None:
     write(data.ASSETS / "emoji_judges.safetensors", safetensors.torch.save({k: w.half() for k, w in weights.items()}))
     for kind, seen in emoji_hands.judged(x_test).items():
         print(f"{kind}: right for {(seen == getattr(test, kind)).float().mean():.3f} of {len(test)} held-out emoji")
+
+
+# --- what it can do -----------------------------------------------------------------------------------------
+
+
+def row(x: Tensor, thing: Tensor, b: Tensor, true: Tensor, real: tuple[Tensor, Tensor]) -> str:
+    """The measures of pictures x (N, 3, 32, 32) that should show things in hands b; `real` are features and hands."""
+    features = imagenet.image_features(x, emoji_hands.SIDE)
+    wanted = imagenet.image_features(true[thing, b], emoji_hands.SIDE)
+    hand = (emoji_hands.judged(features)["hand"] == b).float().mean()
+    return (
+        f"RMS {emoji_hands.distance(x, true[thing, b]).mean():.3f}"
+        f"  features {emoji_hands.distance(features, wanted).mean():.3f}"
+        f"  found {emoji_hands.found(x, thing, b, true).mean():.3f}"
+        f"  hand {hand:.3f}  KID {emoji_hands.kid_to_hands(features, b, *real):.2f}"
+    )
+
+
+def report(pipeline: StableDiffusionInstructPix2PixPipeline, n: int = 424) -> None:
+    """Print the measures of both tasks beside the trivial answers."""
+    train, test = emoji.emoji("train"), emoji.emoji("test")
+    known, true, seen = by_thing(train), by_thing(test), ~emoji_hands.left_out(len(by_thing(train)))
+    real = imagenet.image_features(train.x, emoji_hands.SIDE), train.hand
+    print(f"autoencoder, held out: {psnr(emoji_hands.through(pipeline.vae, test.x), test.x):.2f} dB", flush=True)
+    chosen = torch.randperm(12 * len(true), generator=torch.Generator().manual_seed(0))[:n]
+    thing, a, b = (part[chosen] for part in emoji_hands.pairs(len(true)))
+    given, hands = true[thing, a], [emoji_hands.HANDS[i] for i in b.tolist()]
+    rows = {
+        "the truth": lambda: true[thing, b],
+        "the truth through the autoencoder": lambda: emoji_hands.through(pipeline.vae, true[thing, b]),
+        "the given picture": lambda: given,
+        "nearest training partner": lambda: emoji_hands.nearest_partner(given, a, b, known, seen),
+        "the hand's average": lambda: emoji_hands.average(b, known, seen),
+    } | {
+        f"network, guidance {guidance:g}": lambda guidance=guidance: emoji_hands.draw(
+            pipeline, hands, torch.Generator().manual_seed(1), given, guidance=guidance
+        )
+        for guidance in (1.0, 2.0, 3.0)
+    }  # fmt: skip
+    for label, made in rows.items():
+        print(f"{label:34} {row(made(), thing, b, true, real)}", flush=True)
+    cells = {"left out": ~seen, "seen": ~seen.roll(1, dims=1)}
+    for label, which in cells.items():
+        thing, b = which.nonzero().T
+        names = [train.names[4 * i] for i in thing.tolist()]
+        groups = [train.groups[train.group[4 * i]] for i in thing.tolist()]
+        asked = [emoji_hands.prompt(*each) for each in zip(names, groups, [emoji_hands.HANDS[i] for i in b.tolist()])]
+        for guidance in (1.0, 2.0, 4.0):
+            x = emoji_hands.draw(pipeline, asked, torch.Generator().manual_seed(1), guidance=guidance)
+            print(f"by name, {label}, guidance {guidance:g}: {row(x, thing, b, known, real)}", flush=True)
+        x = known[thing, (b + 1) % 4]
+        print(f"another hand's picture, {label}: {row(x, thing, b, known, real)}", flush=True)
+
+
+def make(folder: Path = emoji_hands.FOLDER) -> None:
+    """Train, save, load again and report; a killed run goes on where it was."""
+    torch.manual_seed(0)
+    train, test, keep = emoji.emoji("train"), emoji.emoji("test"), checkpoints()
+    vae = train_vae(by_thing(train), may_mirror(train), test.x, VAE_STEPS, keep).requires_grad_(False)
+    standardise(vae, train.x)
+    torch.manual_seed(1)
+    latent.save(train_unet(vae, train, UNET_STEPS, keep), folder)
+    report(emoji_hands.load())

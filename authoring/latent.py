@@ -62,12 +62,15 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 64) -> CLIPTextMod
     return CLIPTextModel(config)
 
 
-def build_vae(widths: Sequence[int] = (16, 32, 48), channels: int = 1, latent_channels: int = 4) -> AutoencoderKL:
+def build_vae(
+    widths: Sequence[int] = (16, 32, 48), channels: int = 1, latent_channels: int = 4, attention: bool = True
+) -> AutoencoderKL:
     """Pictures `channels` x 32 x 32 to latents 4 x 8 x 8 and back."""
     return AutoencoderKL(
-        in_channels=channels, out_channels=channels, latent_channels=latent_channels, block_out_channels=tuple(widths), layers_per_block=1,
+        in_channels=channels, out_channels=channels, latent_channels=latent_channels,
+        block_out_channels=tuple(widths), layers_per_block=1,
         down_block_types=["DownEncoderBlock2D"] * len(widths), up_block_types=["UpDecoderBlock2D"] * len(widths),
-        norm_num_groups=8, sample_size=32,
+        norm_num_groups=8, sample_size=32, mid_block_add_attention=attention,
     )  # fmt: skip
 
 
@@ -76,7 +79,8 @@ def build_unet(
 ) -> UNet2DConditionModel:
     """For latents 4 x 8 x 8, and `extra` channels beside them; attention at 4 x 4 only, where it costs little."""
     return UNet2DConditionModel(
-        sample_size=8, in_channels=channels + extra, out_channels=channels, block_out_channels=tuple(widths), layers_per_block=1,
+        sample_size=8, in_channels=channels + extra, out_channels=channels,
+        block_out_channels=tuple(widths), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=text_width, attention_head_dim=4, norm_num_groups=8,
     )  # fmt: skip

@@ -8,7 +8,10 @@ trained it. What is asked for can be measured against the truth: the same thing 
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from diffusers import (
@@ -39,7 +42,8 @@ def prompt(name: str = "", group: str = "", hand: str = "") -> str:
 def vocabulary(names: Sequence[str], groups: Sequence[str]) -> list[str]:
     """The words of all prompts, in order, each once; a comma is one."""
     text = [prompt(name) for name in names] + [prompt("", group) for group in groups]
-    return list(dict.fromkeys([",", *HANDS, *(word for line in text for word in line.split())]))
+    words = re.findall(r"[a-z]+|[0-9]", " ".join(text).lower())
+    return list(dict.fromkeys([",", *HANDS, *string.digits, *words]))
 
 
 def left_out(things: int) -> Tensor:
@@ -61,6 +65,21 @@ def encode(vae: AutoencoderKL, x: Tensor) -> Tensor:
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Pictures (N, 3, 32, 32) in [-1, 1] of latents (N, 4, 8, 8)."""
     return metrics.in_batches(lambda part: vae.decode(part.to(vae.device)).sample.clamp(-1, 1), latents)
+
+
+@torch.no_grad()
+def through(vae: AutoencoderKL, x: Tensor) -> Tensor:
+    """Pictures (N, 3, 32, 32) through the autoencoder and back."""
+    return decode(vae, encode(vae, x))
+
+
+def load(folder: Path = FOLDER) -> StableDiffusionInstructPix2PixPipeline:
+    """The pipeline in float32, quiet."""
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder)
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        part.float()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 @torch.no_grad()
