@@ -22,8 +22,8 @@ from course_utils import data, emoji, emoji_hands, imagenet
 from course_utils.files import write
 from course_utils.latent import psnr, token_ids
 
-VAE_STEPS, UNET_STEPS = 4_000, 12_000
-VAE_BATCH, UNET_BATCH, VARIANTS = 32, 64, 16
+VAE_STEPS, UNET_STEPS = 3_000, 5_000
+VAE_BATCH, UNET_BATCH, VARIANTS = 16, 64, 16
 VAE_WIDTHS, UNET_WIDTHS, KL_WEIGHT = (16, 32, 48), (64, 64), 1e-4
 NO_PROMPT, NO_NAME, NO_WORD = 0.1, 0.15, 0.03
 TEXT_WIDTH, LENGTH = 48, 14  # width; tokens of a prompt
@@ -247,10 +247,15 @@ def make_judges(side: int = emoji_hands.SIDE) -> None:
 # --- what it can do -----------------------------------------------------------------------------------------
 
 
-def row(x: Tensor, thing: Tensor, b: Tensor, true: Tensor, real: tuple[Tensor, Tensor]) -> str:
-    """The measures of pictures x (N, 3, 32, 32) that should show things in hands b; `real` are features and hands."""
+def row(x: Tensor, wanted: Tensor, thing: Tensor, b: Tensor, true: Tensor, real: tuple[Tensor, Tensor]) -> str:
+    """The measures of pictures x (N, 3, 32, 32) that should show things in hands b.
+
+    Args:
+        wanted: features (N, 1280) of the truth.
+        true: the truth of all things, (things, 4, 3, 32, 32).
+        real: features and hands of real emoji, for KID.
+    """
     features = imagenet.image_features(x, emoji_hands.SIDE)
-    wanted = imagenet.image_features(true[thing, b], emoji_hands.SIDE)
     hand = (emoji_hands.judged(features)["hand"] == b).float().mean()
     return (
         f"RMS {emoji_hands.distance(x, true[thing, b]).mean():.3f}"
@@ -263,37 +268,48 @@ def row(x: Tensor, thing: Tensor, b: Tensor, true: Tensor, real: tuple[Tensor, T
 def report(pipeline: StableDiffusionInstructPix2PixPipeline, n: int = 424) -> None:
     """Print the measures of both tasks beside the trivial answers."""
     train, test = emoji.emoji("train"), emoji.emoji("test")
-    known, true, seen = by_thing(train), by_thing(test), ~emoji_hands.left_out(len(by_thing(train)))
-    real = imagenet.image_features(train.x, emoji_hands.SIDE), train.hand
+    known, true = by_thing(train), by_thing(test)
+    seen, place = ~emoji_hands.left_out(len(known)), known.shape[:2]
     print(f"autoencoder, held out: {psnr(emoji_hands.through(pipeline.vae, test.x), test.x):.2f} dB", flush=True)
+    known_features = imagenet.image_features(train.x, emoji_hands.SIDE).unflatten(0, place)
+    true_features = imagenet.image_features(test.x, emoji_hands.SIDE).unflatten(0, true.shape[:2])
+    real = known_features.flatten(0, 1), train.hand
     chosen = torch.randperm(12 * len(true), generator=torch.Generator().manual_seed(0))[:n]
     thing, a, b = (part[chosen] for part in emoji_hands.pairs(len(true)))
     given, hands = true[thing, a], [emoji_hands.HANDS[i] for i in b.tolist()]
+
+    def network(guidance: float, draws: int = 1) -> Tensor:
+        rng = torch.Generator().manual_seed(1)
+        several = (emoji_hands.draw(pipeline, hands, rng, given, guidance=guidance) for _ in range(draws))
+        return torch.stack(list(several)).mean(0)
+
     rows = {
         "the truth": lambda: true[thing, b],
         "the truth through the autoencoder": lambda: emoji_hands.through(pipeline.vae, true[thing, b]),
         "the given picture": lambda: given,
         "nearest training partner": lambda: emoji_hands.nearest_partner(given, a, b, known, seen),
         "the hand's average": lambda: emoji_hands.average(b, known, seen),
-    } | {
-        f"network, guidance {guidance:g}": lambda guidance=guidance: emoji_hands.draw(
-            pipeline, hands, torch.Generator().manual_seed(1), given, guidance=guidance
-        )
-        for guidance in (1.0, 2.0, 3.0)
-    }  # fmt: skip
+        "network, guidance 1": lambda: network(1.0),
+        "mean of 4 of these": lambda: network(1.0, 4),
+        "network, guidance 2": lambda: network(2.0),
+    }
     for label, made in rows.items():
-        print(f"{label:34} {row(made(), thing, b, true, real)}", flush=True)
-    cells = {"left out": ~seen, "seen": ~seen.roll(1, dims=1)}
-    for label, which in cells.items():
+        print(f"{label:34} {row(made(), true_features[thing, b], thing, b, true, real)}", flush=True)
+    for label, which in {"left out": ~seen, "seen": ~seen.roll(1, dims=1)}.items():
         thing, b = which.nonzero().T
-        names = [train.names[4 * i] for i in thing.tolist()]
-        groups = [train.groups[train.group[4 * i]] for i in thing.tolist()]
-        asked = [emoji_hands.prompt(*each) for each in zip(names, groups, [emoji_hands.HANDS[i] for i in b.tolist()])]
-        for guidance in (1.0, 2.0, 4.0):
-            x = emoji_hands.draw(pipeline, asked, torch.Generator().manual_seed(1), guidance=guidance)
-            print(f"by name, {label}, guidance {guidance:g}: {row(x, thing, b, known, real)}", flush=True)
-        x = known[thing, (b + 1) % 4]
-        print(f"another hand's picture, {label}: {row(x, thing, b, known, real)}", flush=True)
+        asked = [
+            emoji_hands.prompt(train.names[4 * i], train.groups[train.group[4 * i]], emoji_hands.HANDS[j])
+            for i, j in which.nonzero().tolist()
+        ]
+        drawn = {
+            f"guidance {guidance:g}": emoji_hands.draw(
+                pipeline, asked, torch.Generator().manual_seed(1), guidance=guidance
+            )
+            for guidance in (1.0, 2.0, 4.0)
+        }
+        for kind, x in (drawn | {"another hand's picture": known[thing, (b + 1) % 4]}).items():
+            text = row(x, known_features[thing, b], thing, b, known, real)
+            print(f"by name, {label}, {kind:24} {text}", flush=True)
 
 
 def make(folder: Path = emoji_hands.FOLDER) -> None:
