@@ -106,7 +106,7 @@ def draw(
             without = unet(both, t, silent).sample
             v = without + guidance * (v - without)
         z = scheduler.step(v, t, z).prev_sample
-    return decode(vae, z)
+    return decode(vae, z / vae.config.scaling_factor)
 
 
 def by_prompt(pipeline: StableDiffusionInstructPix2PixPipeline) -> StableDiffusionPipeline:
