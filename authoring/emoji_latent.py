@@ -22,12 +22,12 @@ from course_utils import data, emoji, emoji_hands, imagenet
 from course_utils.files import write
 from course_utils.latent import psnr, token_ids
 
-VAE_STEPS, UNET_STEPS = 3_000, 5_000
+VAE_STEPS, UNET_STEPS = 2_000, 4_000
 VAE_BATCH, UNET_BATCH, VARIANTS = 16, 64, 16
 VAE_WIDTHS, UNET_WIDTHS, KL_WEIGHT = (16, 32, 48), (64, 64), 1e-4
 NO_PROMPT, NO_NAME, NO_WORD = 0.1, 0.15, 0.03
 TEXT_WIDTH, LENGTH = 48, 14  # width; tokens of a prompt
-DECAY = {"hand": 1e-3, "group": 1e-2}  # of the judges' weights
+DECAY = 1e-3  # of the judges' weights
 SHIFT = 2  # pixels, at most, by which training pictures are moved
 
 
@@ -232,15 +232,16 @@ def linear(features: Tensor, y: Tensor, classes: int, decay: float) -> tuple[Ten
     return weight, bias.detach() - weight @ mean
 
 
-def make_judges(side: int = emoji_hands.SIDE) -> None:
+def make_judges() -> None:
     """Two linear classifiers of hand and group, on all training emoji, for what is drawn."""
     train, test = emoji.emoji("train"), emoji.emoji("test")
-    x, x_test = imagenet.image_features(train.x, side), imagenet.image_features(test.x, side)
-    found = {"hand": linear(x, train.hand, len(train.hands), DECAY["hand"]),
-             "group": linear(x, train.group, len(train.groups), DECAY["group"])}  # fmt: skip
-    weights = {"weight": torch.cat([w for w, _ in found.values()]), "bias": torch.cat([b for _, b in found.values()])}
+    x = emoji_hands.strokes(train.x)
+    hand, group = (
+        linear(x, getattr(train, kind), len(getattr(train, f"{kind}s")), DECAY) for kind in ("hand", "group")
+    )
+    weights = {"weight": torch.cat([hand[0], group[0]]), "bias": torch.cat([hand[1], group[1]])}
     write(data.ASSETS / "emoji_judges.safetensors", safetensors.torch.save({k: w.half() for k, w in weights.items()}))
-    for kind, seen in emoji_hands.judged(x_test).items():
+    for kind, seen in emoji_hands.judged(test.x).items():
         print(f"{kind}: right for {(seen == getattr(test, kind)).float().mean():.3f} of {len(test)} held-out emoji")
 
 
@@ -256,7 +257,7 @@ def row(x: Tensor, wanted: Tensor, thing: Tensor, b: Tensor, true: Tensor, real:
         real: features and hands of real emoji, for KID.
     """
     features = imagenet.image_features(x, emoji_hands.SIDE)
-    hand = (emoji_hands.judged(features)["hand"] == b).float().mean()
+    hand = (emoji_hands.judged(x)["hand"] == b).float().mean()
     return (
         f"RMS {emoji_hands.distance(x, true[thing, b]).mean():.3f}"
         f"  features {emoji_hands.distance(features, wanted).mean():.3f}"

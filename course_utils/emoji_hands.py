@@ -22,8 +22,9 @@ from diffusers import (
 )
 from torch import Tensor
 
-from . import data, emoji, metrics
+from . import data, emoji, imagenet, metrics
 from .latent import token_ids
+from .photographs import looking_net
 
 FOLDER = data.ASSETS / "emoji_latent"
 HANDS = tuple(emoji.HANDS)  # as prompts say them, in the order of `Emoji.hand`
@@ -176,8 +177,23 @@ def kid_to_hands(features: Tensor, b: Tensor, real: Tensor, hand: Tensor) -> flo
     return sum(each) / len(each)
 
 
-def judged(features: Tensor) -> dict[str, Tensor]:
-    """What two linear classifiers on EfficientNet-Lite0's features (N, 1280) see: "group" (N,) and "hand" (N,)."""
+@torch.no_grad()
+def strokes(x: Tensor, side: int = 64) -> Tensor:
+    """How pictures (N, 3, H, W) in [-1, 1] are drawn: mean and spread of EfficientNet-Lite0's first four stages
+    (N, 320). The last layer says what is shown, and knows less of the hand.
+    """
+
+    net = looking_net()
+
+    def of(part: Tensor) -> Tensor:
+        stages = [stage.flatten(2) for stage in net(imagenet.resized((part + 1) / 2, side))[:4]]
+        return torch.cat([torch.cat([stage.mean(2), stage.std(2)], 1) for stage in stages], 1)
+
+    return metrics.in_batches(of, x)
+
+
+def judged(x: Tensor) -> dict[str, Tensor]:
+    """What two linear classifiers on `strokes` see in pictures (N, 3, H, W): "group" (N,) and "hand" (N,)."""
     weights = data.weights("emoji_judges")
-    logits = features @ weights["weight"].float().T + weights["bias"].float()
+    logits = strokes(x) @ weights["weight"].float().T + weights["bias"].float()
     return {"group": logits[:, len(HANDS) :].argmax(1), "hand": logits[:, : len(HANDS)].argmax(1)}
