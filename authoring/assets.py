@@ -374,6 +374,12 @@ SOURCES["emoji_ddpm.safetensors"] = (
     "authoring.assets emoji_ddpm: notebook 05's U-Net of widths 64 and 128 on the training emoji, by group and hand, "
     "steps of 32, averaged weights, float16",
 )
+SOURCES["emoji_judges.safetensors"] = (
+    "this course, trained on the emoji",
+    "MIT; the emoji are under Apache 2.0, MIT and CC BY 4.0 (LICENSES/emoji.txt)",
+    "authoring.assets emoji_judges: linear classifiers of hand and group on means and spreads of EfficientNet-Lite0's "
+    "first four stages, all training emoji, float16",
+)
 
 
 # --- models that a notebook shows beside its own -------------------------------------------------------------
