@@ -21,22 +21,52 @@ from authoring import latent
 from course_utils import data, emoji, emoji_hands, imagenet
 from course_utils.files import write
 from course_utils.latent import psnr, token_ids
+from course_utils.lessons import nb12_two_minutes as nb12
 
-VAE_STEPS, UNET_STEPS = 2_000, 4_000
+VAE_STEPS, UNET_STEPS = 2_000, 4_200
 VAE_BATCH, UNET_BATCH, VARIANTS = 16, 64, 16
 VAE_WIDTHS, UNET_WIDTHS, KL_WEIGHT = (16, 32, 48), (64, 64), 1e-4
 NO_PROMPT, NO_NAME, NO_WORD = 0.1, 0.15, 0.03
 TEXT_WIDTH, LENGTH = 48, 14  # width; tokens of a prompt
 DECAY = 1e-3  # of the judges' weights
+ENDS = ("conv_in", "conv_out", "quant_conv", "post_quant_conv", "time_embedding", "time_emb_proj", "embeddings")
 SHIFT = 2  # pixels, at most, by which training pictures are moved
 
 
-def optimisers(net: nn.Module, lr: float = 2e-3, muon_lr: float = 0.02) -> list[torch.optim.Optimizer]:
-    """Notebook 12's Muon for the matrices inside, AdamW for the first and last layers, embeddings, norms, biases."""
-    from course_utils.lessons.nb12_two_minutes import make_optimisers
+class Muon(nb12.Muon):
+    """Notebook 12's Muon in a third of its time: the rounds are taken on the small square matrix X X^T."""
 
-    ends = ("conv_in", "conv_out", "quant_conv", "post_quant_conv", "time_embedding", "time_emb_proj", "embeddings")
-    return make_optimisers(net, lr, muon_lr, ends)
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            same, state = group["params"], self.state[group["params"][0]]
+            gradient = torch.stack([p.grad.flatten(1) for p in same])  # (G, m, n)
+            average = state.setdefault("average", torch.zeros_like(gradient)).lerp_(gradient, 1 - group["momentum"])
+            update = orthogonalise(gradient.lerp(average, group["momentum"]))
+            size = max(1, update.shape[1] / update.shape[2]) ** 0.5
+            for p, change in zip(same, update):
+                p.add_(change.view_as(p), alpha=-group["lr"] * size)
+
+
+def orthogonalise(X: Tensor, rounds: int = 5) -> Tensor:
+    """The same as notebook 12's: a round multiplies X by a polynomial of X X^T, and all of them commute."""
+    X = X / (X.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    tall = X.shape[1] > X.shape[2]
+    X = X.mT if tall else X
+    A = X @ X.mT
+    one = torch.eye(A.shape[1])
+    product = one.expand_as(A)
+    for _ in range(rounds):
+        Q = 3.4445 * one - 4.7750 * A + 2.0315 * A @ A
+        product, A = Q @ product, Q @ A @ Q
+    X = product @ X
+    return X.mT if tall else X
+
+
+def optimisers(net: nn.Module, lr: float = 2e-3, muon_lr: float = 0.02) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside, AdamW for the first and last layers, embeddings, norms, biases."""
+    slow, adamw = nb12.make_optimisers(net, lr, muon_lr, ENDS)
+    return [Muon([p for group in slow.param_groups for p in group["params"]], muon_lr), adamw]
 
 
 # --- pictures -----------------------------------------------------------------------------------------------

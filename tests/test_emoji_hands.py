@@ -8,6 +8,7 @@ from authoring import emoji_latent as making
 from authoring import latent
 from course_utils import emoji, emoji_hands
 from course_utils.latent import token_ids
+from course_utils.lessons import nb12_two_minutes as nb12
 
 TRAIN, TEST = emoji.emoji("train"), emoji.emoji("test")
 WORDS = emoji_hands.vocabulary(TRAIN.names, TRAIN.groups)
@@ -168,6 +169,21 @@ def test_a_killed_training_goes_on_to_the_same_weights(vae, tmp_path, monkeypatc
     monkeypatch.setattr(latent.training, "save_checkpoint", saved)
     resumed = run(tmp_path / "b")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 72), (2, 40, 12), (1, 8, 8)])
+def test_the_quick_muon_takes_the_steps_of_notebook_12(shape) -> None:
+    x = torch.randn(shape, generator=seeded())
+    assert torch.allclose(making.orthogonalise(x), nb12.orthogonalise(x), atol=1e-4)
+    nets = [torch.nn.Linear(6, 9), torch.nn.Linear(6, 9)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    pair = [kind([net.weight], 0.1) for kind, net in zip((making.Muon, nb12.Muon), nets)]
+    for step in range(3):
+        for net, optimiser in zip(nets, pair):
+            net.zero_grad()
+            net(torch.ones(6) * step + 1).square().sum().backward()
+            optimiser.step()
+    assert torch.allclose(nets[0].weight, nets[1].weight, atol=1e-4)
 
 
 # --- measures -----------------------------------------------------------------------------------------------
