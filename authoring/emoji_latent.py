@@ -23,7 +23,7 @@ from course_utils.files import write
 from course_utils.latent import psnr, token_ids
 from course_utils.lessons import nb12_two_minutes as nb12
 
-VAE_STEPS, UNET_STEPS = 2_000, 4_200
+VAE_STEPS, UNET_STEPS = 2_000, 12_000
 VAE_BATCH, UNET_BATCH, VARIANTS = 16, 64, 16
 VAE_WIDTHS, UNET_WIDTHS, KL_WEIGHT = (16, 32, 48), (64, 64), 1e-4
 NO_PROMPT, NO_NAME, NO_WORD = 0.1, 0.15, 0.03
@@ -271,29 +271,39 @@ def make_judges() -> None:
     )
     weights = {"weight": torch.cat([hand[0], group[0]]), "bias": torch.cat([hand[1], group[1]])}
     write(data.ASSETS / "emoji_judges.safetensors", safetensors.torch.save({k: w.half() for k, w in weights.items()}))
-    for kind, seen in emoji_hands.judged(test.x).items():
+    for kind, seen in emoji_hands.judged(emoji_hands.strokes(test.x)).items():
         print(f"{kind}: right for {(seen == getattr(test, kind)).float().mean():.3f} of {len(test)} held-out emoji")
 
 
 # --- what it can do -----------------------------------------------------------------------------------------
 
 
-def row(x: Tensor, wanted: Tensor, thing: Tensor, b: Tensor, true: Tensor, real: tuple[Tensor, Tensor]) -> str:
-    """The measures of pictures x (N, 3, 32, 32) that should show things in hands b.
+class Ruler:
+    """Features of real emoji, and what pictures are measured by against them."""
 
-    Args:
-        wanted: features (N, 1280) of the truth.
-        true: the truth of all things, (things, 4, 3, 32, 32).
-        real: features and hands of real emoji, for KID.
-    """
-    features = imagenet.image_features(x, emoji_hands.SIDE)
-    hand = (emoji_hands.judged(x)["hand"] == b).float().mean()
-    return (
-        f"RMS {emoji_hands.distance(x, true[thing, b]).mean():.3f}"
-        f"  features {emoji_hands.distance(features, wanted).mean():.3f}"
-        f"  found {emoji_hands.found(x, thing, b, true).mean():.3f}"
-        f"  hand {hand:.3f}  KID {emoji_hands.kid_to_hands(features, b, *real):.2f}"
-    )
+    def __init__(self, real: emoji.Emoji) -> None:
+        self.hand = real.hand
+        self.last = imagenet.image_features(real.x, emoji_hands.SIDE)
+        self.strokes = emoji_hands.strokes(real.x)
+
+    def row(self, x: Tensor, wanted: Tensor, thing: Tensor, b: Tensor, true: Tensor) -> str:
+        """The measures of pictures x (N, 3, 32, 32) that should show things in hands b.
+
+        Args:
+            wanted: features (N, 1280) of the truth.
+            true: the truth of all things, (things, 4, 3, 32, 32).
+        """
+        last, strokes = imagenet.image_features(x, emoji_hands.SIDE), emoji_hands.strokes(x)
+        mean, std = self.strokes.mean(0), self.strokes.std(0)
+        looks = emoji_hands.kid_to_hands(last, b, self.last, self.hand)
+        drawn = emoji_hands.kid_to_hands((strokes - mean) / std, b, (self.strokes - mean) / std, self.hand)
+        return (
+            f"RMS {emoji_hands.distance(x, true[thing, b]).mean():.3f}"
+            f"  features {emoji_hands.distance(last, wanted).mean():.3f}"
+            f"  found {emoji_hands.found(x, thing, b, true).mean():.3f}"
+            f"  hand {(emoji_hands.judged(strokes)['hand'] == b).float().mean():.3f}"
+            f"  KID {looks:.2f}, of strokes {drawn:.2f}"
+        )
 
 
 def report(pipeline: StableDiffusionInstructPix2PixPipeline, n: int = 424) -> None:
@@ -302,9 +312,9 @@ def report(pipeline: StableDiffusionInstructPix2PixPipeline, n: int = 424) -> No
     known, true = by_thing(train), by_thing(test)
     seen, place = ~emoji_hands.left_out(len(known)), known.shape[:2]
     print(f"autoencoder, held out: {psnr(emoji_hands.through(pipeline.vae, test.x), test.x):.2f} dB", flush=True)
-    known_features = imagenet.image_features(train.x, emoji_hands.SIDE).unflatten(0, place)
+    ruler = Ruler(train)
+    known_features = ruler.last.unflatten(0, place)
     true_features = imagenet.image_features(test.x, emoji_hands.SIDE).unflatten(0, true.shape[:2])
-    real = known_features.flatten(0, 1), train.hand
     chosen = torch.randperm(12 * len(true), generator=torch.Generator().manual_seed(0))[:n]
     thing, a, b = (part[chosen] for part in emoji_hands.pairs(len(true)))
     given, hands = true[thing, a], [emoji_hands.HANDS[i] for i in b.tolist()]
@@ -325,7 +335,7 @@ def report(pipeline: StableDiffusionInstructPix2PixPipeline, n: int = 424) -> No
         "network, guidance 2": lambda: network(2.0),
     }
     for label, made in rows.items():
-        print(f"{label:34} {row(made(), true_features[thing, b], thing, b, true, real)}", flush=True)
+        print(f"{label:34} {ruler.row(made(), true_features[thing, b], thing, b, true)}", flush=True)
     for label, which in {"left out": ~seen, "seen": ~seen.roll(1, dims=1)}.items():
         thing, b = which.nonzero().T
         asked = [
@@ -339,7 +349,7 @@ def report(pipeline: StableDiffusionInstructPix2PixPipeline, n: int = 424) -> No
             for guidance in (1.0, 2.0, 4.0)
         }
         for kind, x in (drawn | {"another hand's picture": known[thing, (b + 1) % 4]}).items():
-            text = row(x, known_features[thing, b], thing, b, known, real)
+            text = ruler.row(x, known_features[thing, b], thing, b, known)
             print(f"by name, {label}, {kind:24} {text}", flush=True)
 
 

@@ -172,7 +172,10 @@ def found(x: Tensor, thing: Tensor, b: Tensor, true: Tensor) -> Tensor:
 
 
 def kid_to_hands(features: Tensor, b: Tensor, real: Tensor, hand: Tensor) -> float:
-    """KID of pictures in the hands b (N,) to real ones (M,) in that hand, both as features; the hands' mean."""
+    """KID of pictures in the hands b (N,) to real ones (M,) in that hand, both as features; the hands' mean.
+
+    On the features of the last layer it sees above all how real a picture looks, on `strokes` more of the hand.
+    """
     each = [metrics.kernel_distance(real[hand == i], features[b == i]) for i in b.unique().tolist()]
     return sum(each) / len(each)
 
@@ -192,8 +195,8 @@ def strokes(x: Tensor, side: int = 64) -> Tensor:
     return metrics.in_batches(of, x)
 
 
-def judged(x: Tensor) -> dict[str, Tensor]:
-    """What two linear classifiers on `strokes` see in pictures (N, 3, H, W): "group" (N,) and "hand" (N,)."""
+def judged(drawn: Tensor) -> dict[str, Tensor]:
+    """What two linear classifiers see in `strokes` (N, 320) of pictures: "group" (N,) and "hand" (N,)."""
     weights = data.weights("emoji_judges")
-    logits = strokes(x) @ weights["weight"].float().T + weights["bias"].float()
+    logits = drawn @ weights["weight"].float().T + weights["bias"].float()
     return {"group": logits[:, len(HANDS) :].argmax(1), "hand": logits[:, : len(HANDS)].argmax(1)}
