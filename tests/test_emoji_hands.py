@@ -1,5 +1,7 @@
 """Emoji in another hand: prompts, the two tasks of one network, and measures that know the truth."""
 
+import re
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -221,6 +223,25 @@ def test_kid_to_a_hand_tells_hands_apart() -> None:
     right = emoji_hands.kid_to_hands(ours, b, real, real_hand)
     wrong = emoji_hands.kid_to_hands(ours, (b + 2) % 4, real, real_hand)
     assert abs(right) < 0.2 and wrong > 2
+
+
+def test_the_ruler_gives_the_truth_no_distance_and_white_a_large_one() -> None:
+    few = emoji.Emoji(**{key: value[:48] if key in ("x", "y", "names", "group", "hand") else value
+                         for key, value in vars(TEST).items()})  # fmt: skip
+    ruler, true = making.Ruler(few), making.by_thing(few)
+    thing, b = torch.arange(12).repeat_interleave(4), torch.arange(48) % 4
+    wanted = ruler.last
+    assert ruler.row(few.x, wanted, thing, b, true).startswith("RMS 0.000  features 0.000  found 1.000")
+    numbers = re.findall(r"-?\d+\.\d+", ruler.row(torch.ones_like(few.x), wanted, thing, b, true))
+    rms, features, found, hand, looks, strokes = map(float, numbers)
+    assert rms > 0.5 and features > 0.8 and found < 0.1 and hand == 0.25 and looks > 1 and strokes > 1
+
+
+def test_the_judges_are_right_more_often_than_chance_on_held_out_emoji() -> None:
+    some = slice(0, None, 3)
+    seen = emoji_hands.judged(emoji_hands.strokes(TEST.x[some]))
+    assert (seen["hand"] == TEST.hand[some]).float().mean() > 0.7
+    assert (seen["group"] == TEST.group[some]).float().mean() > 0.55
 
 
 def test_a_logistic_regression_finds_two_heaps() -> None:
