@@ -1,11 +1,12 @@
 """FD against evaluations of the network, for every sampler and guidance scale, and how cost grows.
 
-    python -m authoring.benchmarks.ddpm_steps [--chain] [--cost]
+    python -m authoring.benchmarks.ddpm_steps [--chain] [--cost] [--bfloat16]
 
 Uses the diffusion model that the course ships. Every row is written to the asset that notebook 12 draws, and rows that
 are there already are not measured again: delete the file to start anew. Minutes on a graphics card, three quarters of
 an hour on two cores; `--chain` adds the ancestral chain of 1,000 steps and the solver without guidance, on two cores
-more than another hour; `--cost` prints seconds against pictures, steps and width instead.
+more than another hour; `--cost` prints seconds against pictures, steps and width instead. `--bfloat16` compiles the
+network and lets it reckon in bfloat16, in 0.4 of the time on a processor with AMX; the row says so.
 """
 
 from __future__ import annotations
@@ -45,6 +46,17 @@ RUNS = [  # sampler, steps, guidance
 CHAIN = [*[("DPM-Solver++(2M)", steps, 1.0) for steps in (20, 50)], ("ancestral", 1000, 1.0)]
 
 
+def in_bfloat16(net: torch.nn.Module) -> None:
+    """Compile the network and let it reckon in bfloat16; what it puts out is float32, as is all the rest."""
+    compiled = torch.compile(net.forward)
+
+    def forward(x: Tensor, *others: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return compiled(x, *others).float()
+
+    net.forward = forward
+
+
 def evaluations(sampler: str, steps: int, guidance: float) -> int:
     """How often the network is asked for one picture: Heun's last step, to the clean level, asks once only."""
     return (2 * steps - 1 if sampler == "Heun" else steps) * (1 if guidance == 1 else 2)
@@ -65,9 +77,9 @@ def scores(pictures: Tensor, asked: Tensor | None = None) -> dict[str, object]:
     }
 
 
-def measure(generate: Callable[[Tensor, torch.Generator], Tensor]) -> dict[str, object]:
+def measure(generate: Callable[[Tensor, torch.Generator], Tensor], precision: str = "float32") -> dict[str, object]:
     """Means of FD and the rest over DRAWS draws of 2,048 pictures that `generate` makes of labels and a generator,
-    and the standard deviation of one draw's FD."""
+    and the standard deviation of one draw's FD. The row says in which precision the network reckoned."""
     y = torch.arange(metrics.MIN_SAMPLES) % 10
     reports = [metrics.evaluate(generate(y, torch.Generator().manual_seed(1 + draw)), DATASET) for draw in range(DRAWS)]
 
@@ -80,6 +92,7 @@ def measure(generate: Callable[[Tensor, torch.Generator], Tensor]) -> dict[str, 
         "samples": len(y),
         "draws": DRAWS,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "precision": precision,
         "date": str(datetime.date.today()),
     }
 
@@ -102,14 +115,16 @@ def fill(
         write(file, ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
 
 
-def measure_all(runs: list[tuple[str, int, float]]) -> None:
+def measure_all(runs: list[tuple[str, int, float]], precision: str) -> None:
     net = nb05.pretrained().to(runtime.start(0).device)
+    if precision == "bfloat16":
+        in_bfloat16(net)
 
     def measured(run: dict[str, object]) -> dict[str, object]:
         sampler, steps, guidance = run.values()
         settings = {"num_steps": steps, "guidance": guidance, "solver": SAMPLERS[sampler]}
         generate = partial(nb05.sample_images, net, SCHEDULE, **settings)
-        return {"nfe": evaluations(*run.values())} | measure(lambda y, draw: generate(y, rng=draw))
+        return {"nfe": evaluations(*run.values())} | measure(lambda y, draw: generate(y, rng=draw), precision)
 
     fill(FILE, [dict(zip(("sampler", "steps", "guidance"), run)) for run in runs], measured)
 
@@ -150,13 +165,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chain", action="store_true")
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--bfloat16", dest="precision", action="store_const", const="bfloat16", default="float32")
     options = parser.parse_args()
     torch.backends.cudnn.allow_tf32 = False  # the same numbers on every device, to rounding
     if options.cost:
         runtime.start(0)
         cost()
     else:
-        measure_all(RUNS + (CHAIN if options.chain else []))
+        measure_all(RUNS + (CHAIN if options.chain else []), options.precision)
 
 
 if __name__ == "__main__":

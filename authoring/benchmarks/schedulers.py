@@ -1,17 +1,20 @@
 """FD against function evaluations for eight of diffusers' schedulers on one model, by the spacing of their steps.
 
-    python -m authoring.benchmarks.schedulers
+    python -m authoring.benchmarks.schedulers [--bfloat16]
 
 Uses the class-conditional model that the course ships, without guidance, so that the rows stand beside the chain of
 1,000 steps in ddpm_steps.py. Every row is written to the asset that notebooks 06 and 13 draw, and rows that are there
-already are not measured again: delete the file to start anew. Minutes on a graphics card, two hours on one core.
+already are not measured again: delete the file to start anew. Minutes on a graphics card, two hours on one core,
+with `--bfloat16` 50 minutes (see ddpm_steps.py).
 """
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 
-from authoring.benchmarks.ddpm_steps import DATASET, DRAWS, fill, measure
+from authoring.benchmarks.ddpm_steps import DATASET, DRAWS, fill, in_bfloat16, measure
 from course_utils import data, runtime
 from course_utils.lessons import nb06_diffusers_applications as nb06
 from course_utils.lessons import nb13_fast_sampling as nb13
@@ -41,9 +44,14 @@ RUNS = [
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bfloat16", dest="precision", action="store_const", const="bfloat16", default="float32")
+    precision = parser.parse_args().precision
     torch.backends.cudnn.allow_tf32 = False  # the same numbers on every device, to rounding
     unet, calls = nb06.course_unet().to(runtime.start(0).device), []
     unet.register_forward_hook(lambda *_: calls.append(1))
+    if precision == "bfloat16":
+        in_bfloat16(unet.net)
 
     def generate(run: dict[str, object], y: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
         scheduler = nb13.make_scheduler(run["scheduler"], run["spacing"], run["steps"])
@@ -52,7 +60,7 @@ def main() -> None:
 
     def measured(run: dict[str, object]) -> dict[str, object]:
         calls.clear()
-        row = measure(lambda y, draw: generate(run, y, draw))
+        row = measure(lambda y, draw: generate(run, y, draw), precision)
         return {"nfe": len(calls) // (row["samples"] // 512 * DRAWS)} | row
 
     fill(FILE, RUNS, measured)

@@ -3084,16 +3084,20 @@ claim(
 # | Stable Diffusion 3.5 Large, 2024 | transformer, 8 billion | 28 to 40 | yes | Stability's own |
 # | FLUX.1 dev, 2024 | transformer, 12 billion | 28 to 50 | distilled in | not for commerce |
 # | FLUX.1 schnell, 2024 | the same, distilled | 1 to 4 | none | Apache 2.0 |
+# | Qwen-Image, 2025 | transformer, 20 billion | 50 | yes | Apache 2.0 |
+# | FLUX.2 dev, 2025 | transformer, 32 billion | 28 to 50 | distilled in | not for commerce |
+# | Z-Image Turbo, 2025 | transformer, 6 billion, distilled | 8 | none | Apache 2.0 |
+# | FLUX.2 klein 4B, 2026 | transformer, 4 billion, distilled | 4 | none | Apache 2.0 |
 
 # %% [markdown]
 # (After the model cards and the library's documentation in 2026; read the card itself before you
 # build on a licence. Each wants two bytes a weight in half precision, and its text encoders
 # besides: FLUX.1 about 24 GB for the transformer alone.) All are called as you have called the
 # small one, with a few surprises: SDXL Turbo needs `num_inference_steps=1, guidance_scale=0.0`
-# said, LCM its own `LCMScheduler`, and FLUX hears a negative prompt only with `true_cfg_scale`
-# above 1. Some want a licence accepted on the hub and `hf auth login` first. Newer ones in the
-# library, such as FLUX.2, Qwen-Image and Z-Image, are transformers with flow matching, too. The
-# next cell prints the library's defaults:
+# said, LCM its own `LCMScheduler`, and FLUX.1 and Qwen-Image hear a negative prompt only with
+# `true_cfg_scale` above 1. Some want a licence accepted on the hub and `hf auth login` first. All
+# from Stable Diffusion 3 on are transformers with flow matching. The next cell prints the library's
+# defaults:
 
 # %% tags=["nbval-ignore-output"]
 for kind in (
@@ -3101,12 +3105,14 @@ for kind in (
     diffusers.StableDiffusionXLPipeline,
     diffusers.StableDiffusion3Pipeline,
     diffusers.FluxPipeline,
+    diffusers.QwenImagePipeline,
+    diffusers.Flux2Pipeline,
+    diffusers.ZImagePipeline,
 ):
     defaults = inspect.signature(kind.__call__).parameters
-    print(
-        f"{kind.__name__:<28}{defaults['num_inference_steps'].default} steps, guidance "
-        f"{defaults['guidance_scale'].default}"
-    )
+    names_of = ("num_inference_steps", "guidance_scale", "true_cfg_scale")
+    said = [f"{name} {defaults[name].default}" for name in names_of if name in defaults]
+    print(f"{kind.__name__:<28}" + ", ".join(said))
 
 # %% [markdown]
 # *Flow matching* (Lipman et al. 2023) in three lines: the noisy picture lies on the straight line
