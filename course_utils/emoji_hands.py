@@ -75,7 +75,7 @@ def through(vae: AutoencoderKL, x: Tensor) -> Tensor:
 
 
 def load(folder: Path = FOLDER) -> StableDiffusionInstructPix2PixPipeline:
-    """The pipeline in float32, quiet."""
+    """The pipeline in float32, quiet, on the CPU."""
     pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(folder)
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
         part.float()
@@ -88,18 +88,18 @@ def draw(
     pipeline: StableDiffusionInstructPix2PixPipeline, prompts: Sequence[str], rng: torch.Generator,
     source: Tensor | None = None, steps: int = 20, guidance: float = 2.0,
 ) -> Tensor:  # fmt: skip
-    """Pictures (N, 3, 32, 32) in [-1, 1] of N prompts; with `source` (N, 3, 32, 32), of these pictures.
+    """Pictures (N, 3, 32, 32) in [-1, 1], on the CPU, of N prompts; with `source` (N, 3, 32, 32), of these pictures.
 
     The same as the library's pipeline with an image guidance of 1, with two evaluations a step in place of three.
     """
-    vae, unet, scheduler = pipeline.vae, pipeline.unet, pipeline.scheduler
+    vae, unet, scheduler, device = pipeline.vae, pipeline.unet, pipeline.scheduler, pipeline.device
     shape = (len(prompts), vae.config.latent_channels, unet.config.sample_size, unet.config.sample_size)
-    given = torch.zeros(shape) if source is None else encode(vae, source)
-    ids = token_ids(pipeline.tokenizer, [*prompts, ""])
+    given = (torch.zeros(shape) if source is None else encode(vae, source)).to(device)
+    ids = token_ids(pipeline.tokenizer, [*prompts, ""]).to(device)
     states = pipeline.text_encoder(ids)[0]
     asked, silent = states[:-1], states[-1:].expand(len(prompts), -1, -1)
     scheduler.set_timesteps(steps)
-    z = torch.randn(shape, generator=rng) * scheduler.init_noise_sigma
+    z = torch.randn(shape, generator=rng).to(device) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         both = torch.cat([z, given], 1)
         v = unet(both, t, asked).sample

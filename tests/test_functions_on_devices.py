@@ -39,6 +39,9 @@ from course_utils import (
     runtime,
     training,
 )
+from course_utils.lessons import nb01_gan_theory as nb01
+from course_utils.lessons import nb07_super_resolution as nb07
+from course_utils.lessons import nb09_evaluation_and_release as nb09
 
 To = Callable[[Any], Any]  # moves tensors and networks to the device on trial
 NAME = "fashion_mnist"
@@ -247,6 +250,20 @@ ROWS: dict[str, Callable[..., Any]] = {
     "training.EMA.__init__": averaged,
     "training.save_checkpoint training.load_checkpoint": resumed,
     "training.parameters": lambda to: training.parameters(to(nn.Linear(3, 2))),
+    # of the lessons what goes to float64; tests/test_devices.py calls the rest
+    "lessons.nb01_gan_theory.jensen_shannon": lambda to: nb01.jensen_shannon(to(noise(5).exp()), to(noise(5, seed=1).exp())),
+    "lessons.nb07_super_resolution.ssim": lambda to: nb07.ssim(to(clothes(2)), to(clothes(2) / 2)),
+    "lessons.nb09_evaluation_and_release.copy_share": lambda to: nb09.copy_share(
+        to(noise(9, 3)), to(noise(9, 3, seed=1)), to(noise(9, 3, seed=2))
+    ),
+    "lessons.nb09_evaluation_and_release.main_directions": lambda to: nb09.main_directions(to(noise(40, 6)), 2)(
+        to(noise(3, 6, seed=1))
+    ).abs(),
+    "lessons.nb09_evaluation_and_release.shares": lambda to: nb09.shares(to(clothes()), to(torch.tensor([0.3, 0.6]))),
+    "lessons.nb09_evaluation_and_release.luminance": lambda to: nb09.luminance(to(clothes(2))).tolist(),
+    "lessons.nb09_evaluation_and_release.ring_scores": lambda to: nb09.ring_scores(
+        to(noise(3, 1, 28, 28)), [nb09.ring_key("a"), nb09.ring_key("b")]
+    ).tolist(),
 }  # fmt: skip
 COVERED = {name for names in ROWS for name in names.split()}
 

@@ -75,7 +75,7 @@ def ssim(x: Tensor, y: Tensor, border: int = SCALE, sigma: float = 1.5) -> Tenso
     with a Gaussian window of 11 x 11; the mean over channels.
     """
     inside = slice(border, -border) if border else slice(None)
-    x, y = x.clamp(0, 1)[..., inside, inside].double(), y[..., inside, inside].double()
+    x, y = (a[..., inside, inside].cpu().double() for a in (x.clamp(0, 1), y))
     n, channels, height, width = x.shape
     ticks = torch.arange(-5, 6, device=x.device, dtype=x.dtype)
     window = torch.softmax(-(ticks**2) / (2 * sigma**2), dim=0)

@@ -533,7 +533,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
         raise ValueError(
             "Two histograms of one shape are wanted, finite, nowhere negative and not empty."
         )
-    p, q = p.double() / p.sum(), q.double() / q.sum()
+    p, q = (a.cpu().double() / a.sum().cpu() for a in (p, q))
     middle = ((p + q) / 2).clamp(min=1e-300)  # only ever divides a 0 there
     return (torch.xlogy(p, p / middle).sum() + torch.xlogy(q, q / middle).sum()) / 2
 

@@ -290,7 +290,7 @@ def copy_share(fake: Tensor, train: Tensor, held_out: Tensor) -> float:
     """The share of `fake` (N, D) that is nearer to `train` than to as many rows of `held_out`."""
     n = min(len(train), len(held_out))  # the larger of two sets has the nearer neighbour
     to_train, to_others = (torch.cdist(fake, x[:n]).amin(dim=1) for x in (train, held_out))
-    return (to_train < to_others).double().mean().item()
+    return (to_train < to_others).float().mean().item()
 
 
 checks.copy_share(copy_share, solution=True)
@@ -374,7 +374,7 @@ def all_metrics(
     `body` are those of x, where they are known already.
     """
     body = metrics.features(x, dataset) if body is None else body
-    few, fake = real[: len(x)], body.double()
+    few, fake = real[: len(x)], body.cpu().double()
     net = metrics.classifier(dataset)
     probabilities = net.head(body / net.feature_scale).softmax(dim=1)
     return [
@@ -760,9 +760,10 @@ claim(
 # %% tags=["export"]
 def main_directions(reference: Tensor, k: int = 32) -> Callable[[Tensor], Tensor]:
     """Features (N, D) to their coordinates (N, k) along the main directions of the reference."""
-    mean = reference.double().mean(dim=0)
-    _, vectors = torch.linalg.eigh((reference.double() - mean).T.cov())
-    return lambda x: (x.double() - mean) @ vectors[:, -k:]
+    reference = reference.cpu().double()
+    mean = reference.mean(dim=0)
+    _, vectors = torch.linalg.eigh((reference - mean).T.cov())
+    return lambda x: (x.cpu().double() - mean) @ vectors[:, -k:]
 
 
 # %% [markdown]
@@ -1211,12 +1212,12 @@ def shares(x: Tensor, cuts: Tensor) -> dict[str, float]:
     """Shares of pictures (N, 1, 28, 28) that are dark, bright or of low contrast, and of the rarest
     and the most frequent class; `cuts` are the tones between dark, middle and bright.
     """
-    measured = prompts.measure(x)
+    measured, cuts = prompts.measure(x), cuts.cpu()
     histogram = metrics.class_histogram(metrics.class_probabilities(x, "fashion_mnist"))
     return {
-        "dark": (measured["tone"] < cuts[0]).double().mean().item(),
-        "bright": (measured["tone"] > cuts[1]).double().mean().item(),
-        "low contrast": (measured["contrast"] < prompts.CONTRAST[0]).double().mean().item(),
+        "dark": (measured["tone"] < cuts[0]).float().mean().item(),
+        "bright": (measured["tone"] > cuts[1]).float().mean().item(),
+        "low contrast": (measured["contrast"] < prompts.CONTRAST[0]).float().mean().item(),
         "rarest class": histogram.min().item(),
         "most frequent class": histogram.max().item(),
     }
@@ -1286,7 +1287,7 @@ def signs_of(shape: tuple[int, int], key: str) -> np.ndarray:
 def luminance(x: Tensor) -> np.ndarray:
     """Grey levels (N, H, W) in 0..255 of pictures (N, C, H, W) in [0, 1]."""
     weights = torch.tensor([0.299, 0.587, 0.114] if x.shape[1] == 3 else [1.0])
-    return ((x * 255).round() * weights[:, None, None]).sum(dim=1).double().numpy()
+    return ((x.cpu() * 255).round() * weights[:, None, None]).sum(dim=1).double().numpy()
 
 
 # %% tags=["export"]
@@ -1839,7 +1840,7 @@ def noise_behind(net: torch.nn.Module, x: Tensor, steps: int = 5, label: int | N
 def ring_scores(noise: Tensor, keys: Sequence[Tensor]) -> np.ndarray:
     """Cosines (N, K) between the rings of noise (N, 1, 28, 28) and each key (28, 28)."""
     inside = keys[0] != 0
-    c = F.normalize(fourier(noise)[:, 0, inside].real, dim=1)  # real, as the key is
+    c = F.normalize(fourier(noise.cpu())[:, 0, inside].real, dim=1)  # real, as the key is
     k = F.normalize(torch.stack([key[inside] for key in keys]), dim=1)
     return (c @ k.T).double().numpy()
 
