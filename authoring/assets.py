@@ -276,13 +276,13 @@ SOURCES = {
         "MIT",
         "authoring.assets samples: 1,000 samples each of ddpm_pipeline and latent_pipeline, 20 steps, seed 0, 8 bits",
     ),
-    "esrgan_small_l1.safetensors": (
+    "esrgan_small_l1.safetensors.xz": (
         "this course",
         "MIT",
         "notebook 07's small RRDBNet on bicubic, 4,000 steps of 8 crops with L1, float16; made by a script of its own "
         "with the settings of authoring.assets esrgan, which was not run itself",
     ),
-    "esrgan_small_gan.safetensors": (
+    "esrgan_small_gan.safetensors.xz": (
         "this course",
         "MIT",
         "the same network after 1,600 more steps of 4 crops as a relativistic GAN, float16; made in the same way",
@@ -299,12 +299,12 @@ SOURCES = {
         "authoring/benchmarks/upscaler.py: means of 8 samples by that network, three seeds, and 60 steps of notebook "
         "07's second stage with features before and after the activation, three seeds",
     ),
-    "medical_gan.safetensors": (
+    "medical_gan.safetensors.xz": (
         "this course",
         "MIT",
         "authoring.assets medical_gan: notebook 08's generator, 1,800 steps of 32 on 4,000 phantoms, averaged, float16",
     ),
-    "medical_diffusion.safetensors": (
+    "medical_diffusion.safetensors.xz": (
         "this course",
         "MIT",
         "authoring.assets medical_diffusion: notebook 08's U-Net, 2,400 and 1,400 more steps of 16 on the same "
@@ -368,7 +368,7 @@ SOURCES |= {
     )
     for file, title, package, licence in EMOJI
 }
-SOURCES["emoji_ddpm.safetensors"] = (
+SOURCES["emoji_ddpm.safetensors.xz"] = (
     "this course, trained on the emoji",
     "MIT; the emoji are under Apache 2.0, MIT and CC BY 4.0 (LICENSES/emoji.txt)",
     "authoring.assets emoji_ddpm: notebook 05's U-Net of widths 64 and 128 on the training emoji, by group and hand, "

@@ -175,7 +175,7 @@ def make_emoji_ddpm(steps: int = STEPS) -> None:
             training.save_checkpoint(file, step + 1, net=net, optimiser=optimiser, ema=ema)
             mean = sum(losses[-250:]) / len(losses[-250:])
             print(f"step {step + 1}: loss {mean:.4f}, {time.perf_counter() - begin:.0f} s", flush=True)
-    store("emoji_ddpm.safetensors", ema.module.unet)
+    store("emoji_ddpm.safetensors.xz", ema.module.unet)
 
 
 if __name__ == "__main__":

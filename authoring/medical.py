@@ -39,7 +39,7 @@ def make_gan() -> None:
         autocast=run.autocast,
         watch=said,
     )
-    store("medical_gan.safetensors", ema.module)
+    store("medical_gan.safetensors.xz", ema.module)
 
 
 def make_diffusion() -> None:
@@ -49,7 +49,7 @@ def make_diffusion() -> None:
     ema = nb08.train_diffusion(
         net, *phantoms.cohort("train"), num_steps=DIFFUSION_STEPS, autocast=run.autocast, watch=said
     )
-    store("medical_diffusion.safetensors", ema.module)
+    store("medical_diffusion.safetensors.xz", ema.module)
     continue_diffusion()
 
 
@@ -61,7 +61,7 @@ def continue_diffusion() -> None:
     ema = nb08.train_diffusion(
         net, *phantoms.cohort("train"), num_steps=MORE_STEPS, lr=1.5e-3, autocast=run.autocast, watch=said
     )
-    store("medical_diffusion.safetensors", ema.module)
+    store("medical_diffusion.safetensors.xz", ema.module)
 
 
 def make_control() -> None:

@@ -20,9 +20,8 @@ def compressed(tensors: dict[str, Tensor]) -> bytes:
 
 
 def store(file_name: str, net: nn.Module, **more: Tensor) -> None:
-    """Write a network's weights in float16, and more tensors as they are."""
+    """Write a network's weights in float16, and more tensors as they are; xz-compressed if the name ends in .xz."""
     weights = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
-    write(
-        data.ASSETS / file_name,
-        safetensors.torch.save({key: value.contiguous() for key, value in (weights | more).items()}),
-    )
+    tensors = {key: value.contiguous() for key, value in (weights | more).items()}
+    content = compressed(tensors) if file_name.endswith(".xz") else safetensors.torch.save(tensors)
+    write(data.ASSETS / file_name, content)

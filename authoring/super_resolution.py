@@ -123,11 +123,11 @@ def make_esrgan(l1_steps: int = 4000, gan_steps: int = 1600) -> None:
     run, pictures = start(seed=0), [p.x for p in photographs.photographs("train")]
     model = nb07.OnBicubic(nb07.RRDBNet(num_feat=24, num_block=3, num_grow_ch=12)).to(run.device)
     nb07.train_l1(model, nb07.crops_of(pictures), run, l1_steps)
-    store("esrgan_small_l1.safetensors", model.net)
+    store("esrgan_small_l1.safetensors.xz", model.net)
     batch = nb07.crops_of(pictures, batch_size=4, side=24)
     eyes = photographs.looking_net().to(run.device)
     nb07.train_gan(model, nb07.make_critic().to(run.device), batch, run, gan_steps, eyes)
-    store("esrgan_small_gan.safetensors", model.net)
+    store("esrgan_small_gan.safetensors.xz", model.net)
 
 
 def make_upscaler(num_steps: int = 5000, batch_size: int = 32) -> None:

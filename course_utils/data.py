@@ -200,12 +200,16 @@ def weights(name: str) -> dict[str, Tensor]:
         ValueError: there is no such model.
         DataError: its file is damaged.
     """
-    suffix, path = ".safetensors", ASSETS / f"{name}.safetensors"
-    if not path.is_file():
-        known = ", ".join(sorted(file.name.removesuffix(suffix) for file in ASSETS.glob(f"*{suffix}")))
-        raise ValueError(f"The course ships no model {name!r}: choose one of {known}.")
+    files = {
+        file.name.split(".")[0]: file
+        for file in (*ASSETS.glob("*.safetensors"), *ASSETS.glob("*.safetensors.xz"))
+        if file.name.split(".")[0] not in DATASETS
+    }
+    if name not in files:
+        raise ValueError(f"The course ships no model {name!r}: choose one of {', '.join(sorted(files))}.")
+    path = files[name]
     try:
-        state = safetensors.torch.load_file(path)
+        state = unpacked(path) if path.suffix == ".xz" else safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise DataError(f"The weights {path.name} cannot be read ({error}): install the course again.") from error
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}

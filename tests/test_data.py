@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.client
 import json
+import lzma
 import math
 import os
 import re
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from authoring import assets as make
@@ -568,9 +570,25 @@ def test_a_generator_fixes_the_sample_and_spares_the_global_state() -> None:
 
 
 def test_shipped_weights_come_as_float32() -> None:
-    state = data.weights("fashion_mnist_ddpm")
-    assert state["unet.stem.weight"].dtype == torch.float32
-    assert state["mixture.owner"].dtype == torch.int64
+    assert data.weights("fashion_mnist_ddpm")["unet.stem.weight"].dtype == torch.float32
+
+
+def test_packed_weights_come_as_others_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "ASSETS", tmp_path)
+    content = safetensors.torch.save({"a": torch.ones(2).half(), "n": torch.tensor([3])})
+    (tmp_path / "plain.safetensors").write_bytes(content)
+    (tmp_path / "packed.safetensors.xz").write_bytes(lzma.compress(content))
+    for name in ("plain", "packed"):
+        state = data.weights(name)
+        assert state["a"].dtype == torch.float32 and state["n"].dtype == torch.int64 and state["n"].item() == 3
+    (tmp_path / "packed.safetensors.xz").write_bytes(lzma.compress(content)[:-9])
+    with pytest.raises(data.DataError, match="packed.safetensors.xz cannot be read .* install the course again"):
+        data.weights("packed")
+
+
+def test_pictures_are_no_weights() -> None:
+    with pytest.raises(ValueError, match="no model 'mnist': choose one of"):
+        data.weights("mnist")
 
 
 def test_a_model_that_is_not_shipped_is_named() -> None:

@@ -251,7 +251,9 @@ ROWS: dict[str, Callable[..., Any]] = {
     "training.save_checkpoint training.load_checkpoint": resumed,
     "training.parameters": lambda to: training.parameters(to(nn.Linear(3, 2))),
     # of the lessons what goes to float64; tests/test_devices.py calls the rest
-    "lessons.nb01_gan_theory.jensen_shannon": lambda to: nb01.jensen_shannon(to(noise(5).exp()), to(noise(5, seed=1).exp())),
+    "lessons.nb01_gan_theory.jensen_shannon": lambda to: nb01.jensen_shannon(
+        to(noise(5).exp()), to(noise(5, seed=1).exp())
+    ),
     "lessons.nb07_super_resolution.ssim": lambda to: nb07.ssim(to(clothes(2)), to(clothes(2) / 2)),
     "lessons.nb09_evaluation_and_release.copy_share": lambda to: nb09.copy_share(
         to(noise(9, 3)), to(noise(9, 3, seed=1)), to(noise(9, 3, seed=2))
