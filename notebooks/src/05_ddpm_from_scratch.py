@@ -1551,9 +1551,16 @@ on_record(
 TARGETS = {"cosine": "epsilon", "x0": "x0", "v": "v"}  # the rows that differ in their target alone
 UNCLIPPED = "2M, 20 steps, not clipped"
 plots.table(
-    ["target", "FD, clipped", "mean", "FD, not clipped", "mean"],
+    ["target", "FD, clipped", "mean", "recall", "FD, not clipped", "mean", "recall"],
     [
-        [target, *fd_cells(rows_of(recipe)), *fd_cells(rows_of(recipe, UNCLIPPED))]
+        [
+            target,
+            *(
+                cell
+                for rows in (rows_of(recipe), rows_of(recipe, UNCLIPPED))
+                for cell in (*fd_cells(rows), f"{mean([row['recall'] for row in rows]):.2f}")
+            ),
+        ]
         for recipe, target in TARGETS.items()
     ],
 )

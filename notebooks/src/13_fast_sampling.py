@@ -272,9 +272,6 @@ plots.table(
     ],
 )
 
-# %%
-good = [name for name in SOLVERS if name != "HeunDiscrete"]
-
 # %% [markdown]
 # Two pairs of names are one method each: DDIM and Euler, DDPM and ancestral Euler. What is left
 # between them comes from DDIM and DDPM, which in this library clip their prediction to [-1, 1]
@@ -302,6 +299,7 @@ claim(
 # but Heun. Heun's row of ten steps is broken, and no error said so.
 
 # %%
+good = [name for name in SOLVERS if name != "HeunDiscrete"]
 claim(
     "After forty steps every deterministic scheduler but Heun is at most half as far from the "
     "limit as after ten",
