@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 from urllib.request import getproxies, proxy_bypass
 
@@ -38,9 +37,6 @@ from torchvision import datasets as tv_datasets
 
 from . import folders
 from .console import say
-
-if TYPE_CHECKING:
-    from . import emoji
 
 ASSETS = Path(__file__).parent / "assets"
 SPLITS = ("train", "test")
@@ -94,15 +90,16 @@ class Images:
 def info(name: str) -> DatasetInfo:
     """What is known about data set `name`; raises ValueError for an unknown one."""
     if name not in DATASETS:
-        raise ValueError(f"There is no data set {name!r}: choose one of {', '.join(sorted(DATASETS))}.")
+        elsewhere = " (The emoji are at course_utils.emoji.emoji.)" if name == "emoji" else ""
+        raise ValueError(f"There is no data set {name!r}: choose one of {', '.join(sorted(DATASETS))}.{elsewhere}")
     return DATASETS[name]
 
 
-def images(name: str, split: str = "train", verbose: bool = True) -> Images | emoji.Emoji:
+def images(name: str, split: str = "train", verbose: bool = True) -> Images:
     """All pictures of one split, in memory.
 
     Args:
-        name: "fashion_mnist", "mnist" or "emoji"; the last are 3 x 32 x 32 and come with names, groups and hands.
+        name: "fashion_mnist" or "mnist".
         split: "train" or "test".
         verbose: say in one line how many pictures there are and where they came from, and why a place that should
             hold the full set was passed over.
@@ -111,16 +108,10 @@ def images(name: str, split: str = "train", verbose: bool = True) -> Images | em
         ValueError: unknown name or split.
         DataError: a file in `COURSE_DATA_DIR` is damaged, or the embedded subset is.
     """
-    tell = say if verbose else _nothing
-    if name == "emoji":
-        from . import emoji  # which imports this module
-
-        drawn = emoji.emoji(split)
-        tell(f"Emoji, {split}: {len(drawn):,} pictures from {drawn.source}")
-        return drawn
     about = info(name)
     if split not in SPLITS:
         raise ValueError(f"There is no split {split!r} of {about.title}: choose 'train' or 'test'.")
+    tell = say if verbose else _nothing
     pixels, labels, source = _full(name, split, tell) or (*embedded(name, split), "the embedded subset")
     tell(f"{about.title}, {split}: {len(pixels):,} pictures from {source}")
     return Images(to_unit_range(pixels), labels.long(), about.classes, source)

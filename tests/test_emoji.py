@@ -52,16 +52,6 @@ def test_names_groups_and_classes_belong_together() -> None:
     assert set(emoji.MIRRORS) <= set(TRAIN.groups)
 
 
-def test_they_come_as_every_data_set_does(capsys) -> None:
-    same = data.images("emoji", "test")
-    assert torch.equal(same.x, TEST.x) and torch.equal(same.y, TEST.y) and same.names == TEST.names
-    assert capsys.readouterr().out == f"Emoji, test: {len(TEST):,} pictures from the course's emoji\n"
-    data.images("emoji", "test", verbose=False)
-    assert capsys.readouterr().out == ""
-    with pytest.raises(ValueError, match="'train' or 'test'"):
-        data.images("emoji", "validation")
-
-
 def test_flags_and_skin_tones_are_left_out() -> None:
     assert not [
         name for name in (*TRAIN.names, *TEST.names) if name.startswith(("flag-of", "flag-for")) or "skin-tone" in name

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -266,6 +267,7 @@ def small() -> object:
 
 
 X = -torch.ones(3, 1, 28, 28)
+TEN_CLASSES = SimpleNamespace(null=10)
 
 
 @pytest.mark.parametrize(
@@ -281,10 +283,16 @@ X = -torch.ones(3, 1, 28, 28)
         (lambda p: nb06.sample_prompts(p, [], steps=2), "A list of at least one prompt"),
         (lambda p: nb06.sample_prompts(p, "a bag", steps=2), "A list of at least one prompt"),
         (lambda p: nb06.sample_prompts(p, ["a bag"], steps=0), "At least one step"),
-        (lambda p: nb06.sample_with(None, None, torch.tensor([11])), "whole numbers"),
-        (lambda p: nb06.sample_with(None, None, torch.tensor([1]), steps=0), "At least one step"),
-        (lambda p: nb06.sample_with(None, None, torch.tensor([1]), steps=1001), "at most 1000 are wanted, not 1001"),
-        (lambda p: nb06.sample_with(None, None, torch.tensor([1]), guidance=math.nan), "Guidance is a finite number"),
+        (lambda p: nb06.sample_with(None, TEN_CLASSES, torch.tensor([11])), "whole numbers"),
+        (lambda p: nb06.sample_with(None, TEN_CLASSES, torch.tensor([1]), steps=0), "At least one step"),
+        (
+            lambda p: nb06.sample_with(None, TEN_CLASSES, torch.tensor([1]), steps=1001),
+            "at most 1000 are wanted, not 1001",
+        ),
+        (
+            lambda p: nb06.sample_with(None, TEN_CLASSES, torch.tensor([1]), guidance=math.nan),
+            "Guidance is a finite number",
+        ),
         (lambda p: nb06.sample_prompts(p, ["a bag"], steps=2.5), "not 2.5"),
         (lambda p: nb06.sample_prompts(p, ["a bag"], steps=-1), "At least one step"),
         (lambda p: nb06.sample_prompts(p, ["a bag"], guidance=math.nan), "Guidance is a finite number"),
