@@ -34,12 +34,13 @@ OPENED = {
         "fashion_mnist_ddpm_changes.json",
         "fashion_mnist_ddpm_changes.safetensors",
         "fashion_mnist_race.json",
+        "fashion_mnist_ddpm.safetensors",
         "fashion_mnist_dcgan.safetensors",
         "fashion_mnist_wgan_gp.safetensors",
     ),
     "06": (
         *FASHION,
-        "fashion_mnist_ddpm.safetensors",
+        "fashion_mnist_head_start.safetensors",
         "fashion_mnist_schedulers.json",
         "ddpm_pipeline/",
         "latent_pipeline/",
@@ -84,12 +85,12 @@ OPENED = {
     ),
     "12": (
         *FASHION,
-        "fashion_mnist_ddpm.safetensors",
+        "fashion_mnist_head_start.safetensors",
         "fashion_mnist_ddpm_fd.json",
     ),
     "13": (
         *FASHION,
-        "fashion_mnist_ddpm.safetensors",
+        "fashion_mnist_head_start.safetensors",
         "fashion_mnist_schedulers.json",
     ),
 }

@@ -42,7 +42,7 @@ USES = {
     "'fashion_mnist')",
     "03": "from course_utils import data, metrics; metrics.features(data.images('mnist').x[:9], 'mnist')",
     "04": "from course_utils.lessons.nb04_diffusion_math import Schedule; Schedule.named('cosine', 9)",
-    "05": "from course_utils import data; [data.weights('fashion_mnist_' + n) for n in ('dcgan', 'wgan_gp')]\n"
+    "05": "from course_utils import data; [data.weights('fashion_mnist_' + n) for n in ('ddpm', 'dcgan', 'wgan_gp')]\n"
     "files = [data.ASSETS / f'fashion_mnist_{n}' for n in ('race.json', 'ddpm_changes.json', "
     "'ddpm_changes.safetensors')]\nassert all(file.stat().st_size for file in files)",
     "06": "from course_utils import data, hub\n"
@@ -62,9 +62,9 @@ USES = {
     "[data.weights('fashion_mnist_' + n) for n in ('ddpm', 'dcgan', 'wgan_gp')]",
     "11": "from course_utils import data, emoji, imagenet, photographs; emoji.emoji('test'); imagenet.network()\n"
     "photographs.photographs('test'), data.weights('emoji_ddpm')",
-    "12": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
+    "12": "from course_utils import data; data.weights('fashion_mnist_head_start')\n"
     "assert (data.ASSETS / 'fashion_mnist_ddpm_fd.json').stat().st_size",
-    "13": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
+    "13": "from course_utils import data; data.weights('fashion_mnist_head_start')\n"
     "assert (data.ASSETS / 'fashion_mnist_schedulers.json').stat().st_size",
 }
 
