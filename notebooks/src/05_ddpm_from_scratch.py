@@ -1594,6 +1594,10 @@ plots.film_strip(
 # %% [markdown]
 # With $v$ the cosine schedule is *better* than the linear one, on every seed, where with epsilon it
 # was worse. That answers the last section: schedule and target go together.
+#
+# Recall ranks the targets otherwise, clipped and on every seed: epsilon covers most of the real
+# pictures, $x_0$ not half as many. One number is not the whole answer; notebook 09 asks which to
+# trust.
 
 # %% tags=["exact"]
 LINEAR_V = "v, linear schedule"
