@@ -40,7 +40,7 @@ OPENED = {
     ),
     "06": (
         *FASHION,
-        "fashion_mnist_head_start.safetensors",
+        "fashion_mnist_ddpm.safetensors",
         "fashion_mnist_schedulers.json",
         "ddpm_pipeline/",
         "latent_pipeline/",
@@ -90,7 +90,7 @@ OPENED = {
     ),
     "13": (
         *FASHION,
-        "fashion_mnist_head_start.safetensors",
+        "fashion_mnist_ddpm.safetensors",
         "fashion_mnist_schedulers.json",
     ),
 }

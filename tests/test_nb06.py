@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ from diffusers.utils.logging import get_logger
 from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
 
 from course_utils import latent, training
+from course_utils.lessons import nb05_ddpm_from_scratch as nb05
 from course_utils.lessons import nb06_diffusers_applications as nb06
-from course_utils.lessons import nb12_two_minutes as nb12
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,10 +46,10 @@ def pipe():
 
 def test_the_network_in_the_library_is_that_of_notebook_05(unet) -> None:
     x, y, t = torch.randn(3, 1, 28, 28, generator=seeded()), torch.tensor([0, 4, 9]), torch.tensor([5, 500, 999])
-    net = nb12.pretrained()
+    net = nb05.pretrained()
     with torch.no_grad():
         torch.testing.assert_close(unet(x, t, y).sample, net(x, t, y), atol=1e-4, rtol=0)
-        no_class = net(x, t.fill_(500), torch.full((3,), nb12.NULL))
+        no_class = net(x, t.fill_(500), torch.full((3,), net.unet.null))
         torch.testing.assert_close(unet(x, 500).sample, no_class, atol=1e-4, rtol=0)
         assert torch.equal(unet(x, 500, y, return_dict=False)[0], unet(x, torch.tensor(500.2), y).sample)
 
@@ -266,6 +267,7 @@ def small() -> object:
 
 
 X = -torch.ones(3, 1, 28, 28)
+TEN_CLASSES = SimpleNamespace(null=10)
 
 
 @pytest.mark.parametrize(
@@ -281,10 +283,16 @@ X = -torch.ones(3, 1, 28, 28)
         (lambda p: nb06.sample_prompts(p, [], steps=2), "A list of at least one prompt"),
         (lambda p: nb06.sample_prompts(p, "a bag", steps=2), "A list of at least one prompt"),
         (lambda p: nb06.sample_prompts(p, ["a bag"], steps=0), "At least one step"),
-        (lambda p: nb06.sample_with(None, None, torch.tensor([11])), "whole numbers"),
-        (lambda p: nb06.sample_with(None, None, torch.tensor([1]), steps=0), "At least one step"),
-        (lambda p: nb06.sample_with(None, None, torch.tensor([1]), steps=1001), "at most 1000 are wanted, not 1001"),
-        (lambda p: nb06.sample_with(None, None, torch.tensor([1]), guidance=math.nan), "Guidance is a finite number"),
+        (lambda p: nb06.sample_with(None, TEN_CLASSES, torch.tensor([11])), "whole numbers"),
+        (lambda p: nb06.sample_with(None, TEN_CLASSES, torch.tensor([1]), steps=0), "At least one step"),
+        (
+            lambda p: nb06.sample_with(None, TEN_CLASSES, torch.tensor([1]), steps=1001),
+            "at most 1000 are wanted, not 1001",
+        ),
+        (
+            lambda p: nb06.sample_with(None, TEN_CLASSES, torch.tensor([1]), guidance=math.nan),
+            "Guidance is a finite number",
+        ),
         (lambda p: nb06.sample_prompts(p, ["a bag"], steps=2.5), "not 2.5"),
         (lambda p: nb06.sample_prompts(p, ["a bag"], steps=-1), "At least one step"),
         (lambda p: nb06.sample_prompts(p, ["a bag"], guidance=math.nan), "Guidance is a finite number"),

@@ -48,14 +48,10 @@ def test_arrows_run_down(name) -> None:
     assert not up, f"{name} imports {', '.join(up)}"
 
 
-# The model that the course ships is notebook 12's, and 06 puts it into the library.
-SHIPPED = ("course_utils.lessons.nb06_diffusers_applications", "course_utils.lessons.nb12_two_minutes")
-
-
 @pytest.mark.parametrize("name", [name for name in MODULES if ".lessons.nb" in name])
 def test_a_lesson_imports_earlier_lessons_only(name) -> None:
     others = [other for other in imports(name) if ".lessons.nb" in other]
-    assert all(other < name or (name, other) == SHIPPED for other in others)
+    assert all(other < name for other in others)
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if ".checks" in name])

@@ -64,7 +64,7 @@ USES = {
     "photographs.photographs('test'), data.weights('emoji_ddpm')",
     "12": "from course_utils import data; data.weights('fashion_mnist_head_start')\n"
     "assert (data.ASSETS / 'fashion_mnist_ddpm_fd.json').stat().st_size",
-    "13": "from course_utils import data; data.weights('fashion_mnist_head_start')\n"
+    "13": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
     "assert (data.ASSETS / 'fashion_mnist_schedulers.json').stat().st_size",
 }
 

@@ -32,14 +32,17 @@ from peft import LoraConfig
 from torch import Tensor
 
 from course_utils import data, latent, training
+from course_utils.lessons.nb04_diffusion_math import Schedule
 from course_utils.lessons.nb05_ddpm_from_scratch import (
+    Preconditioned,
     T,
+    UNet,
     check_guidance,
     check_labels,
     guided,
     one_each,
+    pretrained,
 )
-from course_utils.lessons.nb12_two_minutes import NULL, empty_model, pretrained
 from course_utils.prompts import WORDS, unknown_words
 
 
@@ -57,8 +60,8 @@ def sample_loop(unet, scheduler, n, steps, generator):
 
 
 class CourseUNet(ModelMixin, ConfigMixin):
-    """Notebook 12's network as a part of diffusers' pipelines; puts out v for the cosine schedule
-    of 1,000 timesteps.
+    """Notebook 05's network as a part of diffusers' pipelines; puts out v for the cosine schedule
+    of 1,000 timesteps. `mean` and `std` are those of the pixels that it was trained on.
     """
 
     @register_to_config
@@ -67,10 +70,14 @@ class CourseUNet(ModelMixin, ConfigMixin):
         sample_size: int = 28,
         in_channels: int = 1,
         widths: tuple[int, int] = (32, 64),
-        clusters: int = 64,
+        classes: int = 10,
+        mean: float = 0.0,
+        std: float = 1.0,
     ) -> None:
         super().__init__()
-        self.net = empty_model(tuple(widths), clusters)  # the weights come with from_pretrained
+        unet = UNet(tuple(widths), channels=in_channels, classes=classes, size=sample_size)
+        self.net = Preconditioned(unet, Schedule.named("cosine", T), mean, std)
+        self.null = classes  # the label that stands for no class
 
     def forward(
         self,
@@ -84,8 +91,8 @@ class CourseUNet(ModelMixin, ConfigMixin):
         """
         t = torch.as_tensor(timestep, device=sample.device).round().long().flatten()
         t = t.expand(len(sample)) if len(t) == 1 else t
-        y = torch.full_like(t, NULL) if class_labels is None else class_labels
-        one_each(sample, timesteps=t, labels=y), check_labels(y, NULL)
+        y = torch.full_like(t, self.null) if class_labels is None else class_labels
+        one_each(sample, timesteps=t, labels=y), check_labels(y, self.null)
         v = self.net(sample, t, y)
         return UNet2DOutput(sample=v) if return_dict else (v,)
 
@@ -100,8 +107,9 @@ LEVELS = {
 
 def course_unet() -> CourseUNet:
     """The model that the course ships, in eval mode."""
-    unet = CourseUNet()
-    unet.net.load_state_dict(pretrained().state_dict())
+    net = pretrained()
+    unet = CourseUNet(mean=net.mean, std=net.std)
+    unet.net.load_state_dict(net.state_dict())
     return unet.eval()
 
 
@@ -197,9 +205,9 @@ def sample_with(
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,), by any of the
     library's schedulers; guidance 1 is none.
     """
-    check_labels(y, NULL), check_guidance(guidance), check_steps(steps)
+    check_labels(y, unet.null), check_guidance(guidance), check_steps(steps)
     scheduler.set_timesteps(steps)
-    labels = torch.cat([y, torch.full_like(y, NULL)]).to(unet.device)
+    labels = torch.cat([y, torch.full_like(y, unet.null)]).to(unet.device)
     options = (
         {"generator": generator}
         if "generator" in inspect.signature(scheduler.step).parameters

@@ -124,14 +124,17 @@ from peft.utils import get_peft_model_state_dict
 from course_utils import data, hub, latent, metrics, pictures, plots, runtime, training, widgets
 from course_utils.checks import nb06 as checks
 from course_utils.claims import claim, origin, stored
+from course_utils.lessons.nb04_diffusion_math import Schedule
 from course_utils.lessons.nb05_ddpm_from_scratch import (
     T,
+    Preconditioned,
+    UNet,
     check_guidance,
     check_labels,
     guided,
     one_each,
+    pretrained,
 )
-from course_utils.lessons.nb12_two_minutes import NULL, empty_model, pretrained
 from course_utils.prompts import (
     ADJECTIVES,
     ASKED_OF,
@@ -325,14 +328,14 @@ plots.image_grid(
 # `save_pretrained` and `from_pretrained`, and a call `unet(sample, timestep).sample`. Two base
 # classes give the first three, and `forward` is ours to write.
 #
-# The course ships a network that was trained for an hour: the U-Net of notebook 05, with a head
-# start by a formula that notebook 12 explains. One class makes it a part of the library:
+# The course ships the network of notebook 05, with all its changes, after an hour of training. One
+# class makes it a part of the library:
 
 
 # %% tags=["export"]
 class CourseUNet(ModelMixin, ConfigMixin):
-    """Notebook 12's network as a part of diffusers' pipelines; puts out v for the cosine schedule
-    of 1,000 timesteps.
+    """Notebook 05's network as a part of diffusers' pipelines; puts out v for the cosine schedule
+    of 1,000 timesteps. `mean` and `std` are those of the pixels that it was trained on.
     """
 
     @register_to_config
@@ -341,10 +344,14 @@ class CourseUNet(ModelMixin, ConfigMixin):
         sample_size: int = 28,
         in_channels: int = 1,
         widths: tuple[int, int] = (32, 64),
-        clusters: int = 64,
+        classes: int = 10,
+        mean: float = 0.0,
+        std: float = 1.0,
     ) -> None:
         super().__init__()
-        self.net = empty_model(tuple(widths), clusters)  # the weights come with from_pretrained
+        unet = UNet(tuple(widths), channels=in_channels, classes=classes, size=sample_size)
+        self.net = Preconditioned(unet, Schedule.named("cosine", T), mean, std)
+        self.null = classes  # the label that stands for no class
 
     def forward(
         self,
@@ -358,8 +365,8 @@ class CourseUNet(ModelMixin, ConfigMixin):
         """
         t = torch.as_tensor(timestep, device=sample.device).round().long().flatten()
         t = t.expand(len(sample)) if len(t) == 1 else t
-        y = torch.full_like(t, NULL) if class_labels is None else class_labels
-        one_each(sample, timesteps=t, labels=y), check_labels(y, NULL)
+        y = torch.full_like(t, self.null) if class_labels is None else class_labels
+        one_each(sample, timesteps=t, labels=y), check_labels(y, self.null)
         v = self.net(sample, t, y)
         return UNet2DOutput(sample=v) if return_dict else (v,)
 
@@ -384,8 +391,9 @@ LEVELS = {
 # %% tags=["export"]
 def course_unet() -> CourseUNet:
     """The model that the course ships, in eval mode."""
-    unet = CourseUNet()
-    unet.net.load_state_dict(pretrained().state_dict())
+    net = pretrained()
+    unet = CourseUNet(mean=net.mean, std=net.std)
+    unet.net.load_state_dict(net.state_dict())
     return unet.eval()
 
 
@@ -705,9 +713,9 @@ def sample_with(
     """Pictures (N, 1, 28, 28) in [-1, 1], on the CPU, of the classes y (N,), by any of the
     library's schedulers; guidance 1 is none.
     """
-    check_labels(y, NULL), check_guidance(guidance), check_steps(steps)
+    check_labels(y, unet.null), check_guidance(guidance), check_steps(steps)
     scheduler.set_timesteps(steps)
-    labels = torch.cat([y, torch.full_like(y, NULL)]).to(unet.device)
+    labels = torch.cat([y, torch.full_like(y, unet.null)]).to(unet.device)
     options = (
         {"generator": generator}
         if "generator" in inspect.signature(scheduler.step).parameters
@@ -2967,11 +2975,11 @@ claim(
 )
 
 # %% [markdown]
-# ## When it does not fit into memory
+# ## When it does not fit into memory, or takes too long
 #
-# Everybody with a small graphics card asks this first. The memory of the *weights* can be counted:
-# their number times the bytes of the type. For Stable Diffusion 1.5 the numbers of weights are
-# those of its files.
+# Everybody with a small graphics card asks about memory first. That of the *weights* can be
+# counted: their number times the bytes of the type. For Stable Diffusion 1.5 the numbers of weights
+# are those of its files.
 
 # %%
 PARTS_OF_SD = {"U-Net": 859_520_964, "text encoder": 123_060_480, "VAE": 83_653_863}
@@ -3061,6 +3069,14 @@ claim(
 )
 
 # %% [markdown]
+# And time? Fewer steps come first, and fewer bits next. `torch.compile(pipe.unet)` makes one
+# program of the network's many small operations. The first call pays for that, so it is for many
+# pictures of one size. Measured once on notebook 05's network (a server's core with bfloat16 units,
+# 256 pictures at once, after 55 seconds of compiling): float32 0.26 seconds a call, compiled the
+# same; bfloat16 0.21, compiled 0.11. So on this processor it pays together with the smaller type
+# only. Measure on yours.
+
+# %% [markdown]
 # ## After 2022
 #
 # Stable Diffusion 1.5 is old. What came after it changed three things: the U-Net became a
@@ -3076,16 +3092,20 @@ claim(
 # | Stable Diffusion 3.5 Large, 2024 | transformer, 8 billion | 28 to 40 | yes | Stability's own |
 # | FLUX.1 dev, 2024 | transformer, 12 billion | 28 to 50 | distilled in | not for commerce |
 # | FLUX.1 schnell, 2024 | the same, distilled | 1 to 4 | none | Apache 2.0 |
+# | Qwen-Image, 2025 | transformer, 20 billion | 50 | yes | Apache 2.0 |
+# | FLUX.2 dev, 2025 | transformer, 32 billion | 28 to 50 | distilled in | not for commerce |
+# | Z-Image Turbo, 2025 | transformer, 6 billion, distilled | 8 | none | Apache 2.0 |
+# | FLUX.2 klein 4B, 2026 | transformer, 4 billion, distilled | 4 | none | Apache 2.0 |
 
 # %% [markdown]
 # (After the model cards and the library's documentation in 2026; read the card itself before you
 # build on a licence. Each wants two bytes a weight in half precision, and its text encoders
 # besides: FLUX.1 about 24 GB for the transformer alone.) All are called as you have called the
 # small one, with a few surprises: SDXL Turbo needs `num_inference_steps=1, guidance_scale=0.0`
-# said, LCM its own `LCMScheduler`, and FLUX hears a negative prompt only with `true_cfg_scale`
-# above 1. Some want a licence accepted on the hub and `hf auth login` first. Newer ones in the
-# library, such as FLUX.2, Qwen-Image and Z-Image, are transformers with flow matching, too. The
-# next cell prints the library's defaults:
+# said, LCM its own `LCMScheduler`, and FLUX.1 and Qwen-Image hear a negative prompt only with
+# `true_cfg_scale` above 1. Some want a licence accepted on the hub and `hf auth login` first. All
+# from Stable Diffusion 3 on are transformers with flow matching. The next cell prints the library's
+# defaults:
 
 # %% tags=["nbval-ignore-output"]
 for kind in (
@@ -3093,12 +3113,14 @@ for kind in (
     diffusers.StableDiffusionXLPipeline,
     diffusers.StableDiffusion3Pipeline,
     diffusers.FluxPipeline,
+    diffusers.QwenImagePipeline,
+    diffusers.Flux2Pipeline,
+    diffusers.ZImagePipeline,
 ):
     defaults = inspect.signature(kind.__call__).parameters
-    print(
-        f"{kind.__name__:<28}{defaults['num_inference_steps'].default} steps, guidance "
-        f"{defaults['guidance_scale'].default}"
-    )
+    names_of = ("num_inference_steps", "guidance_scale", "true_cfg_scale")
+    said = [f"{name} {defaults[name].default}" for name in names_of if name in defaults]
+    print(f"{kind.__name__:<28}" + ", ".join(said))
 
 # %% [markdown]
 # *Flow matching* (Lipman et al. 2023) in three lines: the noisy picture lies on the straight line

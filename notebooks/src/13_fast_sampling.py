@@ -39,7 +39,7 @@
 # **Time** about 4 minutes on a 2-core laptop CPU.
 #
 # **Before you start** you need notebook 04 (noise levels and solvers) and the first half of
-# notebook 06 (the library's schedulers). The model is the longer trained one of notebook 12.
+# notebook 06 (the library's schedulers). The model is the longer trained one of notebook 05.
 #
 # Run the cells from the top. After a restart of the kernel choose *Run*, *Run All Above Selected
 # Cell* before you go on in the middle: each cell needs what the ones above it have made.
@@ -272,9 +272,6 @@ plots.table(
     ],
 )
 
-# %%
-good = [name for name in SOLVERS if name != "HeunDiscrete"]
-
 # %% [markdown]
 # Two pairs of names are one method each: DDIM and Euler, DDPM and ancestral Euler. What is left
 # between them comes from DDIM and DDPM, which in this library clip their prediction to [-1, 1]
@@ -302,6 +299,7 @@ claim(
 # but Heun. Heun's row of ten steps is broken, and no error said so.
 
 # %%
+good = [name for name in SOLVERS if name != "HeunDiscrete"]
 claim(
     "After forty steps every deterministic scheduler but Heun is at most half as far from the "
     "limit as after ten",
