@@ -3108,10 +3108,9 @@ on_every_seed(
 # have seen here, and they are not in this table. One training, of one network with one plain loss:
 # no run of this notebook failed or collapsed, on any seed (nor did the DCGANs of the table).
 # Half-way states, so that guidance and repair need no training of their own; they cost function
-# evaluations. And it goes on getting better:
-# notebook 12 shows what an hour of training makes of such a network. (We did not train the GANs for
-# an hour.) The price is in the last column: a GAN samples a picture in one function evaluation,
-# these models in twenty to fifty.
+# evaluations. And it goes on getting better: *An hour of the same* shows what an hour of training
+# makes of such a network. (We did not train the GANs for an hour.) The price is in the last column:
+# a GAN samples a picture in one function evaluation, these models in twenty to fifty.
 
 # %% [markdown]
 # To look at: the two GANs that come with the course, which saw all 60,000 pictures of the full data

@@ -480,7 +480,7 @@ claim(
 plots.film_strip(
     [drawn * 2 - 1],
     ["no class"],
-    title="Notebook 12's network draws clothes in the library's pipeline",
+    title="Notebook 05's network draws clothes in the library's pipeline",
     alt=(
         "A row of ten generated clothes of random classes, from the library's pipeline with "
         "the course's network."
@@ -924,9 +924,8 @@ plots.show(
     figure,
     (
         "Three sheets, one a seed, of four by four bags: steps 3 to 20 across, guidance 1 to "
-        "8 down. More steps sharpen and add detail; more guidance makes the bags whiter, "
-        "breaks the handle of seed 0 and gives seed 1 a stub of one; with few steps, "
-        "guidance 8 is a white block."
+        "8 down. More steps sharpen and add detail; more guidance makes the bags whiter and gives "
+        "those of seeds 1 and 2 a handle; with few steps, guidance 8 is a white block without one."
     ),
 )
 
