@@ -590,27 +590,27 @@ plots.show(
     figure,
     (
         "Two tables in shades of blue, four solvers by seven spacings. Heun is the darkest row "
-        "with "
-        "trailing and linspace and one of the light ones with Karras and exponential; "
-        "leading is a dark column for all; at ten evaluations with Karras or exponential spacing "
-        "every solver is nearer to the limit than with trailing."
+        "with trailing and linspace and one of the light ones with Karras and exponential; "
+        "leading is a dark column for all; UniPC's row is light in every other column. At ten "
+        "evaluations Euler, Heun and DPM-Solver++ are nearer to the limit with Karras or "
+        "exponential spacing than with trailing."
     ),
 )
 
 # %% [markdown]
-# Read the tables by rows first: a spacing that fits cures Heun, and at ten evaluations it helps the
-# others.
+# Read the tables by rows first: a spacing that fits cures Heun, and at ten evaluations it helps
+# Euler and DPM-Solver++. UniPC comes near the limit with trailing steps, too.
 
 # %%
 at_ten = {key[:2]: value for key, value in distance.items() if key[2] == 10}
-trailing = [at_ten[name, "trailing"] for name in CROSSED]
-spaced = [min(at_ten[name, s] for s in ("Karras", "exponential")) for name in CROSSED]
-
-# %%
 claim(
-    "At ten NFE every solver is nearer to the limit with Karras or exponential spacing than with "
-    "trailing, by a tenth at least",
-    [b / a for a, b in zip(trailing, spaced)],
+    "At ten NFE Euler, Heun and DPM-Solver++ are nearer to the limit with Karras or exponential "
+    "spacing than with trailing, by a tenth at least",
+    [
+        min(at_ten[name, s] for s in ("Karras", "exponential")) / at_ten[name, "trailing"]
+        for name in CROSSED
+        if name != "UniPCMultistep"
+    ],
     at_most=0.9,
 )
 
