@@ -782,20 +782,23 @@ stored(
 )
 
 # %% [markdown]
-# But for DPM-Solver++ that is the *end*, not the spacing: the library's Karras steps go on to where
-# no noise is left, and given the end of trailing steps they are as good as these. (UniPC was not
-# measured so. A difference below the ± of its two cells is none. Of the other spacings only the
-# exponential one of Euler was measured with twenty.)
+# But for DPM-Solver++ and UniPC that is the *end*, not the spacing: the library's Karras steps go
+# on to where no noise is left, and given the end of trailing steps they are as good as these. (A
+# difference below the ± of its two cells is none.)
 
 # %% tags=["exact"]
-at_trailings_end = row_of("DPMSolverMultistep", SAME_END, 20)
-print(f"DPM-Solver++, 20 NFE, Karras' spacing to trailing's end: FD {at_trailings_end['fd']:.2f}")
+TO_ONE_END = ("DPMSolverMultistep", "UniPCMultistep")
+at_trailings_end = [row_of(name, SAME_END, 20) for name in TO_ONE_END]
+print(
+    "20 NFE, Karras' spacing to trailing's end: FD "
+    + ", ".join(f"{row['fd']:.2f} ({row['scheduler']})" for row in at_trailings_end)
+)
 stored(
-    "With Karras' spacing to the end of trailing steps DPM-Solver++ has, after 20 NFE, the FD that "
-    "it has with trailing steps, to a twentieth",
-    abs(at_trailings_end["fd"] / fd_of("DPMSolverMultistep", "trailing", 20) - 1),
+    "With Karras' spacing to the end of trailing steps DPM-Solver++ and UniPC have, after 20 NFE, "
+    "the FD that they have with trailing steps, to a twentieth",
+    [abs(row["fd"] / fd_of(row["scheduler"], "trailing", 20) - 1) for row in at_trailings_end],
     at_most=0.05,
-    **origin([at_trailings_end]),
+    **origin(at_trailings_end),
 )
 
 # %% [markdown]
