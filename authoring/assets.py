@@ -8,8 +8,7 @@ where a killed run was), `controlnet` (half an hour) and `lora` (minutes) on it,
 for what they need), `samples` (minutes), `medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about
 five minutes each), `medical_ablation` (10 minutes), `brains` (see authoring/medical.py for what it needs),
 `medical_brain` (four minutes), `emoji` and `emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour),
-`emoji_judges` (minutes) and `emoji_latent` (see authoring/emoji_latent.py; about an hour, and it goes on where a killed
-run was), `manifest`. All by default.
+`manifest`. All by default.
 """
 
 from __future__ import annotations
@@ -382,12 +381,6 @@ SOURCES["emoji_ddpm.safetensors.xz"] = (
     "authoring.assets emoji_ddpm: notebook 05's U-Net of widths 64 and 128 on the training emoji, by group and hand, "
     "steps of 32, averaged weights, float16",
 )
-SOURCES["emoji_judges.safetensors"] = (
-    "this course, trained on the emoji",
-    "MIT; the emoji are under Apache 2.0, MIT and CC BY 4.0 (LICENSES/emoji.txt)",
-    "authoring.assets emoji_judges: linear classifiers of hand and group on means and spreads of EfficientNet-Lite0's "
-    "first four stages, all training emoji, float16",
-)
 
 
 # --- models that a notebook shows beside its own -------------------------------------------------------------
@@ -583,8 +576,6 @@ PARTS = {
     "samples": made_by("evaluation", "make_samples"),
     "emoji": made_by("emoji", "make_emoji"),
     "emoji_ddpm": made_by("emoji", "make_emoji_ddpm"),
-    "emoji_judges": made_by("emoji_latent", "make_judges"),
-    "emoji_latent": made_by("emoji_latent", "make"),
     "manifest": make_manifest,
 }
 

@@ -32,14 +32,14 @@ KL_WEIGHT, STYLED, NO_PROMPT, NO_WORD, NO_PROMPT_CONTROL = 1e-3, 0.2, 0.1, 0.03,
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 
 
-def build_tokenizer(words: Sequence[str] = WORDS, length: int = 16) -> CLIPTokenizer:
-    """Byte-pair encoding with one token for each of `words`; the pieces it needs for that mean as much as UNKNOWN."""
-    spelled, merges = [[*word[:-1], word[-1] + "</w>"] for word in words], []
+def build_tokenizer() -> CLIPTokenizer:
+    """Byte-pair encoding with one token for each of WORDS; the pieces it needs for that mean as much as UNKNOWN."""
+    spelled, merges = [[*word[:-1], word[-1] + "</w>"] for word in WORDS], []
     tokens = [
         START,
         END,
         UNKNOWN,
-        *(word + "</w>" for word in words),
+        *(word + "</w>" for word in WORDS),
         *sorted(set(sum(spelled, []))),
     ]
     while pairs := Counter(pair for symbols in spelled for pair in pairwise(symbols)):
@@ -50,7 +50,7 @@ def build_tokenizer(words: Sequence[str] = WORDS, length: int = 16) -> CLIPToken
                     symbols[i - 1 : i + 1] = ["".join(merges[-1])]
     vocab = {token: i for i, token in enumerate(dict.fromkeys([*tokens, *map("".join, merges)]))}
     names = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": UNKNOWN}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length, **names)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=16, **names)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 64) -> CLIPTextModel:
@@ -62,25 +62,19 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int = 64) -> CLIPTextMod
     return CLIPTextModel(config)
 
 
-def build_vae(
-    widths: Sequence[int] = (16, 32, 48), channels: int = 1, latent_channels: int = 4, attention: bool = True
-) -> AutoencoderKL:
-    """Pictures `channels` x 32 x 32 to latents 4 x 8 x 8 and back."""
+def build_vae(widths: Sequence[int] = (16, 32, 48)) -> AutoencoderKL:
+    """Pictures 1 x 32 x 32 to latents 4 x 8 x 8 and back."""
     return AutoencoderKL(
-        in_channels=channels, out_channels=channels, latent_channels=latent_channels,
-        block_out_channels=tuple(widths), layers_per_block=1,
+        in_channels=1, out_channels=1, latent_channels=4, block_out_channels=tuple(widths), layers_per_block=1,
         down_block_types=["DownEncoderBlock2D"] * len(widths), up_block_types=["UpDecoderBlock2D"] * len(widths),
-        norm_num_groups=8, sample_size=32, mid_block_add_attention=attention,
+        norm_num_groups=8, sample_size=32,
     )  # fmt: skip
 
 
-def build_unet(
-    widths: Sequence[int] = (64, 64), text_width: int = 64, channels: int = 4, extra: int = 0
-) -> UNet2DConditionModel:
-    """For latents 4 x 8 x 8, and `extra` channels beside them; attention at 4 x 4 only, where it costs little."""
+def build_unet(widths: Sequence[int] = (64, 64), text_width: int = 64) -> UNet2DConditionModel:
+    """For latents 4 x 8 x 8; attention at 4 x 4 only, where it costs little."""
     return UNet2DConditionModel(
-        sample_size=8, in_channels=channels + extra, out_channels=channels,
-        block_out_channels=tuple(widths), layers_per_block=1,
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=tuple(widths), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=text_width, attention_head_dim=4, norm_num_groups=8,
     )  # fmt: skip
@@ -111,34 +105,27 @@ def assemble(
 # --- training -----------------------------------------------------------------------------------------------
 
 
-def adamw(net: nn.Module, lr: float = 1e-3) -> list[torch.optim.Optimizer]:
-    return [torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)]
-
-
 def fit(
     name: str, net: nn.Module, loss_of: Callable[[nn.Module, torch.Generator], Tensor], steps: int, folder: Path,
-    optimisers: Sequence[torch.optim.Optimizer] | None = None, watch: Callable[[nn.Module], str] = lambda net: "",
+    lr: float = 1e-3, watch: Callable[[nn.Module], str] = lambda net: "",
 ) -> nn.Module:  # fmt: skip
-    """Train with warm-up and cool-down; goes on from `folder`'s checkpoint, if any. Returns the average.
+    """Train by AdamW with warm-up and cool-down; goes on from `folder`'s checkpoint, if any. Returns the average.
 
     On a processor with AVX512-BF16 bfloat16 saves a quarter of a step, but the backward pass of PyTorch's fused
     attention takes five times as long in it as in float32: hence the plain one.
     """
-
-    def rate(step: int) -> float:
-        return min((step + 1) / min(300, steps), 1.0, (steps - step) / (0.4 * steps))
-
-    optimisers = optimisers or adamw(net)
-    ramps = [torch.optim.lr_scheduler.LambdaLR(optimiser, rate) for optimiser in optimisers]
+    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    ramp = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda step: min((step + 1) / min(300, steps), 1.0, (steps - step) / (0.4 * steps)),
+    )
     ema, draw, done, path = (
         training.EMA(net),
         torch.Generator().manual_seed(0),
         0,
         folder / f"{name}.pt",
     )
-    parts = {"net": net, "ema": ema}
-    for i, (optimiser, ramp) in enumerate(zip(optimisers, ramps)):
-        parts |= {f"optimiser{i or ''}": optimiser, f"ramp{i or ''}": ramp}
+    parts = {"net": net, "ema": ema, "optimiser": optimiser, "ramp": ramp}
     if path.is_file():
         content = training.load_checkpoint(path, **parts)
         draw.set_state(content["draw"])
@@ -149,11 +136,11 @@ def fit(
     while done < steps:
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(net, draw)
-        net.zero_grad()
+        optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        for stepped in (*optimisers, *ramps):
-            stepped.step()
+        optimiser.step()
+        ramp.step()
         ema.update_parameters(net)
         total += loss.item()
         done += 1
@@ -277,7 +264,7 @@ def train_controlnet(
         v = unet(x_t, t, states, **extra).sample
         return F.mse_loss(v.float(), pipeline.scheduler.get_velocity(latents, noise, t))
 
-    return fit("controlnet", net, loss_of, steps, folder, adamw(net, 5e-4))
+    return fit("controlnet", net, loss_of, steps, folder, lr=5e-4)
 
 
 def make_controlnet() -> None:
@@ -290,10 +277,10 @@ def make_controlnet() -> None:
 
 
 @torch.no_grad()
-def never_seen(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, words: int = len(WORDS)) -> None:
+def never_seen(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
     """Let every piece of a word that is in no caption mean what UNKNOWN means."""
     table = text_encoder.get_input_embeddings().weight
-    table[tokenizer.unk_token_id + words + 1 :] = table[tokenizer.unk_token_id].clone()
+    table[tokenizer.unk_token_id + len(WORDS) + 1 :] = table[tokenizer.unk_token_id].clone()
 
 
 def save(pipeline: StableDiffusionPipeline, folder: Path) -> None:

@@ -3071,10 +3071,10 @@ claim(
 # %% [markdown]
 # And time? Fewer steps come first, and fewer bits next. `torch.compile(pipe.unet)` makes one
 # program of the network's many small operations. The first call pays for that, so it is for many
-# pictures of one size. Measured once on notebook 05's network (a server's core with bfloat16 units,
-# 256 pictures at once, after 55 seconds of compiling): float32 0.26 seconds a call, compiled the
-# same; bfloat16 0.21, compiled 0.11. So on this processor it pays together with the smaller type
-# only. Measure on yours.
+# pictures of one size. Measured once on notebook 05's network, on a server's core with units for
+# bfloat16, a minute of compiling aside: compiled, float32 is no faster; bfloat16 takes four fifths
+# of float32's time, and compiled two fifths. So there it pays together with the smaller type only.
+# Measure on yours.
 
 # %% [markdown]
 # ## After 2022

@@ -2417,8 +2417,8 @@ stored(
 # in the space of an autoencoder, with the small picture, slightly noised, beside the noisy latents,
 # and a prompt (Rombach et al. 2022). The weights `stabilityai/stable-diffusion-x4-upscaler` have
 # the licence CreativeML Open RAIL++-M, says their card. They are fetched only when you ask for it,
-# by `COURSE_STABLE_DIFFUSION=1` as in notebook 06, on a graphics card and with the hub: 1.7 GB in
-# half precision. It was not measured here: what the two functions do is tested with a tiny
+# by `COURSE_STABLE_DIFFUSION=1` as in notebook 06, on a graphics card and with the hub: nearly 2 GB
+# in half precision. It was not measured here: what the two functions do is tested with a tiny
 # pipeline.
 
 
