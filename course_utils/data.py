@@ -191,11 +191,7 @@ def weights(name: str) -> dict[str, Tensor]:
         ValueError: there is no such model.
         DataError: its file is damaged.
     """
-    files = {
-        file.name.split(".")[0]: file
-        for file in (*ASSETS.glob("*.safetensors"), *ASSETS.glob("*.safetensors.xz"))
-        if file.name.split(".")[0] not in DATASETS
-    }
+    files = {stem: file for file in ASSETS.glob("*.safetensors*") if (stem := file.name.split(".")[0]) not in DATASETS}
     if name not in files:
         raise ValueError(f"The course ships no model {name!r}: choose one of {', '.join(sorted(files))}.")
     path = files[name]

@@ -2,7 +2,7 @@
 
     python -m authoring.benchmarks.ddpm_steps [--chain] [--cost] [--bfloat16]
 
-Uses the diffusion model that the course ships. Every row is written to the asset that notebook 12 draws, and rows that
+Uses notebook 12's longer trained model. Every row is written to the asset that notebook 12 draws, and rows that
 are there already are not measured again: delete the file to start anew. Minutes on a graphics card, three quarters of
 an hour on two cores; `--chain` adds the ancestral chain of 1,000 steps and the solver without guidance, on two cores
 more than another hour; `--cost` prints seconds against pictures, steps and width instead. `--bfloat16` compiles the
@@ -25,6 +25,7 @@ from course_utils import data, metrics, runtime, training
 from course_utils.files import write
 from course_utils.lessons import nb04_diffusion_math as nb04
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05
+from course_utils.lessons import nb12_two_minutes as nb12
 
 DATASET, DRAWS = "fashion_mnist", 3
 MEASURES = ("fd", "kid", "precision", "recall")
@@ -80,9 +81,9 @@ def scores(pictures: Tensor, asked: Tensor | None = None) -> dict[str, object]:
     }
 
 
-def measure(generate: Callable[[Tensor, torch.Generator], Tensor], precision: str = "float32") -> dict[str, object]:
+def measure(generate: Callable[[Tensor, torch.Generator], Tensor], dtype: str = "float32") -> dict[str, object]:
     """Means of FD and the rest over DRAWS draws of 2,048 pictures that `generate` makes of labels and a generator,
-    and the standard deviation of one draw's FD. The row says in which precision the network reckoned."""
+    and the standard deviation of one draw's FD. The row says in which type the network reckoned."""
     y = torch.arange(metrics.MIN_SAMPLES) % 10
     reports = [metrics.evaluate(generate(y, torch.Generator().manual_seed(1 + draw)), DATASET) for draw in range(DRAWS)]
 
@@ -95,7 +96,7 @@ def measure(generate: Callable[[Tensor, torch.Generator], Tensor], precision: st
         "samples": len(y),
         "draws": DRAWS,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-        "precision": precision,
+        "dtype": dtype,
         "date": str(datetime.date.today()),
     }
 
@@ -118,16 +119,16 @@ def fill(
         write(file, ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
 
 
-def measure_all(runs: list[tuple[str, int, float]], precision: str) -> None:
-    net = nb05.pretrained().to(runtime.start(0).device)
-    if precision == "bfloat16":
+def measure_all(runs: list[tuple[str, int, float]], dtype: str) -> None:
+    net = nb12.pretrained().to(runtime.start(0).device)
+    if dtype == "bfloat16":
         in_bfloat16(net)
 
     def measured(run: dict[str, object]) -> dict[str, object]:
         sampler, steps, guidance = run.values()
         settings = {"num_steps": steps, "guidance": guidance, "solver": SAMPLERS[sampler]}
         generate = partial(nb05.sample_images, net, SCHEDULE, **settings)
-        return {"nfe": evaluations(*run.values())} | measure(lambda y, draw: generate(y, rng=draw), precision)
+        return {"nfe": evaluations(*run.values())} | measure(lambda y, draw: generate(y, rng=draw), dtype)
 
     fill(FILE, [dict(zip(("sampler", "steps", "guidance"), run)) for run in runs], measured)
 
@@ -137,13 +138,13 @@ def training_step(net: torch.nn.Module, n: int = 32) -> None:
     x, t, label = (
         torch.randn(n, 1, 28, 28),
         torch.randint(nb05.T, (n,)),
-        torch.randint(10, (n,)),
+        torch.randint(nb12.NULL, (n,)),
     )
     nb05.diffusion_loss(net, x, label, t, torch.randn_like(x), SCHEDULE).backward()
 
 
 def cost() -> None:
-    net = nb05.pretrained()
+    net = nb12.pretrained()
     print("pictures at once, seconds for ten guided steps:")
     for n in (1, 4, 16, 64, 256):
         took = runtime.seconds(
@@ -159,7 +160,7 @@ def cost() -> None:
         print(f"{steps:>6}{took:>9.2f}", flush=True)
     print("\nwidths, weights, seconds for a training step of 32:")
     for widths in ((16, 32), (32, 64), (64, 128), (128, 256)):
-        unet = nb05.UNet(widths, classes=10).to(memory_format=torch.channels_last)
+        unet = nb05.UNet(widths, classes=nb12.N_CLASSES).to(memory_format=torch.channels_last)
         took = runtime.seconds(partial(training_step, unet), repeats=3)
         print(f"{widths!s:>12}{training.parameters(unet):>12,}{took:>9.3f}", flush=True)
 
@@ -168,14 +169,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chain", action="store_true")
     parser.add_argument("--cost", action="store_true")
-    parser.add_argument("--bfloat16", dest="precision", action="store_const", const="bfloat16", default="float32")
+    parser.add_argument("--bfloat16", dest="dtype", action="store_const", const="bfloat16", default="float32")
     options = parser.parse_args()
     torch.backends.cudnn.allow_tf32 = False  # the same numbers on every device, to rounding
     if options.cost:
         runtime.start(0)
         cost()
     else:
-        measure_all(RUNS + (CHAIN if options.chain else []), options.precision)
+        measure_all(RUNS + (CHAIN if options.chain else []), options.dtype)
 
 
 if __name__ == "__main__":

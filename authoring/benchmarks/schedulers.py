@@ -2,8 +2,8 @@
 
     python -m authoring.benchmarks.schedulers [--bfloat16]
 
-Uses the class-conditional model that the course ships, without guidance, so that the rows stand beside the chain of
-1,000 steps in ddpm_steps.py. Every row is written to the asset that notebooks 06 and 13 draw, and rows that are there
+Uses the class-conditional model that the course ships, without guidance, in the same way as
+ddpm_steps.py. Every row is written to the asset that notebooks 06 and 13 draw, and rows that are there
 already are not measured again: delete the file to start anew. Minutes on a graphics card, two hours on one core,
 with `--bfloat16` 50 minutes (see ddpm_steps.py).
 """
@@ -45,12 +45,12 @@ RUNS = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bfloat16", dest="precision", action="store_const", const="bfloat16", default="float32")
-    precision = parser.parse_args().precision
+    parser.add_argument("--bfloat16", dest="dtype", action="store_const", const="bfloat16", default="float32")
+    dtype = parser.parse_args().dtype
     torch.backends.cudnn.allow_tf32 = False  # the same numbers on every device, to rounding
     unet, calls = nb06.course_unet().to(runtime.start(0).device), []
     unet.register_forward_hook(lambda *_: calls.append(1))
-    if precision == "bfloat16":
+    if dtype == "bfloat16":
         in_bfloat16(unet.net)
 
     def generate(run: dict[str, object], y: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
@@ -60,7 +60,7 @@ def main() -> None:
 
     def measured(run: dict[str, object]) -> dict[str, object]:
         calls.clear()
-        row = measure(lambda y, draw: generate(run, y, draw), precision)
+        row = measure(lambda y, draw: generate(run, y, draw), dtype)
         return {"nfe": len(calls) // (row["samples"] // 512 * DRAWS)} | row
 
     fill(FILE, RUNS, measured)
