@@ -40,8 +40,12 @@ from course_utils import (
     training,
 )
 from course_utils.lessons import nb01_gan_theory as nb01
+from course_utils.lessons import nb03_mode_collapse_and_wgan as nb03
 from course_utils.lessons import nb07_super_resolution as nb07
+from course_utils.lessons import nb08_medical_synthesis as nb08
 from course_utils.lessons import nb09_evaluation_and_release as nb09
+from course_utils.lessons import nb11_your_own_pictures as nb11
+from course_utils.lessons import nb12_two_minutes as nb12
 
 To = Callable[[Any], Any]  # moves tensors and networks to the device on trial
 NAME = "fashion_mnist"
@@ -254,6 +258,13 @@ ROWS: dict[str, Callable[..., Any]] = {
     "lessons.nb01_gan_theory.jensen_shannon": lambda to: nb01.jensen_shannon(
         to(noise(5).exp()), to(noise(5, seed=1).exp())
     ),
+    "lessons.nb03_mode_collapse_and_wgan.wasserstein": lambda to: nb03.wasserstein(
+        to(noise(9, 2)), to(noise(9, 2, seed=1))
+    ),
+    "lessons.nb03_mode_collapse_and_wgan.true_share": lambda to: nb03.true_share(to(torch.arange(40) % 10)),
+    "lessons.nb03_mode_collapse_and_wgan.modes_and_kl": lambda to: nb03.modes_and_kl(
+        to(torch.tensor([1, 7, 7])), nb03.true_share(torch.arange(40) % 10)
+    ),
     "lessons.nb07_super_resolution.ssim": lambda to: nb07.ssim(to(clothes(2)), to(clothes(2) / 2)),
     "lessons.nb09_evaluation_and_release.copy_share": lambda to: nb09.copy_share(
         to(noise(9, 3)), to(noise(9, 3, seed=1)), to(noise(9, 3, seed=2))
@@ -266,6 +277,14 @@ ROWS: dict[str, Callable[..., Any]] = {
     "lessons.nb09_evaluation_and_release.ring_scores": lambda to: nb09.ring_scores(
         to(noise(3, 1, 28, 28)), [nb09.ring_key("a"), nb09.ring_key("b")]
     ).tolist(),
+    "lessons.nb08_medical_synthesis.auc": lambda to: nb08.auc(to(noise(9)), to(noise(9, seed=1))),
+    "lessons.nb11_your_own_pictures.class_weights": lambda to: nb11.class_weights(to(torch.tensor([0, 0, 1])), 1.0),
+    "lessons.nb11_your_own_pictures.copied": lambda to: nb11.copied(
+        to(noise(9, 3)), to(noise(9, 3, seed=1)), to(noise(9, 3, seed=2)), 0.5
+    ),
+    "lessons.nb12_two_minutes.MixtureDenoiser": lambda to: nb12.MixtureDenoiser(
+        to(clothes(20)), to(torch.arange(20) % 10), clusters=1
+    ).variances,
 }  # fmt: skip
 COVERED = {name for names in ROWS for name in names.split()}
 

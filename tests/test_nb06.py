@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import warm
-from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from diffusers import AutoPipelineForImage2Image, DDIMScheduler
 from diffusers.utils.logging import get_logger
 from hub_standin import HubStandin, tiny_ddpm, tiny_stable_diffusion
 
@@ -116,8 +116,27 @@ def test_one_message_of_the_library_is_kept_back_and_no_other() -> None:
 
 def test_a_sister_pipeline_shares_its_parts_without_a_warning(pipe) -> None:
     with overheard() as heard:
-        other = nb06.sister(StableDiffusionImg2ImgPipeline, pipe)
+        other = nb06.sister(AutoPipelineForImage2Image, pipe)
     assert other.unet is pipe.unet and heard.getvalue() == ""
+
+
+def test_a_merged_model_is_saved_under_its_names_once_the_low_rank_matrices_are_dropped(tmp_path) -> None:
+    own = nb06.prompt_pipelines(torch.device("cpu"), on_hub=False)["course"]
+    names = set(own.unet.state_dict())
+    with torch.no_grad():
+        for weight in nb06.add_lora(own):
+            weight.normal_(std=0.1, generator=seeded())
+    x, states = torch.randn(1, 4, 8, 8, generator=seeded()), torch.zeros(1, 1, own.unet.config.cross_attention_dim)
+    with torch.no_grad():
+        wanted = own.unet(x, 500, states).sample
+    own.fuse_lora()
+    assert "conv_in.weight" not in own.unet.state_dict()  # such a file would not be understood
+    own.unload_lora_weights()
+    assert set(own.unet.state_dict()) == names
+    own.unet.save_pretrained(tmp_path)
+    with torch.no_grad():
+        again = type(own.unet).from_pretrained(tmp_path)(x, 500, states).sample
+    torch.testing.assert_close(again, wanted, atol=1e-4, rtol=1e-4)
 
 
 BIG = """
@@ -134,7 +153,7 @@ drawn = nb06.sample_prompts(big, shoes, steps=2, guidance=7.5, negative="a", bat
 alone = nb06.sample_prompts(big, shoes[2:], steps=2, guidance=7.5, negative="a", seed=2)
 landscape = nb06.sample_prompts(big, ["Van Gogh style landscape"] * 2, steps=2, guidance=7.5)
 said = {
-    "landscape": list(landscape.shape), "type": str(nb06.sister(nb06.StableDiffusionInpaintPipeline, big).unet.dtype),
+    "landscape": list(landscape.shape), "type": str(nb06.sister(nb06.AutoPipelineForInpainting, big).unet.dtype),
     "pipelines": list(pipes), "small": [nb06.is_small(pipe) for pipe in pipes.values()], "drawn": list(drawn.shape),
     "alone": (drawn[2:] - alone).abs().max().item(),
     "changed": list(nb06.img2img(big, x, shoes, 0.5, steps=4).shape),

@@ -13,14 +13,15 @@ import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
     ControlNetModel,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     ModelMixin,
     SchedulerMixin,
     StableDiffusionControlNetPipeline,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DModel,
 )
@@ -479,31 +480,11 @@ def image_to_image(
     return denoise(scheduler.add_noise(latents, noise, t), timesteps)
 
 
-@contextmanager
-def kept_back(words: str) -> Iterator[None]:
-    """While it lasts, the library's messages that hold these words are not shown."""
-
-    def others(record: logging.LogRecord) -> bool:
-        return words not in record.getMessage()
-
-    handlers = list(diffusers.utils.logging.get_logger().handlers)
-    for handler in handlers:
-        handler.addFilter(others)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(others)
-
-
 def sister(kind: type, pipe: StableDiffusionPipeline, **more: Any) -> Any:
-    """`kind.from_pipe(pipe)`: another pipeline of the same parts, in their type, without its bar.
-
-    from_pipe casts to float32 unless it is told a type, and warns of the cast to the type that is
-    there: that warning alone is kept back.
+    """`kind.from_pipe(pipe)` by one of the library's AutoPipelines: another pipeline of the same
+    parts, in their type, without its bar.
     """
-    with kept_back("should be kept in float32"):
-        other = kind.from_pipe(pipe, **{TYPE: pipe.dtype}, **more)
+    other = kind.from_pipe(pipe, **more)
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -515,7 +496,7 @@ def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
     check_pictures(x)
     if is_small(pipe):
         return (latent.padded(x.clamp(-1, 1)) + 1) / 2
-    size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
     return (
         F.interpolate((x + 1) / 2, (size, size), mode="bicubic", antialias=True)
         .clamp(0, 1)
@@ -534,7 +515,7 @@ def img2img(
     nothing of them on the course's levels (on Stable Diffusion's a trace: they end before noise).
     """
     return sample_prompts(
-        sister(StableDiffusionImg2ImgPipeline, pipe),
+        sister(AutoPipelineForImage2Image, pipe),
         prompts,
         image=as_input(x, pipe),
         strength=strength,
@@ -558,7 +539,7 @@ def inpaint(
         )
     masks = as_input(mask.expand_as(x).float() * 2 - 1, pipe)[:, :1]
     return sample_prompts(
-        sister(StableDiffusionInpaintPipeline, pipe),
+        sister(AutoPipelineForInpainting, pipe),
         prompts,
         image=as_input(x, pipe),
         mask_image=masks,
@@ -570,7 +551,7 @@ def inpaint(
 def controlled(pipe: StableDiffusionPipeline) -> StableDiffusionControlNetPipeline:
     """The course's pipeline with the ControlNet for outlines that the course ships."""
     net = ControlNetModel.from_pretrained(latent.CONTROL, **{TYPE: torch.float32})
-    return sister(StableDiffusionControlNetPipeline, pipe, controlnet=net.to(pipe.device))
+    return sister(AutoPipelineForText2Image, pipe, controlnet=net.to(pipe.device))
 
 
 def add_lora(
@@ -658,6 +639,23 @@ def learn_style(
         losses.append(loss.item())
         training.note(loss=losses[-1])
     return losses
+
+
+@contextmanager
+def kept_back(words: str) -> Iterator[None]:
+    """While it lasts, the library's messages that hold these words are not shown."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return words not in record.getMessage()
+
+    handlers = list(diffusers.utils.logging.get_logger().handlers)
+    for handler in handlers:
+        handler.addFilter(others)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(others)
 
 
 def gate(approved: bool) -> str:

@@ -488,7 +488,7 @@ def split(patient: Tensor, share: float, rng: torch.Generator) -> tuple[Tensor, 
 def auc(members: Tensor, others: Tensor) -> float:
     """The share of pairs in which the member has the higher mark; a tie counts a half."""
     gap = members[:, None] - others
-    return ((gap > 0).double() + 0.5 * (gap == 0).double()).mean().item()
+    return ((gap > 0).float() + 0.5 * (gap == 0).float()).mean().item()
 
 
 def auc_interval(value: float, members: int, others: int) -> tuple[float, float]:

@@ -353,7 +353,7 @@ claim("Under 5 % of uniform noise is good on the grid", noise["grid"].high_quali
 # %% tags=["export"]
 def wasserstein(x: Tensor, y: Tensor) -> float:
     """Exact W1 between two samples (N, d) of equal size, by optimal assignment."""
-    cost = torch.cdist(x.double().cpu(), y.double().cpu())
+    cost = torch.cdist(x.cpu().double(), y.cpu().double())
     rows, columns = linear_sum_assignment(cost.numpy())
     return cost[rows, columns].mean().item()
 
@@ -2222,7 +2222,7 @@ def triples(pictures: Tensor) -> Tensor:
 # %% tags=["export"]
 def true_share(labels: Tensor) -> Tensor:
     """The frequencies (1000,) of the triples of independent digits with these labels (N,)."""
-    share = labels.bincount(minlength=10).double() / len(labels)
+    share = labels.cpu().bincount(minlength=10).double() / len(labels)
     return torch.einsum("a,b,c->abc", share, share, share).flatten()
 
 
@@ -2233,7 +2233,7 @@ def modes_and_kl(numbers: Tensor, true_share: Tensor) -> tuple[int, float]:
     """
     if len(numbers) == 0:
         raise ValueError("There is no picture to count: at least one is wanted.")
-    share = numbers.bincount(minlength=1000).double() / len(numbers)
+    share = numbers.cpu().bincount(minlength=1000).double() / len(numbers)
     return int((share > 0).sum()), torch.xlogy(share, share / true_share).sum().item()
 
 

@@ -20,7 +20,8 @@
 # %% [markdown]
 # # 06 · Diffusers applications
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/06_diffusers_applications.ipynb)
+# [![Open In
+# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/06_diffusers_applications.ipynb)
 #
 # Notebooks 04 and 05 built levels, samplers, a U-Net and its training from nothing. Outside this
 # course nobody starts there. *Diffusers* (von Platen et al. 2022) holds the same pieces under names
@@ -98,6 +99,8 @@ import transformers
 import diffusers
 from diffusers import (
     AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
     ControlNetModel,
     DDIMPipeline,
     DDIMScheduler,
@@ -107,8 +110,6 @@ from diffusers import (
     ModelMixin,
     SchedulerMixin,
     StableDiffusionControlNetPipeline,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
     UNet2DModel,
@@ -739,9 +740,11 @@ def sample_with(
 # %% [markdown]
 # A scheduler is made with `from_config`, from the *settings of the old one*: they say what the
 # network was trained for. Made with nothing, it would take the linear levels and the network's
-# output for noise, without a word. Two things to know. Only settings that were given go over; where
-# the old scheduler had a default, the new class takes its own. And a key that the new class does
-# not know is ignored: `use_karras_sigmas` on DDIM changes nothing.
+# output for noise, without a word. Two things to know. Of a scheduler that you made, only the
+# settings that you gave go over; for the rest the new class takes its own defaults. Of a scheduler
+# that was loaded from a file, all settings in the file go over, also those that were defaults when
+# it was saved. And a key that the new class does not know is ignored: `use_karras_sigmas` on DDIM
+# changes nothing.
 
 # %% [markdown]
 # **Exercise 6.2** · difficulty 1/5 · 5 minutes
@@ -1890,41 +1893,16 @@ image_to_image = checks.use(my_image_to_image, image_to_image)  # yours from her
 #
 # Mind one thing: unless it is told a type, the first of the two casts all of it to float32, also a
 # pipeline that you loaded in half precision; and since the parts are shared, the old pipeline
-# changes with it. (The second one keeps the type.) The scheduler is shared, too: each call sets its
-# timesteps anew, so two pipelines must not run at once.
-
-# %% [markdown]
-# `from_pipe` casts also the parts that have the type already, and the library warns of the cast.
-# `kept_back` hides the messages that hold the given words; all others are shown.
-
-
-# %% tags=["export"]
-@contextmanager
-def kept_back(words: str) -> Iterator[None]:
-    """While it lasts, the library's messages that hold these words are not shown."""
-
-    def others(record: logging.LogRecord) -> bool:
-        return words not in record.getMessage()
-
-    handlers = list(diffusers.utils.logging.get_logger().handlers)
-    for handler in handlers:
-        handler.addFilter(others)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(others)
+# changes with it. The second one keeps the type, and we use it from here on. The scheduler is
+# shared, too: each call sets its timesteps anew, so two pipelines must not run at once.
 
 
 # %% tags=["export"]
 def sister(kind: type, pipe: StableDiffusionPipeline, **more: Any) -> Any:
-    """`kind.from_pipe(pipe)`: another pipeline of the same parts, in their type, without its bar.
-
-    from_pipe casts to float32 unless it is told a type, and warns of the cast to the type that is
-    there: that warning alone is kept back.
+    """`kind.from_pipe(pipe)` by one of the library's AutoPipelines: another pipeline of the same
+    parts, in their type, without its bar.
     """
-    with kept_back("should be kept in float32"):
-        other = kind.from_pipe(pipe, **{TYPE: pipe.dtype}, **more)
+    other = kind.from_pipe(pipe, **more)
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -1941,7 +1919,7 @@ def as_input(x: Tensor, pipe: StableDiffusionPipeline) -> Tensor:
     check_pictures(x)
     if is_small(pipe):
         return (latent.padded(x.clamp(-1, 1)) + 1) / 2
-    size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
     return (
         F.interpolate((x + 1) / 2, (size, size), mode="bicubic", antialias=True)
         .clamp(0, 1)
@@ -1965,7 +1943,7 @@ def img2img(
     nothing of them on the course's levels (on Stable Diffusion's a trace: they end before noise).
     """
     return sample_prompts(
-        sister(StableDiffusionImg2ImgPipeline, pipe),
+        sister(AutoPipelineForImage2Image, pipe),
         prompts,
         image=as_input(x, pipe),
         strength=strength,
@@ -1990,7 +1968,7 @@ def inpaint(
         )
     masks = as_input(mask.expand_as(x).float() * 2 - 1, pipe)[:, :1]
     return sample_prompts(
-        sister(StableDiffusionInpaintPipeline, pipe),
+        sister(AutoPipelineForInpainting, pipe),
         prompts,
         image=as_input(x, pipe),
         mask_image=masks,
@@ -2272,7 +2250,7 @@ claim(
 def controlled(pipe: StableDiffusionPipeline) -> StableDiffusionControlNetPipeline:
     """The course's pipeline with the ControlNet for outlines that the course ships."""
     net = ControlNetModel.from_pretrained(latent.CONTROL, **{TYPE: torch.float32})
-    return sister(StableDiffusionControlNetPipeline, pipe, controlnet=net.to(pipe.device))
+    return sister(AutoPipelineForText2Image, pipe, controlnet=net.to(pipe.device))
 
 
 # %%
@@ -2582,7 +2560,27 @@ style_view = widgets.explore(draw_style, scale=widgets.slider(0.0, 1.0, 0.5, "st
 # `load_lora_weights` sorts the matrices by the prefix of their names: `unet` or `text_encoder`.
 # Ours all belong to the U-Net, and for the empty rest the library prints "No LoRA keys associated
 # to CLIPTextModel found with the prefix='text_encoder'". That is as it should be here, so we keep
-# this message back; for a file that should hold both, it would be news.
+# this message back; for a file that should hold both, it would be news. `kept_back` hides the
+# messages that hold the given words; all others are shown.
+
+
+# %% tags=["export"]
+@contextmanager
+def kept_back(words: str) -> Iterator[None]:
+    """While it lasts, the library's messages that hold these words are not shown."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return words not in record.getMessage()
+
+    handlers = list(diffusers.utils.logging.get_logger().handlers)
+    for handler in handlers:
+        handler.addFilter(others)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(others)
+
 
 # %%
 pipe.set_adapters("style", 1.0)
@@ -2844,7 +2842,10 @@ def merged(W, A, B, alpha):
 checks.merge(merged, solution=True)
 
 # %% [markdown]
-# `fuse_lora` does the merging in the library, and `unfuse_lora` takes it back.
+# `fuse_lora` does the merging in the library, and `unfuse_lora` takes it back. To hand the model
+# on, call `unload_lora_weights()` after `fuse_lora()` and before `save_pretrained`: it drops the
+# low-rank matrices. Without it the file has the layers under other names. Then `from_pretrained`
+# fills them with random numbers, and no more than a warning says so.
 
 # %%
 apart = with_style(1.0)
@@ -3030,7 +3031,7 @@ claim(
 # | `enable_sequential_cpu_offload()` | so is each layer; much slower | nearly all weights |
 # | `vae.enable_slicing()` | decodes a batch one by one | the decoder's activations, by batch |
 # | `vae.enable_tiling()` | decodes a large picture in tiles | the decoder's activations, by area |
-# | `enable_attention_slicing()` | attention in pieces | places squared, if no kernel is fused |
+# | `enable_attention_slicing()` | attention in pieces, without a fused kernel: slower | little |
 # | `enable_group_offload(...)` | some layers are there while they work | most of the weights |
 # | `quantization_config=...` | 8 or 4 bits a weight | a half to three quarters of half precision |
 
@@ -3069,8 +3070,8 @@ claim(
 )
 
 # %% [markdown]
-# And time? Fewer steps come first, and fewer bits next. `torch.compile(pipe.unet)` makes one
-# program of the network's many small operations. The first call pays for that, so it is for many
+# And time? Fewer steps come first, and fewer bits next. `pipe.unet.compile()` makes one program of
+# the network's many small operations, in place. The first call pays for that, so it is for many
 # pictures of one size. Measured once on notebook 05's network, on a server's core with units for
 # bfloat16, a minute of compiling aside: compiled, float32 is no faster; bfloat16 takes four fifths
 # of float32's time, and compiled two fifths. So there it pays together with the smaller type only.
@@ -3088,7 +3089,7 @@ claim(
 # | Stable Diffusion 1.5, 2022 | U-Net, 0.9 billion | 20 to 50 | yes | CreativeML OpenRAIL-M |
 # | SDXL, 2023 | U-Net, 2.6 billion | 30 to 50 | yes | CreativeML OpenRAIL++-M |
 # | LCM-LoRA for SDXL, 2023 | the same, distilled | 2 to 8 | 1 to 2 | OpenRAIL++-M |
-# | SDXL Turbo, 2023 | the same, distilled | 1 to 4 | none | not for commerce without leave |
+# | SDXL Turbo, 2023 | the same, distilled | 1 to 4 | none | Stability's own: see its card |
 # | Stable Diffusion 3.5 Large, 2024 | transformer, 8 billion | 28 to 40 | yes | Stability's own |
 # | FLUX.1 dev, 2024 | transformer, 12 billion | 28 to 50 | distilled in | not for commerce |
 # | FLUX.1 schnell, 2024 | the same, distilled | 1 to 4 | none | Apache 2.0 |
@@ -3100,12 +3101,14 @@ claim(
 # %% [markdown]
 # (After the model cards and the library's documentation in 2026; read the card itself before you
 # build on a licence. Each wants two bytes a weight in half precision, and its text encoders
-# besides: FLUX.1 about 24 GB for the transformer alone.) All are called as you have called the
-# small one, with a few surprises: SDXL Turbo needs `num_inference_steps=1, guidance_scale=0.0`
-# said, LCM its own `LCMScheduler`, and FLUX.1 and Qwen-Image hear a negative prompt only with
-# `true_cfg_scale` above 1. Some want a licence accepted on the hub and `hf auth login` first. All
-# from Stable Diffusion 3 on are transformers with flow matching. The next cell prints the library's
-# defaults:
+# besides: FLUX.1 about 24 GB for the transformer alone.) Stability's own licence is free below a
+# million dollars a year. All are called as you have called the small one, with a few surprises.
+# Distilled models must be told so: SDXL Turbo `num_inference_steps=1, guidance_scale=0.0`, Z-Image
+# Turbo 8 and 0.0, FLUX.1 schnell and FLUX.2 klein 4 steps, and LCM wants its own `LCMScheduler`.
+# FLUX.1 hears a negative prompt only with `true_cfg_scale` above 1. Qwen-Image has 4 there, but is
+# guided only if it is given a negative prompt (`" "` will do). Some want a licence accepted on the
+# hub and `hf auth login` first. All from Stable Diffusion 3 on are transformers with flow matching.
+# The next cell prints the library's defaults:
 
 # %% tags=["nbval-ignore-output"]
 for kind in (
@@ -3170,11 +3173,9 @@ transformer = diffusers.DiTTransformer2DModel(
     num_attention_heads=2,
     attention_head_dim=16,
     in_channels=4,
-    out_channels=4,
     num_layers=2,
     sample_size=8,
     patch_size=2,
-    norm_num_groups=8,
 )
 
 # %%

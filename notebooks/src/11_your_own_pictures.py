@@ -752,6 +752,7 @@ def class_weights(y: Tensor, power: float = 0.0) -> Tensor:
     """The probability (N,) of drawing each picture of classes y (N,): 0 as in the data, 1 every
     class equally often.
     """
+    y = y.cpu()
     count = y.bincount()[y].double()  # how many there are of each picture's own class
     weight = count**-power
     return weight / weight.sum()
@@ -1559,7 +1560,7 @@ def copied(fake: Tensor, train: Tensor, held: Tensor, share: float = 0.05) -> fl
     `share` of the rows of `held` are.
     """
     threshold = torch.cdist(held, train).amin(dim=1).quantile(share)
-    return (torch.cdist(fake, train).amin(dim=1) < threshold).double().mean().item()
+    return (torch.cdist(fake, train).amin(dim=1) < threshold).float().mean().item()
 
 
 # %% [markdown]
