@@ -41,7 +41,7 @@ RUNS = [  # sampler, steps, guidance
     *[("DDIM", steps, 1.5) for steps in (5, 10, 20)],
     *[("Heun", steps, 1.5) for steps in (5, 10)],
     *[("ancestral", steps, 1.5) for steps in (10, 20)],
-    *[("DPM-Solver++(2M)", steps, guidance) for steps in (10, 20, 50) for guidance in (1.0, 1.25, 2.0)],
+    *[("DPM-Solver++(2M)", steps, guidance) for steps in (10, 20, 50) for guidance in (1.0, 1.25, 1.375, 2.0)],
 ]
 CHAIN = [("ancestral", 1000, 1.0)]
 

@@ -20,8 +20,7 @@
 # %% [markdown]
 # # 06 · Diffusers applications
 #
-# [![Open In
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/06_diffusers_applications.ipynb)
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/gans-to-diffusion/blob/main/notebooks/06_diffusers_applications.ipynb)
 #
 # Notebooks 04 and 05 built levels, samplers, a U-Net and its training from nothing. Outside this
 # course nobody starts there. *Diffusers* (von Platen et al. 2022) holds the same pieces under names
