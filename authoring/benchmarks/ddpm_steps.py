@@ -2,7 +2,7 @@
 
     python -m authoring.benchmarks.ddpm_steps [--chain] [--cost] [--bfloat16]
 
-Uses the model that notebook 05 brings. Every row is written to the asset that notebook 12 draws, and rows that are
+Uses the model that notebook 05 brings. Every row is written to ddpm_steps_nb05.json beside this file, and rows that are
 there already are not measured again: delete the file to start anew. Minutes on a graphics card, an hour on two cores;
 `--chain` adds the ancestral chain of 1,000 steps, another hour and a half; `--cost` prints seconds against pictures,
 steps and width instead. `--bfloat16` compiles the network and lets it reckon in bfloat16, in 0.4 of the time on a
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from course_utils import data, metrics, runtime, training
+from course_utils import metrics, runtime, training
 from course_utils.files import write
 from course_utils.lessons import nb04_diffusion_math as nb04
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05
@@ -29,7 +29,7 @@ from course_utils.lessons import nb05_ddpm_from_scratch as nb05
 DATASET, DRAWS = "fashion_mnist", 3
 MEASURES = ("fd", "kid", "precision", "recall")
 SCHEDULE = nb04.Schedule.named("cosine", nb05.T)
-FILE = data.ASSETS / f"{DATASET}_ddpm_fd.json"
+FILE = Path(__file__).with_name("ddpm_steps_nb05.json")
 SAMPLERS = {
     "DDIM": nb04.DDIM,
     "Heun": nb04.HEUN,
