@@ -205,8 +205,8 @@ SOURCES = {
     "fashion_mnist_ddpm_fd.json": (
         "this course",
         "MIT",
-        "authoring/benchmarks/ddpm_steps.py: FD of fashion_mnist_head_start by sampler, steps and guidance;"
-        " three draws of 2,048 pictures a row, on an H200",
+        "authoring/benchmarks/ddpm_steps.py --head-start: FD of fashion_mnist_head_start by sampler, steps and"
+        " guidance; three draws of 2,048 pictures a row, on an H200",
     ),
     "fashion_mnist_ddpm_changes.json": (
         "this course",

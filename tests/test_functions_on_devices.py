@@ -265,6 +265,7 @@ ROWS: dict[str, Callable[..., Any]] = {
         to(torch.tensor([1, 7, 7])), nb03.true_share(torch.arange(40) % 10)
     ),
     "lessons.nb07_super_resolution.ssim": lambda to: nb07.ssim(to(clothes(2)), to(clothes(2) / 2)),
+    "lessons.nb08_medical_synthesis.auc": lambda to: nb08.auc(to(noise(9)), to(noise(9, seed=1))),
     "lessons.nb09_evaluation_and_release.copy_share": lambda to: nb09.copy_share(
         to(noise(9, 3)), to(noise(9, 3, seed=1)), to(noise(9, 3, seed=2))
     ),
@@ -276,7 +277,6 @@ ROWS: dict[str, Callable[..., Any]] = {
     "lessons.nb09_evaluation_and_release.ring_scores": lambda to: nb09.ring_scores(
         to(noise(3, 1, 28, 28)), [nb09.ring_key("a"), nb09.ring_key("b")]
     ).tolist(),
-    "lessons.nb08_medical_synthesis.auc": lambda to: nb08.auc(to(noise(9)), to(noise(9, seed=1))),
     "lessons.nb11_your_own_pictures.class_weights": lambda to: nb11.class_weights(to(torch.tensor([0, 0, 1])), 1.0),
     "lessons.nb11_your_own_pictures.copied": lambda to: nb11.copied(
         to(noise(9, 3)), to(noise(9, 3, seed=1)), to(noise(9, 3, seed=2)), 0.5
