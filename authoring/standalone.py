@@ -85,7 +85,7 @@ OPENED = {
     ),
     "12": (
         *FASHION,
-        "fashion_mnist_head_start.safetensors",
+        "fashion_mnist_ddpm.safetensors",
         "fashion_mnist_ddpm_fd.json",
     ),
     "13": (

@@ -45,6 +45,7 @@ from course_utils.lessons import nb07_super_resolution as nb07
 from course_utils.lessons import nb08_medical_synthesis as nb08
 from course_utils.lessons import nb09_evaluation_and_release as nb09
 from course_utils.lessons import nb11_your_own_pictures as nb11
+from course_utils.lessons import nb12_two_minutes as nb12
 
 To = Callable[[Any], Any]  # moves tensors and networks to the device on trial
 NAME = "fashion_mnist"
@@ -281,6 +282,9 @@ ROWS: dict[str, Callable[..., Any]] = {
     "lessons.nb11_your_own_pictures.copied": lambda to: nb11.copied(
         to(noise(9, 3)), to(noise(9, 3, seed=1)), to(noise(9, 3, seed=2)), 0.5
     ),
+    "lessons.nb12_two_minutes.MixtureDenoiser": lambda to: nb12.MixtureDenoiser(
+        to(clothes(20)), to(torch.arange(20) % 10), clusters=1
+    ).variances,
 }  # fmt: skip
 COVERED = {name for names in ROWS for name in names.split()}
 

@@ -128,7 +128,7 @@ def test_optimisers_share_the_weights_out_once() -> None:
 
 
 def test_pretrained_is_the_stored_model(schedule: nb04.Schedule) -> None:
-    net, stored = nb12.pretrained(), data.weights("fashion_mnist_head_start")
+    net, stored = nb05.pretrained(), data.weights("fashion_mnist_ddpm")
     assert not net.training
     assert all(torch.equal(value, stored[key]) for key, value in net.state_dict().items())
     pictures = nb05.sample_images(net, schedule, torch.arange(10), 5, rng=torch.Generator().manual_seed(0))
@@ -156,11 +156,17 @@ def test_the_stored_table_of_fd_counts_evaluations() -> None:
 PICTURES, LABELS = torch.zeros(3, 1, 28, 28), torch.zeros(3, dtype=torch.long)
 
 
+def empty_model() -> nb12.HeadStart:
+    """Nothing fitted and nothing trained."""
+    mixture = nb12.MixtureDenoiser(torch.zeros(20, 1, 28, 28), torch.arange(20) % 10, clusters=2)
+    return nb12.HeadStart(nb05.UNet(classes=10, extra=1), mixture, nb04.Schedule.named("cosine", nb05.T))
+
+
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
-        (lambda: nb12.empty_model()(PICTURES, LABELS, LABELS[:1]), "3 pictures want as many labels"),
-        (lambda: nb12.empty_model()(PICTURES, LABELS[:1], LABELS), "levels do not fit"),
+        (lambda: empty_model()(PICTURES, LABELS, LABELS[:1]), "3 pictures want as many labels"),
+        (lambda: empty_model()(PICTURES, LABELS[:1], LABELS), "levels do not fit"),
         (lambda: nb12.k_means(torch.zeros(3, 2), 4), "3 rows cannot make 4 clusters"),
         (lambda: nb12.MixtureDenoiser(PICTURES, LABELS[:2], 1), "3 pictures want as many labels"),
         (lambda: nb12.MixtureDenoiser(PICTURES, LABELS, 1), "0 rows cannot make 1 clusters"),

@@ -62,7 +62,7 @@ USES = {
     "[data.weights('fashion_mnist_' + n) for n in ('ddpm', 'dcgan', 'wgan_gp')]",
     "11": "from course_utils import data, emoji, imagenet, photographs; emoji.emoji('test'); imagenet.network()\n"
     "photographs.photographs('test'), data.weights('emoji_ddpm')",
-    "12": "from course_utils import data; data.weights('fashion_mnist_head_start')\n"
+    "12": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
     "assert (data.ASSETS / 'fashion_mnist_ddpm_fd.json').stat().st_size",
     "13": "from course_utils import data; data.weights('fashion_mnist_ddpm')\n"
     "assert (data.ASSETS / 'fashion_mnist_schedulers.json').stat().st_size",

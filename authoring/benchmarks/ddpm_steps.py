@@ -1,12 +1,12 @@
 """FD against evaluations of the network, for every sampler and guidance scale, and how cost grows.
 
-    python -m authoring.benchmarks.ddpm_steps [--head-start] [--chain] [--cost] [--bfloat16]
+    python -m authoring.benchmarks.ddpm_steps [--chain] [--cost] [--bfloat16]
 
-Uses the model that notebook 05 brings and writes every row to ddpm_steps_nb05.json beside this file; with
-`--head-start` notebook 12's, for the asset that notebook 12 draws. Rows that are there already are not measured again:
-delete the file to start anew. Minutes on a graphics card, an hour and a half of a core; `--chain` adds the ancestral
-chain of 1,000 steps, as long again; `--cost` prints seconds against pictures, steps and width instead. `--bfloat16`
-compiles the network and lets it reckon in bfloat16, in 0.4 of the time on a processor with AMX; the row says so.
+Uses the model that notebook 05 brings and writes every row to the asset that notebook 12 draws. Rows that are there
+already are not measured again: delete the file to start anew. Minutes on a graphics card, an hour and a half of a core;
+`--chain` adds the ancestral chain of 1,000 steps, as long again; `--cost` prints seconds against pictures, steps and
+width instead. `--bfloat16` compiles the network and lets it reckon in bfloat16, in 0.4 of the time on a processor with
+AMX; the row says so.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ from course_utils import data, metrics, runtime, training
 from course_utils.files import write
 from course_utils.lessons import nb04_diffusion_math as nb04
 from course_utils.lessons import nb05_ddpm_from_scratch as nb05
-from course_utils.lessons import nb12_two_minutes as nb12
 
 DATASET, DRAWS = "fashion_mnist", 3
 MEASURES = ("fd", "kid", "precision", "recall")
 SCHEDULE = nb04.Schedule.named("cosine", nb05.T)
-FILE = Path(__file__).with_name("ddpm_steps_nb05.json")
-HEAD_START_FILE = data.ASSETS / f"{DATASET}_ddpm_fd.json"
+FILE = data.ASSETS / f"{DATASET}_ddpm_fd.json"
 SAMPLERS = {
     "DDIM": nb04.DDIM,
     "Heun": nb04.HEUN,
@@ -120,8 +118,8 @@ def fill(
         write(file, ("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n").encode())
 
 
-def measure_all(net: torch.nn.Module, file: Path, runs: list[tuple[str, int, float]], dtype: str) -> None:
-    net = net.to(runtime.start(0).device)
+def measure_all(runs: list[tuple[str, int, float]], dtype: str) -> None:
+    net = nb05.pretrained().to(runtime.start(0).device)
     if dtype == "bfloat16":
         in_bfloat16(net)
 
@@ -131,7 +129,7 @@ def measure_all(net: torch.nn.Module, file: Path, runs: list[tuple[str, int, flo
         generate = partial(nb05.sample_images, net, SCHEDULE, **settings)
         return {"nfe": evaluations(*run.values())} | measure(lambda y, draw: generate(y, rng=draw), dtype)
 
-    fill(file, [dict(zip(("sampler", "steps", "guidance"), run)) for run in runs], measured)
+    fill(FILE, [dict(zip(("sampler", "steps", "guidance"), run)) for run in runs], measured)
 
 
 def training_step(net: torch.nn.Module, n: int = 32) -> None:
@@ -168,7 +166,6 @@ def cost() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--head-start", action="store_true")
     parser.add_argument("--chain", action="store_true")
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--bfloat16", dest="dtype", action="store_const", const="bfloat16", default="float32")
@@ -178,8 +175,7 @@ def main() -> None:
         runtime.start(0)
         cost()
     else:
-        net, file = (nb12.pretrained(), HEAD_START_FILE) if options.head_start else (nb05.pretrained(), FILE)
-        measure_all(net, file, RUNS + (CHAIN if options.chain else []), options.dtype)
+        measure_all(RUNS + (CHAIN if options.chain else []), options.dtype)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from course_utils import data
 from course_utils.lessons.nb04_diffusion_math import Level, Schedule, like
-from course_utils.lessons.nb05_ddpm_from_scratch import T, UNet, one_each
+from course_utils.lessons.nb05_ddpm_from_scratch import UNet, one_each
 
 N_CLASSES, NULL = 10, 10  # classes 0 to 9; the label that stands for "no class given"
 
@@ -67,10 +66,12 @@ class MixtureDenoiser(nn.Module):
                 (nearest.bincount(minlength=clusters).clamp(min=1) / len(rows)).log()
             )
             within[y == c], around_class[y == c] = rows - centres[nearest], rows - rows.mean(0)
-        variances, directions = torch.linalg.eigh((within.T @ within / len(x)).double())
-        directions = directions.float()
+        covariance = (within.T @ within / len(x)).cpu().double()
+        variances, directions = (
+            part.float().to(x.device) for part in torch.linalg.eigh(covariance)
+        )
         self.register_buffer("directions", directions)  # U (D, D), one a column
-        self.register_buffer("variances", variances.float().clamp(min=1e-6))  # l (D,)
+        self.register_buffer("variances", variances.clamp(min=1e-6))  # l (D,)
         self.register_buffer(
             "class_variances", (around_class @ directions).square().mean(0)
         )  # (D,)
@@ -187,22 +188,3 @@ def make_optimisers(
         Muon(hidden, muon_lr),
         torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
     ]
-
-
-def empty_model(widths: tuple[int, int] = (32, 64), clusters: int = 64) -> HeadStart:
-    """This notebook's network and schedule with nothing fitted or trained, for weights that are
-    loaded into it.
-    """
-    pictures = torch.zeros(N_CLASSES * clusters, 1, 28, 28)
-    mixture = MixtureDenoiser(pictures, torch.arange(N_CLASSES).repeat(clusters), clusters)
-    unet = UNet(widths, classes=N_CLASSES, extra=1)
-    return HeadStart(unet, mixture, Schedule.named("cosine", T))
-
-
-def pretrained() -> HeadStart:
-    """This notebook's model after a longer training on Fashion-MNIST, from the course's assets; in
-    eval mode, on the CPU.
-    """
-    net = empty_model()
-    net.load_state_dict(data.weights("fashion_mnist_head_start"))
-    return net.eval().to(memory_format=torch.channels_last)

@@ -2176,7 +2176,7 @@ claim(
 #
 # Two minutes are a start. The course ships this network after an hour of one core, with the same
 # loss, noise schedule and timesteps. Only the optimiser is another one, Muon, which notebook 12
-# explains. Notebooks 06, 09 and 13 sample from it.
+# explains. Notebooks 06, 09, 12 and 13 sample from it.
 
 
 # %% tags=["export"]
