@@ -1,7 +1,8 @@
 """Every public function of course_utils that takes tensors or networks, on an accelerator that is none.
 
 What goes in lies on the accelerator; what comes out must be what comes out on the CPU, wherever it lies then.
-tests/test_devices.py runs the notebooks' cells, and with them the lessons.
+tests/test_devices.py runs the notebooks' cells, and with them the lessons; of these stand here what no cell calls, or
+not in this way.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from hub_standin import tiny_stable_diffusion
 from pretend_device import There, pretend
 from torch import Tensor, nn
 
@@ -41,6 +44,7 @@ from course_utils import (
 )
 from course_utils.lessons import nb01_gan_theory as nb01
 from course_utils.lessons import nb03_mode_collapse_and_wgan as nb03
+from course_utils.lessons import nb06_diffusers_applications as nb06
 from course_utils.lessons import nb07_super_resolution as nb07
 from course_utils.lessons import nb08_medical_synthesis as nb08
 from course_utils.lessons import nb09_evaluation_and_release as nb09
@@ -94,6 +98,34 @@ def averaged(to: To) -> list[Tensor]:
         weight.data += 1
     ema.update_parameters(net)
     return list(ema.state_dict().values())
+
+
+class AlmostPlain(nn.Module):
+    """In the place of a U-Net: puts out a part of what it is given, whatever else that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, x: Tensor, t: Tensor, *_: Any) -> Tensor:
+        return self.gain * x[:, :1] * (1 + t.reshape(-1, 1, 1, 1) / 1000)
+
+
+def lost(to: To) -> bool:
+    """Whether the loss is a number: its noise is drawn on the device."""
+    x, y = noise(2, 1, 8, 8).sigmoid(), noise(2, 1, 16, 16).sigmoid()
+    return bool(nb07.lack_loss(to(AlmostPlain()), to(x), to(y)).isfinite())
+
+
+def trained_on_requests(to: To, brain: bool) -> bool:
+    """Whether two steps of a training change the weight and leave it a number."""
+    net, options = to(AlmostPlain()), {"num_steps": 2, "batch_size": 2}
+    if brain:
+        nb08.train_brain(net, **options)
+    else:
+        nb08.train_diffusion(net, noise(4, 1, 48, 48).clamp(-1, 1), noise(4, 6).sigmoid(), **options)
+    gain = net.gain.detach().cpu()
+    return bool(gain.isfinite() and gain != 0.1)
 
 
 def trained(to: To, seed: int) -> dict[str, Any]:
@@ -266,6 +298,9 @@ ROWS: dict[str, Callable[..., Any]] = {
         to(torch.tensor([1, 7, 7])), nb03.true_share(torch.arange(40) % 10)
     ),
     "lessons.nb07_super_resolution.ssim": lambda to: nb07.ssim(to(clothes(2)), to(clothes(2) / 2)),
+    "lessons.nb07_super_resolution.lack_loss": lambda to: lost(to),
+    "lessons.nb08_medical_synthesis.train_brain": lambda to: trained_on_requests(to, brain=True),
+    "lessons.nb08_medical_synthesis.train_diffusion": lambda to: trained_on_requests(to, brain=False),
     "lessons.nb08_medical_synthesis.auc": lambda to: nb08.auc(to(noise(9)), to(noise(9, seed=1))),
     "lessons.nb09_evaluation_and_release.copy_share": lambda to: nb09.copy_share(
         to(noise(9, 3)), to(noise(9, 3, seed=1)), to(noise(9, 3, seed=2))
@@ -405,3 +440,22 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, float):
         return a == pytest.approx(b, rel=1e-3, abs=1e-5)
     return a == b
+
+
+def test_stable_diffusion_in_half_precision_on_a_card(tmp_path: Path) -> None:
+    """What notebook 06 does with it there, with its classes and random weights."""
+    folder, x, shoes = tiny_stable_diffusion(tmp_path), clothes(2), ["a shoe"] * 2
+    lower = torch.zeros(1, 1, 28, 28)
+    lower[:, :, 14:] = 1
+    with pretend("cuda") as device:
+        pipe = StableDiffusionPipeline.from_pretrained(folder, **{nb06.TYPE: torch.float16}).to(device)
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+        pipe.set_progress_bar_config(disable=True)
+        drawn = nb06.sample_prompts(pipe, shoes, steps=2, guidance=7.5, negative="a")
+        changed = nb06.img2img(pipe, x, shoes, 0.5, steps=4)
+        filled = nb06.inpaint(pipe, x, lower, shoes, steps=2)
+        latents = nb06.encode(pipe, noise(2, 3, 16, 16).clamp(-1, 1))
+        back = nb06.decode(pipe, latents)
+    for pictures_ in (drawn, changed, filled):
+        assert pictures_.shape == (2, 3, 16, 16) and pictures_.device.type == "cpu" and pictures_.isfinite().all()
+    assert latents.dtype == torch.float16 and back.shape == (2, 3, 16, 16)

@@ -56,6 +56,37 @@ def nb06() -> None:
         trainer.step()
 
 
+def nb07() -> None:
+    from course_utils import photographs
+    from course_utils.lessons import nb07_super_resolution as nb07
+
+    run, crops = runtime.start(0, verbose=False), [p.x for p in photographs.photographs("train")]
+    net = nb07.OnBicubic(nb07.RRDBNet(num_feat=64, num_block=8, num_grow_ch=32))
+    nb07.train_l1(net, nb07.crops_of(crops), run, STEPS)
+    large = nb07.crops_of(crops, batch_size=4, side=24)
+    nb07.train_gan(net, nb07.make_critic(), large, run, STEPS, photographs.looking_net())
+
+
+def nb08() -> None:
+    from course_utils import phantoms
+    from course_utils.lessons import nb08_medical_synthesis as nb08
+
+    x, asked = phantoms.cohort("train")
+    options = {"num_steps": STEPS, "batch_size": 64}
+    nb08.train_clinical(nb08.ClinicalGenerator(), nb08.ClinicalDiscriminator(), x, asked, **options)
+
+
+def nb11() -> None:
+    from course_utils import emoji
+    from course_utils.lessons import nb04_diffusion_math as nb04
+    from course_utils.lessons import nb05_ddpm_from_scratch as nb05
+
+    part = emoji.emoji("train")
+    net = nb05.UNet((64, 128), channels=3, classes=len(part.classes), size=32)
+    schedule = nb04.Schedule.named("cosine", nb05.T)
+    nb05.train(net, part.x[:256], part.y[:256], schedule, num_steps=STEPS, batch_size=64)
+
+
 def nb12() -> None:
     from course_utils.lessons import nb04_diffusion_math as nb04
     from course_utils.lessons import nb05_ddpm_from_scratch as nb05
@@ -75,6 +106,9 @@ PARTS = {
     "03 stacked digits, width 64, 128 at a time": nb03,
     "05 U-Net of widths 64, 128, 128 at a time": nb05,
     "06 UNet2DModel, 32 at a time": nb06,
+    "07 RRDBNet, 64 features, 8 blocks, 8 at a time": nb07,
+    "08 conditional GAN, 64 at a time": nb08,
+    "11 U-Net of widths 64, 128 in colour, 64": nb11,
     "12 the same U-Net with a mixture, 128 at a time": nb12,
 }
 

@@ -166,13 +166,14 @@ class _Watch:
         sys.settrace(self.before)
 
     def depends_on_debug(self) -> bool:
-        """Whether one of those functions asks `__debug__`, which is False under -O."""
+        """Whether one of those functions asks `__debug__` or `sys.flags.optimize`, which are others under -O."""
         for code in self.code:
             try:
                 tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
             except (OSError, TypeError, SyntaxError):  # typed at a prompt, or half a line
                 continue
-            if any(isinstance(node, ast.Name) and node.id == "__debug__" for node in ast.walk(tree)):
+            names = {getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(tree)}
+            if names & {"__debug__", "optimize"}:
                 return True
         return False
 
@@ -240,7 +241,8 @@ def gate(answer: Callable[[bool], str]) -> None:
     expect(not watch.asserted, vanishes)
     expect(
         not watch.depends_on_debug(),
-        "`__debug__` is False under python -O, so that your gate stands open there: ask without it.",
+        "`__debug__` and `sys.flags.optimize` are others under python -O, so that your gate stands open there:"
+        " ask without them.",
     )
     expect(name != GONE, "this repository was deleted in August 2024.")
     expect(
@@ -479,7 +481,7 @@ def _changed_at(answer: Callable, steps: int, strength: float) -> None:
 
 @exercise("6.4")
 def negative(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
-    """`answer(wanted, unwanted, guidance)`: the guess away from a negative prompt."""
+    """`answer(wanted, unwanted, guidance)`: the prediction away from a negative prompt."""
     for dtype in (torch.float32, torch.float64):
         wanted, unwanted = normal(2, 3, 4, 5, 5, dtype=dtype)
         for guidance in (3.5, 1.0, 0.0, 7.5, 0.5, 1, 2):
@@ -494,12 +496,12 @@ def negative(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
                 "the sign is turned around: this walks towards what nobody wants.": (
                     unwanted - guidance * (wanted - unwanted)
                 ),
-                "this is one guidance too much: at guidance 1 the result should be the guess with"
-                " the prompt, unchanged.": wanted + guidance * (wanted - unwanted),
-                "this is the difference alone: add it to the unwanted guess.": (guidance * (wanted - unwanted)),
-                "the negative prompt has no say here: the wanted guess alone is returned.": wanted,
-                "the wanted guess has no say here: the unwanted one alone is returned.": unwanted,
-                "guidance multiplies the wanted guess alone: it belongs to the difference.": (
+                "this is one guidance too much: at guidance 1 the result should be the prediction"
+                " with the prompt, unchanged.": wanted + guidance * (wanted - unwanted),
+                "this is the difference alone: add it to the unwanted prediction.": (guidance * (wanted - unwanted)),
+                "the negative prompt has no say here: the wanted prediction alone is returned.": wanted,
+                "the wanted prediction has no say here: the unwanted one alone is returned.": unwanted,
+                "guidance multiplies the wanted prediction alone: it belongs to the difference.": (
                     unwanted + guidance * wanted
                 ),
             }

@@ -292,7 +292,8 @@ def decode(pipe: StableDiffusionPipeline, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def encode(pipe: StableDiffusionPipeline, x: Tensor) -> Tensor:
     """Latents (N, 4, h, w) of pictures (N, C, H, W) in [-1, 1], scaled as the U-Net knows them."""
-    return pipe.vae.encode(x.to(pipe.device)).latent_dist.mode() * pipe.vae.config.scaling_factor
+    latents = pipe.vae.encode(x.to(pipe.device, pipe.vae.dtype)).latent_dist.mode()
+    return latents * pipe.vae.config.scaling_factor
 
 
 @torch.no_grad()

@@ -39,10 +39,11 @@
 # - draw from prompts, change and repair given pictures, and measure whether the model does as it is
 #   told, against chance;
 # - keep the structure of a picture by its outline (ControlNet);
-# - teach a model a style with one weight in fifty, save it, and mix it with another;
+# - teach a model a style with a few weights of its own, save it, and mix it with another;
 # - save a picture so that anyone can draw it again and tell that it was drawn.
 #
-# **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that.
+# **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that. Reading,
+# code and exercises take you about three and a half hours: make two sittings of it.
 #
 # **Before you start** you need notebook 05: its network, its guidance and its sampling in ten
 # steps.
@@ -78,7 +79,9 @@ import inspect
 import json
 import logging
 import os
+import statistics
 import tempfile
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -90,6 +93,7 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.functional import to_tensor
 
 # %%
 import transformers
@@ -215,6 +219,14 @@ with tempfile.TemporaryDirectory(
     image.save(Path(folder) / "first.png")
     print(type(image).__name__, image.size, (Path(folder) / "first.png").stat().st_size, "bytes")
 
+# %% tags=["figure"]
+# @title The first picture
+plots.image_grid(
+    to_tensor(image)[None] * 2 - 1,
+    alt="One picture drawn by the pipeline: with the course's own small model, a garment.",
+    title="One call, one picture",
+)
+
 # %% [markdown]
 # To measure, we want many pictures as a tensor.
 
@@ -318,7 +330,7 @@ plots.image_grid(
         "Sixteen pictures drawn by the pipeline: with the course's own small model, clothes "
         "of several classes, most of them clear."
     ),
-    title="What the pipeline draws, in fifty steps",
+    title="In fifty steps the pipeline draws pictures of many kinds, most of them clear",
 )
 
 # %% [markdown]
@@ -523,6 +535,13 @@ def check_pictures(x: Tensor) -> None:
 # of the first section is this trainer after 5,000 steps; before it was saved, `ema.copy_to` put the
 # averaged weights in.)
 
+# %% [markdown]
+# Three names in the next cell are the library's. `get_cosine_schedule_with_warmup` lets the
+# learning rate rise for twenty steps and then fall along half a cosine. `EMAModel` averages the
+# weights; its own warm-up lets the average follow fast at first and slowly later, with a decay of
+# $1 - (1 + n)^{-3/4}$ after $n$ steps, up to 0.999. `get_velocity` is notebook 05's target
+# $v = \alpha\,\epsilon - \sigma\, x_0$.
+
 
 # %% tags=["export", "long"]
 class Trainer:
@@ -618,8 +637,9 @@ def resume(path, steps):
 
 
 # %% [markdown]
-# The test is exact: stop half-way, build everything anew, load, go on, and compare with the run
-# that was not stopped.
+# The test on a CPU is exact: stop half-way, build everything anew, load, go on, and compare with
+# the run that was not stopped. On a graphics card sums run in an order that changes, and a small
+# difference grows with every step. There the next cells only print it.
 
 # %% tags=["nbval-ignore-output"]
 STEPS = run.budget.pick(quick=50, full=20_000)
@@ -655,18 +675,21 @@ pairs = [
 difference = max((a - b).abs().max().item() for a, b in pairs)
 
 # %%
-exact = run.device.type == "cpu"  # on a graphics card, sums run in an order that changes
-claim(
-    "A training that was stopped and resumed ends with the weights and the average of one that ran "
-    "through: bit for bit on a CPU, to a hundredth on a graphics card",
-    difference,
-    at_most=0 if exact else 0.01,
-)
-claim(
-    "The resumed training has the losses of the one that ran through, as exactly",
-    max(abs(a - b) for a, b in zip(whole.losses, second.losses)),
-    at_most=0 if exact else 0.01,
-)
+of_losses = max(abs(a - b) for a, b in zip(whole.losses, second.losses))
+if run.device.type == "cpu":
+    claim(
+        "On a CPU a training that was stopped and resumed ends with the weights and the average of "
+        "one that ran through, bit for bit",
+        difference,
+        at_most=0,
+    )
+    claim(
+        "On a CPU the resumed training has the losses of the one that ran through, bit for bit",
+        of_losses,
+        at_most=0,
+    )
+else:
+    print(f"largest difference of a weight {difference:.1e}, of a loss {of_losses:.1e}")
 
 # %%
 claim(
@@ -694,10 +717,9 @@ def check_steps(steps: int) -> None:
 
 
 # %% [markdown]
-# Two calls hide that not all schedulers keep the picture in the same units: some hold $x/\alpha$,
-# so the starting noise is multiplied by `init_noise_sigma`, and what the network sees is brought
-# back by `scale_model_input`; for the others both do nothing. And only some `step`s take a
-# generator.
+# Not all schedulers keep the picture in the same units: some hold $x/\alpha$. For these the
+# starting noise is multiplied by `init_noise_sigma`, and `scale_model_input` brings back what the
+# network sees; for the others both do nothing. And only some `step`s take a generator.
 
 
 # %% tags=["export"]
@@ -985,19 +1007,22 @@ explorer = widgets.explore(
 # measured on what you get (`authoring/latent.py` is all of it).
 
 # %% tags=["nbval-ignore-output"]
-caption_draw = rng(4)
 shown = test_set.x[:8]
-for prompt in captions(shown, test_set.y[:8], caption_draw):
+prompts = captions(shown, test_set.y[:8], rng(4))
+for prompt in prompts:
     print(prompt)
 
 # %% tags=["figure"]
-# @title Eight test pictures
-plots.image_grid(
-    shown,
-    alt=(
-        "Eight clothes of the test set in a row: their prompts are the eight lines printed above."
-    ),
-    title="Eight test pictures, whose prompts are printed above",
+# @title Eight test pictures and their prompts
+figure, axes = plt.subplots(2, 4, figsize=(7.4, 4.4), layout="constrained")
+for axis, x, prompt in zip(axes.flat, shown, prompts):
+    axis.imshow(x[0], cmap="gray", vmin=-1, vmax=1)
+    axis.set_title(textwrap.fill(prompt, 18), fontsize=9, loc="center")
+    axis.set_axis_off()
+plots.heading(figure, "A prompt says the class, and sometimes more")
+plots.show(
+    figure,
+    "Eight clothes of the test set in two rows, each with its prompt above it, the eight printed.",
 )
 
 # %%
@@ -1122,7 +1147,8 @@ def decode(pipe: StableDiffusionPipeline, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def encode(pipe: StableDiffusionPipeline, x: Tensor) -> Tensor:
     """Latents (N, 4, h, w) of pictures (N, C, H, W) in [-1, 1], scaled as the U-Net knows them."""
-    return pipe.vae.encode(x.to(pipe.device)).latent_dist.mode() * pipe.vae.config.scaling_factor
+    latents = pipe.vae.encode(x.to(pipe.device, pipe.vae.dtype)).latent_dist.mode()
+    return latents * pipe.vae.config.scaling_factor
 
 
 # %% [markdown]
@@ -1636,7 +1662,9 @@ named = {kind: [word for word in words if word >= 0] for kind, words in wishes.i
 chance = {kind: max(map(words.count, words)) / len(words) for kind, words in named.items()}
 
 # %% [markdown]
-# A second table, below the first, takes the words one by one.
+# A second table, below the first, takes the words one by one, and a third one has the mean over the
+# words of a kind (*balanced accuracy*), for which one who always draws the same word gets one over
+# the number of words.
 
 
 # %%
@@ -1659,6 +1687,16 @@ plots.table(
     ["of those asked for", *(word for _, _, word in words)],
     [["prompts", *(named[kind].count(i) for kind, i, _ in words)]]
     + [[label, *(f"{by_word(label, kind)[i]:.0%}" for kind, i, _ in words)] for label in sampled],
+)
+
+# %% tags=["nbval-ignore-output"]
+plots.table(
+    ["mean over the words", *ADJECTIVES],
+    [
+        [label, *(f"{statistics.fmean(by_word(label, kind)):.0%}" for kind in ADJECTIVES)]
+        for label in sampled
+    ]
+    + [["always the same word", *(f"{1 / len(of_kind):.0%}" for of_kind in ADJECTIVES.values())]],
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -1701,10 +1739,10 @@ claim(
 )
 
 # %% [markdown]
-# Sleeves rest on 25 prompts, nearly all of them long: read nothing into that column. And texture is
-# *worse* than chance. The table by word says where it is lost, but thirteen prompts for stripes are
-# few. So the autoencoder is asked again with *all* test pictures of a texture, three hundred a word
-# at most: how many have it still when they come back, and how much of their contrast?
+# Sleeves rest on few prompts, most of them long: read nothing into that column. And texture is
+# *worse* than chance. The table by word says where it is lost, but the prompts for stripes are few.
+# So the autoencoder is asked again with *all* test pictures of a texture, three hundred a word at
+# most: how many have it still when they come back, and how much of their contrast?
 
 # %%
 has_texture = torch.isin(test_set.y, torch.tensor(ASKED_OF["texture"]))
@@ -1751,8 +1789,8 @@ claim(
 # **Exercise 6.4** · difficulty 2/5 · 8 minutes
 #
 # A *negative prompt* says what not to draw. It costs no further function evaluation: its prediction
-# takes the place of the prediction without a prompt, and guidance walks away from it. Write that
-# walk. At guidance 1 the negative prompt must have no say.
+# takes the place of the prediction without a prompt, and guidance moves away from it. Write this
+# guidance. At guidance 1 the negative prompt must have no say.
 
 
 # %% tags=["exercise"]
@@ -2076,9 +2114,9 @@ claim(
 
 # %%
 claim(
-    "At strength 0.2 at most one in five of the changed sneakers is an ankle boot",
+    "At strength 0.2 at most one in eight of the changed sneakers is an ankle boot",
     is_boot[0.2],
-    at_most=0.2,
+    at_most=0.125,
 )
 claim(
     "At strength 1.0 at least nine in ten of the changed sneakers are ankle boots",
@@ -2583,7 +2621,6 @@ def kept_back(words: str) -> Iterator[None]:
 
 # %%
 pipe.set_adapters("style", 1.0)
-other = prompt_pipelines(run.device, on_hub=False)["course"]
 NO_TEXT = "No LoRA keys associated to CLIPTextModel"
 
 # %% tags=["nbval-ignore-output"]
@@ -2596,13 +2633,17 @@ with tempfile.TemporaryDirectory(
         unet_lora_adapter_metadata=pipe.unet.peft_config["style"].to_dict(),
     )
     lora_bytes = sum(path.stat().st_size for path in Path(folder).iterdir())
+    other = prompt_pipelines(run.device, on_hub=False)["course"]
     with kept_back(NO_TEXT):
         other.load_lora_weights(folder, adapter_name="style")
 
 # %% [markdown]
-# The course ships a second file, for *mosaics*. It is loaded onto the same pipeline.
+# The course ships a second file, for *mosaics*. It is loaded onto the same pipeline. A name can be
+# taken only once: whoever runs the cell again deletes the adapter first.
 
 # %% tags=["nbval-ignore-output"]
+if "mosaic" in other.unet.peft_config:
+    other.delete_adapters("mosaic")
 with warnings.catch_warnings(), kept_back(NO_TEXT):  # two adapters are what we want
     warnings.filterwarnings("ignore", "Already found a `peft_config`")
     other.load_lora_weights(latent.MOSAIC, adapter_name="mosaic")
@@ -3083,24 +3124,24 @@ claim(
 # transformer on patches, the noise schedule became a straight line (*flow matching*), and many
 # steps were *distilled* into few.
 #
-# | model, year | backbone, weights | steps | guidance | licence of the weights |
-# |---|---|---|---|---|
-# | Stable Diffusion 1.5, 2022 | U-Net, 0.9 billion | 20 to 50 | yes | CreativeML OpenRAIL-M |
-# | SDXL, 2023 | U-Net, 2.6 billion | 30 to 50 | yes | CreativeML OpenRAIL++-M |
-# | LCM-LoRA for SDXL, 2023 | the same, distilled | 2 to 8 | 1 to 2 | OpenRAIL++-M |
-# | SDXL Turbo, 2023 | the same, distilled | 1 to 4 | none | Stability's own: see its card |
-# | Stable Diffusion 3.5 Large, 2024 | transformer, 8 billion | 28 to 40 | yes | Stability's own |
-# | FLUX.1 dev, 2024 | transformer, 12 billion | 28 to 50 | distilled in | not for commerce |
-# | FLUX.1 schnell, 2024 | the same, distilled | 1 to 4 | none | Apache 2.0 |
-# | Qwen-Image, 2025 | transformer, 20 billion | 50 | yes | Apache 2.0 |
-# | FLUX.2 dev, 2025 | transformer, 32 billion | 28 to 50 | distilled in | not for commerce |
-# | Z-Image Turbo, 2025 | transformer, 6 billion, distilled | 8 | none | Apache 2.0 |
-# | FLUX.2 klein 4B, 2026 | transformer, 4 billion, distilled | 4 | none | Apache 2.0 |
+# | model, year | backbone, weights | GB | steps | guidance | licence of the weights |
+# |---|---|---|---|---|---|---|
+# | Stable Diffusion 1.5, 2022 | U-Net, 0.9 billion | 2 | 20 to 50 | yes | CreativeML OpenRAIL-M |
+# | SDXL, 2023 | U-Net, 2.6 billion | 5 | 30 to 50 | yes | CreativeML OpenRAIL++-M |
+# | LCM-LoRA for SDXL, 2023 | the same, distilled | 5 | 2 to 8 | 1 to 2 | OpenRAIL++-M |
+# | SDXL Turbo, 2023 | the same, distilled | 5 | 1 to 4 | none | Stability's own: see its card |
+# | Stable Diffusion 3.5 Large, 2024 | transformer, 8 billion | 16 | 28 to 40 | yes | Stability's |
+# | FLUX.1 dev, 2024 | transformer, 12 billion | 24 | 28 to 50 | distilled in | not for commerce |
+# | FLUX.1 schnell, 2024 | the same, distilled | 24 | 1 to 4 | none | Apache 2.0 |
+# | Qwen-Image, 2025 | transformer, 20 billion | 40 | 50 | yes | Apache 2.0 |
+# | FLUX.2 dev, 2025 | transformer, 32 billion | 64 | 28 to 50 | distilled in | not for commerce |
+# | Z-Image Turbo, 2025 | transformer, 6 billion, distilled | 12 | 8 | none | Apache 2.0 |
+# | FLUX.2 klein 4B, 2026 | transformer, 4 billion, distilled | 8 | 4 | none | Apache 2.0 |
 
 # %% [markdown]
 # (After the model cards and the library's documentation in 2026; read the card itself before you
-# build on a licence. Each wants two bytes a weight in half precision, and its text encoders
-# besides: FLUX.1 about 24 GB for the transformer alone.) Stability's own licence is free below a
+# build on a licence. "GB" is for the weights of the backbone alone in half precision, two bytes
+# each; text encoders and activations come on top.) Stability's own licence is free below a
 # million dollars a year. All are called as you have called the small one, with a few surprises.
 # Distilled models must be told so: SDXL Turbo `num_inference_steps=1, guidance_scale=0.0`, Z-Image
 # Turbo 8 and 0.0, FLUX.1 schnell and FLUX.2 klein 4 steps, and LCM wants its own `LCMScheduler`.
@@ -3393,7 +3434,8 @@ print(
 )
 
 # %% [markdown]
-# `COURSE_SEED=1` in the environment repeats it with other noise; the claims are chosen to hold.
+# `COURSE_SEED=1` in the environment repeats it with other noise; every claim held on seeds 0, 1 and
+# 2.
 
 # %% [markdown]
 # ## What went wrong, and what helped
@@ -3402,7 +3444,8 @@ print(
 #   the pictures did (notebook 13 shows it).
 # - *The style did not stick to the attention.* Low-rank matrices beside its four projections, as is
 #   usual, changed tones and drew no outline, since this U-Net has attention at its coarsest level
-#   only. Beside the convolutions, half the rank was enough.
+#   only. Beside the convolutions half the rank was enough, with more than half as many weights
+#   again.
 # - *Stripes get lost*, in the autoencoder and then in the U-Net. An earlier edition printed the
 #   share of right textures without chance beside it, which hid that it lay below.
 # - *Half the precision was not twice the speed.* On a processor with bfloat16 instructions the

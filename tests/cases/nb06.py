@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -204,7 +205,7 @@ NEGATIVE = Case(
         (lambda w, u, g: (w - u).mean(), "has the shape"),
         (lambda w, u, g: u - g * (w - u), "sign is turned"),
         (lambda w, u, g: w, "negative prompt has no say"),
-        (lambda w, u, g: u, "wanted guess has no say"),
+        (lambda w, u, g: u, "wanted prediction has no say"),
         (lambda w, u, g: u + g * w, "guidance multiplies"),
         (in_place_guidance, "changes a tensor"),
         (clamped_guidance, r"unwanted \+ guidance"),
@@ -572,6 +573,12 @@ def only_in_debug(approved):
     return KEPT
 
 
+def asks_the_flags(approved):
+    if sys.flags.optimize == 0 and approved is not True:
+        raise PermissionError("an approval is missing")
+    return KEPT
+
+
 def raising(error: BaseException) -> Callable:
     def answer(approved):
         if approved is not True:
@@ -611,6 +618,7 @@ GATE = Case(
         (helper_asserts, "python -O"),
         (flag_by_assert, "python -O"),
         (only_in_debug, "__debug__"),
+        (asks_the_flags, "sys.flags.optimize"),
         (explicit_assertion_error, "not AssertionError"),
         (gate(approves=bool), "'yes' was let through"),
         (gate(approves=lambda approved: approved == True), "1 was let through"),  # noqa: E712
