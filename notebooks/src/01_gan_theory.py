@@ -40,7 +40,7 @@
 # - watch a GAN in the plane learn, step by step.
 #
 # **Time** about 2 minutes of computing on a 2-core laptop CPU. Networks this small do not need a
-# GPU, and were not timed on one.
+# GPU, and were not timed on one. Reading, code and exercises take you about two and a half hours.
 #
 # **Before you start** you need calculus, a little probability, and PyTorch modules and optimisers.
 # One section uses the eigenvalues of a 2 x 2 matrix and the absolute value of a complex number, and

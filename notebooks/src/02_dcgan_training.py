@@ -34,7 +34,8 @@
 # - report how good a generator is with numbers that can be compared and repeated.
 #
 # **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that. The larger
-# size for a GPU is prepared; its minutes are not measured yet.
+# size for a GPU is prepared; its minutes are not measured yet. Reading, code and exercises take you
+# about two hours.
 #
 # **Before you start** you need to know PyTorch modules and the idea of a minimax game (notebook
 # 01). Nothing is downloaded unless you are online and the full data set is missing: a subset of it

@@ -36,8 +36,9 @@
 #   estimate of it;
 # - choose a cure for a GAN of pictures that collapses.
 #
-# **Time** about 6 minutes on a 2-core laptop CPU; other work beside it can double that;
-# a GPU trains the picture models at a larger size, not yet timed.
+# **Time** about 6 minutes on a 2-core laptop CPU; other work beside it can double that; a GPU
+# trains the picture models at a larger size, not yet timed. Reading, code and exercises take you
+# about two and a half hours.
 #
 # **Before you start** you need the minimax game (notebook 01) and the training loop (notebook 02).
 #

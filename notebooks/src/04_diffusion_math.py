@@ -38,7 +38,7 @@
 # - see DDIM and flow matching as one path with two clocks.
 #
 # **Time** about 2 minutes of computing on a 2-core laptop CPU. Nothing here needs a GPU, and
-# nothing was timed on one.
+# nothing was timed on one. Reading, code and exercises take you about three and a half hours.
 #
 # **Before you start** you need Gaussians, conditional probability and the idea of a differential
 # equation. Notebook 01 helps with distances between distributions.

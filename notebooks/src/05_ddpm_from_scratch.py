@@ -45,7 +45,8 @@
 # - compare GANs and diffusion that know the same and train for the same time.
 #
 # **Time** about 16 minutes on a 2-core laptop CPU with other work beside it, half of that alone or
-# less; a GPU trains a larger model for longer, not yet timed.
+# less; a GPU trains a larger model for longer, not yet timed. Reading, code and exercises take you
+# about three and a half hours.
 #
 # **Before you start** you need notebook 04's levels and samplers, and the training loop of
 # notebook 02.

@@ -38,7 +38,8 @@
 #   in detail;
 # - enlarge a photograph of your own fourfold, in tiles, and know when not to.
 #
-# **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that.
+# **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that. Reading,
+# code and exercises take you about two hours.
 #
 # **Before you start** you need notebook 02 (what a discriminator does) and some patience with
 # convolutions. One part near the end takes the U-Net of notebook 05 and the sampler of notebook 04,

@@ -42,7 +42,8 @@
 # - test use, privacy and fairness, and say what a model of one brain can show;
 # - write pictures as DICOM that say what they are, in the header and in the pixels.
 #
-# **Time** about 3 minutes on a 2-core laptop CPU; other work beside it can double that.
+# **Time** about 3 minutes on a 2-core laptop CPU; other work beside it can double that. Reading,
+# code and exercises take you about three hours.
 #
 # **Before you start** you need notebook 03 (relativistic loss, R1 and R2) and notebook 05 (the
 # U-Net). The code of both is imported.

@@ -37,7 +37,8 @@
 # - sign a picture's origin, and read what a verifier does and does not promise;
 # - write a release gate, a log and a model card from measured numbers.
 #
-# **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that.
+# **Time** about 5 minutes on a 2-core laptop CPU; other work beside it can double that. Reading,
+# code and exercises take you about two and a half hours.
 #
 # **Before you start** you need notebook 02 (the metrics and a GAN), notebook 05 (the diffusion
 # model and its sampler) and the last section of 06 (the marks). Everything is loaded; nothing is

@@ -41,7 +41,8 @@
 # - save the model as a folder that diffusers loads, with a card written from its own numbers.
 #
 # **Time** about 9 minutes on a 2-core laptop CPU with other work beside it, 6 of them alone; a GPU
-# trains a larger model for longer, not yet timed.
+# trains a larger model for longer, not yet timed. Reading, code and exercises take you about two
+# and a half hours.
 #
 # **Before you start** you need notebook 02 (GANs) and notebook 05 (diffusion, with classes and
 # guidance). Their networks are imported and used as they are, with three channels. Notebook 03's

@@ -40,7 +40,8 @@
 # - read a table of FD over steps and guidance, and choose.
 #
 # **Time** about 8 minutes on a 2-core laptop CPU, two to four of them for the training; a GPU
-# trains a larger model for longer, not yet timed.
+# trains a larger model for longer, not yet timed. Reading, code and exercises take you about an
+# hour and a quarter.
 #
 # **Before you start** you need notebook 05, whose U-Net, loss and sampler are imported.
 #

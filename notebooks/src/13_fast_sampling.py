@@ -36,7 +36,8 @@
 # - write Heun's step, and the straight line that a multistep solver draws;
 # - choose solver, spacing and number of steps by a measured table.
 #
-# **Time** about 4 minutes on a 2-core laptop CPU.
+# **Time** about 4 minutes on a 2-core laptop CPU. Reading, code and exercises take you about an
+# hour and a quarter.
 #
 # **Before you start** you need notebook 04 (noise levels and solvers) and the first half of
 # notebook 06 (the library's schedulers). The model is the longer trained one of notebook 05.
