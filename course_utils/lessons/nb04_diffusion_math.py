@@ -342,9 +342,10 @@ class MixtureMarginals:
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
         """E[x0 | x], (..., D): the prediction with the least mean squared error."""
-        offsets, variance, alpha, log_each = self._parts(x, level)
-        predictions = self.centres + alpha * self.std**2 / variance * offsets  # (..., M, D)
-        return (log_each.softmax(-1)[..., None] * predictions).sum(-2)
+        _, variance, alpha, log_each = self._parts(x, level)
+        centre = log_each.softmax(-1) @ self.centres  # (..., D), the mean of those that x may be of
+        alpha, gain = alpha[..., 0], (alpha * self.std**2 / variance)[..., 0]
+        return centre + gain * (x - alpha * centre)
 
     def spread(self, x: Tensor, level: Level) -> Tensor:
         """The variance of x0 given x, summed over the D coordinates, (...,): what even the best

@@ -776,9 +776,10 @@ class MixtureMarginals:
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
         """E[x0 | x], (..., D): the prediction with the least mean squared error."""
-        offsets, variance, alpha, log_each = self._parts(x, level)
-        predictions = self.centres + alpha * self.std**2 / variance * offsets  # (..., M, D)
-        return (log_each.softmax(-1)[..., None] * predictions).sum(-2)
+        _, variance, alpha, log_each = self._parts(x, level)
+        centre = log_each.softmax(-1) @ self.centres  # (..., D), the mean of those that x may be of
+        alpha, gain = alpha[..., 0], (alpha * self.std**2 / variance)[..., 0]
+        return centre + gain * (x - alpha * centre)
 
     def spread(self, x: Tensor, level: Level) -> Tensor:
         """The variance of x0 given x, summed over the D coordinates, (...,): what even the best
@@ -2552,10 +2553,11 @@ start, real = torch.special.ndtri(u), quantiles(line, u, CLEAN)[:, 0]
 
 # %%
 def evenly(step):
-    """A solver whose steps get quantiles, in the order of the drawn noise, in its place."""
+    """A solver whose steps get quantiles as noise, in random orders that are the same each time."""
+    order = runtime.rng(1)
 
     def even_step(x, x0, now, then, noise):
-        return step(x, x0, now, then, start[noise[:, 0].argsort()])
+        return step(x, x0, now, then, start[torch.randperm(len(x), generator=order)])
 
     return Solver(even_step, "noise")
 
@@ -2587,7 +2589,7 @@ solvers = {
 # %%
 def w1_after(denoise, solver):
     """W1 to the data after 200 steps from the same start with the same noise."""
-    return wasserstein_1(real, sample(denoise, start, levels, solver, runtime.rng(1))[:, 0]).item()
+    return wasserstein_1(real, sample(denoise, start, levels, solver, rng)[:, 0]).item()
 
 
 distances = {name: w1_after(line.denoise, solver) for name, solver in solvers.items()}
@@ -2691,7 +2693,7 @@ ETAS, COUNTS = (0.0, 0.25, 0.5, 0.75, 1.0), (10, 20, 50)
 def w1_with(eta, steps):
     """W1 to the data after so many steps of DDIM with this eta."""
     solver = evenly(lambda x, x0, now, then, noise: ddim_step(x, x0, now, then, eta, noise))
-    x = sample(line.denoise, start, schedule.levels(steps), solver, runtime.rng(1))
+    x = sample(line.denoise, start, schedule.levels(steps), solver, rng)
     return wasserstein_1(real, x[:, 0]).item()
 
 
@@ -2704,15 +2706,16 @@ plots.table(
 )
 
 # %%
+few = [by_eta[steps] for steps in (10, 20)]  # with 50 steps chance is as large as what is compared
 claim(
-    "With 10, 20 and 50 steps and an exact denoiser all the noise (eta = 1) costs a third of the "
-    "W1 or more",
-    [w1[-1] / w1[0] for w1 in by_eta.values()],
+    "With 10 and 20 steps and an exact denoiser all the noise (eta = 1) costs a third of the W1 or "
+    "more",
+    [w1[-1] / w1[0] for w1 in few],
     at_least=4 / 3,
 )
 claim(
-    "With 10, 20 and 50 steps and an exact denoiser half of it (eta = 0.5) costs less than a third",
-    [w1[2] / w1[0] for w1 in by_eta.values()],
+    "With 10 and 20 steps and an exact denoiser half of it (eta = 0.5) costs less than a third",
+    [w1[2] / w1[0] for w1 in few],
     at_most=4 / 3,
 )
 
@@ -2805,11 +2808,10 @@ runs = {
 # All loops run from the same start. Of each we keep W1 and the width of the left bump.
 
 # %%
-large, small = evenly(partial(ancestral_step, variance="large")), evenly(ancestral_step)
-slips = {
-    name: sample(denoise, start, levels, large if "large" in name else small, runtime.rng(1))[:, 0]
-    for name, (denoise, levels) in runs.items()
-}
+slips = {}
+for name, (denoise, levels) in runs.items():
+    solver = evenly(partial(ancestral_step, variance="large" if "large" in name else "small"))
+    slips[name] = sample(denoise, start, levels, solver, rng)[:, 0]
 costs = {name: wasserstein_1(real, x).item() for name, x in slips.items()}
 widths = {name: x[x < -0.2].std().item() for name, x in slips.items()}
 
