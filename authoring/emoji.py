@@ -206,11 +206,12 @@ def with_given(unet: nn.Module, schedule: Any, mean: float, std: float) -> nn.Mo
     return WithGiven(unet, schedule, mean, std)
 
 
-def make_emoji_hands(steps: int = 6000) -> None:
+def make_emoji_hands(steps: int = 8000) -> None:
     """The shipped emoji model, trained on with the same thing in another hand beside it; writes HANDS_DRAFT.
 
-    Not an asset yet: no notebook uses it. Three of five questions have a picture that is given; the others are those
-    of `make_emoji_ddpm`, so that the network still draws without one.
+    Not an asset yet: no notebook uses it. What lies there was trained in two goes, 1,500 steps at the full rate and
+    6,525 whose rate fell to 0, in bfloat16; authoring/trials/nb06.md has its figures. Three of five questions have a
+    picture that is given; the others are those of `make_emoji_ddpm`, so that the network still draws without one.
     """
     from course_utils.lessons import nb04_diffusion_math as nb04
     from course_utils.lessons import nb05_ddpm_from_scratch as nb05

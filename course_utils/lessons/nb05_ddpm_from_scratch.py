@@ -25,6 +25,7 @@ from course_utils.lessons.nb04_diffusion_math import (
     like,
     output_from,
     preconditioning,
+    respaced,
     same_shape,
     sample,
     transition,
@@ -583,6 +584,12 @@ def pretrained() -> Preconditioned:
     net = Preconditioned(UNet(classes=classes), Schedule.named("cosine", T), mean, std)
     net.load_state_dict(weights)
     return net.eval().to(memory_format=torch.channels_last)
+
+
+def visits(T: int, steps: int) -> list[tuple[int, int]]:
+    """Pairs (now, then) of timesteps for `steps` equal steps from T - 1 to -1, the clean level."""
+    stops = [*respaced(T, steps), -1]
+    return list(zip(stops, stops[1:]))
 
 
 class NoisyClassifier(nn.Module):

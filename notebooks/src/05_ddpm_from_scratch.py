@@ -2501,9 +2501,10 @@ def my_visits(T, steps):
 checks.visits(my_visits)
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "export"]
 # @title Solution 5.6
-def visits(T, steps):
+def visits(T: int, steps: int) -> list[tuple[int, int]]:
+    """Pairs (now, then) of timesteps for `steps` equal steps from T - 1 to -1, the clean level."""
     stops = [*respaced(T, steps), -1]
     return list(zip(stops, stops[1:]))
 
